@@ -1,0 +1,53 @@
+"""Errors that a user can cause and act on.
+
+    Error
+    ├── ConfigError       a recipe, an option or a YAML file says something we cannot do
+    ├── DataError         a file, a row or a column is not what it should be
+    ├── TaskError         an unknown task, a missing field, an answer out of the given choices
+    ├── TokenizerError    a tokenizer file is broken or does not belong to the model
+    ├── CheckpointError   a checkpoint is missing, damaged or of another kind
+    ├── TrainingError     a run cannot go on (NaN, no data, no memory)
+    ├── SandboxError      this machine lacks the means to run generated code safely
+    └── MissingExtra      an optional library is not installed
+
+The command line prints the sentence and exits with code 2; nothing else about it is special.
+"""
+
+
+class Error(Exception):
+    """Base of all errors a user can cause: the message says what is wrong, where, and what to do."""
+
+
+class ConfigError(Error):
+    pass
+
+
+class DataError(Error):
+    pass
+
+
+class TaskError(Error):
+    pass
+
+
+class TokenizerError(Error):
+    pass
+
+
+class CheckpointError(Error):
+    pass
+
+
+class TrainingError(Error):
+    pass
+
+
+class SandboxError(Error):
+    pass
+
+
+class MissingExtra(Error):
+    """Raised where an optional library is used but not installed."""
+
+    def __init__(self, library: str, extra: str):
+        super().__init__(f"This needs {library}, which is not installed. Install it with: pip install 'polytask[{extra}]'")
