@@ -1,0 +1,1 @@
+"""Whole networks: token ids in, hidden states and logits out."""

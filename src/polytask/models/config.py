@@ -1,0 +1,74 @@
+"""What a language network is made of, as one frozen value."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from polytask.errors import ConfigError
+from polytask.nn.attention import Attention
+from polytask.nn.feedforward import MLP
+from polytask.nn.init import INITIALIZATIONS
+from polytask.nn.norm import LayerNorm
+from polytask.nn.part import Part, from_plain, to_plain
+from polytask.nn.position import Learned
+
+
+@dataclass(frozen=True)
+class TransformerConfig(Part):
+    """A decoder, or with `encoder_layers` an encoder-decoder that shares its embedding.
+
+    attention: one part for all layers, or several that take turns (GPT-3: dense, banded, dense, ...); they may differ in
+    their window alone, since all layers share one cache. tied: the output matrix is the embedding. scale_embedding:
+    embeddings are multiplied by sqrt(dim). final_norm: one more norm after the last layer (pre-norm networks).
+    """
+
+    vocab_size: int
+    context_length: int
+    layers: int
+    dim: int
+    attention: Attention | tuple[Attention, ...]
+    feedforward: Part = MLP(width=2048)
+    norm: Part = LayerNorm()
+    position: Part = Learned()
+    placement: Literal["pre", "post"] = "pre"
+    encoder_layers: int = 0
+    tied: bool = True
+    scale_embedding: bool = False
+    final_norm: bool = True
+    dropout: float = 0.0
+    initialization: str = "gpt"
+
+    def __post_init__(self) -> None:
+        for name, least in (("vocab_size", 1), ("context_length", 1), ("layers", 1), ("dim", 1), ("encoder_layers", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise ConfigError(f"model: {name}={value!r} must be a whole number of at least {least}")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ConfigError(f"model: dropout={self.dropout} must be at least 0 and below 1")
+        if self.placement not in ("pre", "post"):
+            raise ConfigError(f"model: placement={self.placement!r} must be 'pre' or 'post'")
+        INITIALIZATIONS.get(self.initialization)
+        if len({dataclasses.replace(part, window=None) for part in self.attentions}) > 1:
+            raise ConfigError("model: attention parts that take turns may differ in their window alone")
+        self.attentions[0].sizes(self.dim)
+
+    @property
+    def attentions(self) -> tuple[Attention, ...]:
+        """The attention parts that take turns over the layers."""
+        return self.attention if isinstance(self.attention, tuple) else (self.attention,)
+
+    def attention_of(self, layer: int) -> Attention:
+        return self.attentions[layer % len(self.attentions)]
+
+
+def to_dict(config: TransformerConfig) -> dict[str, Any]:
+    """Plain data for config.json."""
+    return to_plain(config)
+
+
+def from_dict(plain: dict[str, Any]) -> TransformerConfig:
+    """Inverse of `to_dict`. Raises ConfigError where the data describes no network."""
+    config = from_plain(plain)
+    if not isinstance(config, TransformerConfig):
+        raise ConfigError(f"config.json describes a {type(config).__name__}, not a TransformerConfig")
+    return config

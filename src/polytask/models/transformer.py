@@ -1,0 +1,99 @@
+"""The decoder and the encoder-decoder (Vaswani et al. 2017), wired once from the parts of a TransformerConfig."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from polytask.models.config import TransformerConfig
+from polytask.nn.block import Block
+from polytask.nn.cache import Context, KVCache, Memory
+from polytask.nn.init import INITIALIZATIONS
+from polytask.nn.position import Learned, PositionEmbedding, Sinusoidal
+
+
+class Transformer(nn.Module):
+    """Token ids to hidden states; `logits` turns those into scores over the vocabulary where they are needed."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.config = config
+        self.scale = math.sqrt(config.dim) if config.scale_embedding else 1.0
+        self.embedding = nn.Embedding(config.vocab_size, config.dim)
+        added = isinstance(config.position, Learned | Sinusoidal)
+        self.position = PositionEmbedding(config.position, config.context_length, config.dim) if added else None
+        self.dropout = nn.Dropout(config.dropout)
+        self.encoder = self._stack(config.encoder_layers, cross=False)
+        self.encoder_norm = self._final_norm() if config.encoder_layers else None
+        self.blocks = self._stack(config.layers, cross=config.encoder_layers > 0)
+        self.norm = self._final_norm()
+        self.output = None if config.tied else nn.Linear(config.dim, config.vocab_size, bias=False)
+
+    def _stack(self, layers: int, cross: bool) -> nn.ModuleList:
+        c = self.config
+        return nn.ModuleList(
+            Block(
+                c.dim, c.attention_of(layer), c.feedforward, c.norm, c.position, layer,
+                placement=c.placement, dropout=c.dropout, cross=cross,
+            )
+            for layer in range(layers)
+        )  # fmt: skip
+
+    def _final_norm(self) -> nn.Module:
+        return self.config.norm.build(self.config.dim) if self.config.final_norm else nn.Identity()  # type: ignore[attr-defined]
+
+    def initialize(self, seed: int = 0) -> "Transformer":
+        """Draws fresh weights from `seed`; the same seed gives the same weights on every machine. Returns self."""
+        generator = torch.Generator().manual_seed(seed)
+        layers = self.config.layers + self.config.encoder_layers
+        INITIALIZATIONS.get(self.config.initialization)(self, layers, self.config.dim, generator)
+        return self
+
+    @property
+    def output_weight(self) -> Tensor:
+        """The matrix of the last product, (V, D)."""
+        return self.embedding.weight if self.output is None else self.output.weight
+
+    def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
+        x = self.embedding(ids)  # (B, T, D)
+        if self.scale != 1.0:
+            x = x * self.scale
+        if self.position is not None:
+            x = x + self.position(positions).to(x.dtype)
+        return self.dropout(x)
+
+    def encode(self, ids: Tensor, context: Context) -> Memory:
+        """The encoder's output for ids (B, S); every token sees its whole document."""
+        context = Context(context.positions, context.documents, causal=False)
+        x = self.embed(ids, context.positions)
+        for block in self.encoder:
+            x = block(x, context)
+        if self.encoder_norm is not None:
+            x = self.encoder_norm(x)
+        return Memory(x, context.documents)
+
+    def forward(self, ids: Tensor, context: Context) -> Tensor:
+        """Hidden states (B, T, D) after the last norm, for ids (B, T)."""
+        x = self.embed(ids, context.positions)
+        for block in self.blocks:
+            x = block(x, context)
+        return self.norm(x)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., D) -> (..., V)."""
+        return nn.functional.linear(hidden, self.output_weight)
+
+    def new_cache(self, slots: int, length: int, memory_length: int = 0) -> KVCache:
+        """An empty key/value cache in the precision and on the device of the weights."""
+        _, kv_heads, head_dim = self.config.attention_of(0).sizes(self.config.dim)
+        weight = self.embedding.weight
+        return KVCache(
+            self.config.layers, kv_heads, head_dim, slots, length,
+            memory_length=memory_length, dtype=weight.dtype, device=weight.device,
+        )  # fmt: skip
+
+    def remember(self, view, memory: Memory, lengths: Tensor) -> None:
+        """Puts the encoder's output (B, S, D), of which `lengths` (B,) places are real, into the rows of a cache."""
+        view.set_memory_lengths(lengths)
+        for layer, block in enumerate(self.blocks):
+            view.write_memory(layer, *block.cross.keys_and_values(memory.states))

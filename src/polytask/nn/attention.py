@@ -1,0 +1,121 @@
+"""Scaled dot-product attention with grouped heads (Vaswani et al. 2017, section 3.2; Ainslie et al. 2023)."""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from polytask.errors import ConfigError
+from polytask.nn.cache import Context
+from polytask.nn.part import Part
+from polytask.nn.position import Rotary
+
+
+@dataclass(frozen=True)
+class Attention(Part):
+    """How one layer attends.
+
+    kv_heads: heads of keys and values, shared by groups of query heads (None: as many as heads). head_dim: None means
+    dim / heads. window: a token sees this many last tokens, itself included; None sees all (GPT-3's locally banded
+    layers have one). qk_norm: normalises each query and key head (Henry et al. 2020; Dehghani et al. 2023).
+    """
+
+    heads: int
+    kv_heads: int | None = None
+    head_dim: int | None = None
+    bias: bool = False
+    window: int | None = None
+    qk_norm: Part | None = None
+
+    def __post_init__(self) -> None:
+        if self.heads < 1 or self.heads % (self.kv_heads or self.heads):
+            raise ConfigError(f"attention: heads={self.heads} must be a multiple of kv_heads={self.kv_heads}")
+        if self.window is not None and self.window < 1:
+            raise ConfigError(f"attention: window={self.window} must be at least 1")
+
+    def sizes(self, dim: int) -> tuple[int, int, int]:
+        """(query heads, key/value heads, head width). Raises ConfigError where the width does not divide."""
+        if self.head_dim is None and dim % self.heads:
+            raise ConfigError(f"attention: dim={dim} is not a multiple of heads={self.heads}; set head_dim or change one")
+        return self.heads, self.kv_heads or self.heads, self.head_dim or dim // self.heads
+
+    def parameters(self, dim: int) -> int:
+        heads, kv_heads, width = self.sizes(dim)
+        inner, kv = heads * width, kv_heads * width
+        bias = inner + 2 * kv + dim if self.bias else 0
+        norm = 2 * sum(p.numel() for p in self.qk_norm.build(width).parameters()) if self.qk_norm else 0  # type: ignore[attr-defined]
+        return 2 * dim * inner + 2 * dim * kv + bias + norm
+
+
+class _Heads(nn.Module):
+    """What self- and cross-attention share: head sizes, query-key norm, output projection."""
+
+    def __init__(self, dim: int, part: Attention):
+        super().__init__()
+        self.heads, self.kv_heads, self.head_dim = part.sizes(dim)
+        self.query_norm = part.qk_norm.build(self.head_dim) if part.qk_norm else None  # type: ignore[attr-defined]
+        self.key_norm = part.qk_norm.build(self.head_dim) if part.qk_norm else None  # type: ignore[attr-defined]
+        self.output = nn.Linear(self.heads * self.head_dim, dim, bias=part.bias)
+
+    def split(self, x: Tensor, heads: int) -> Tensor:
+        return x.unflatten(-1, (heads, self.head_dim)).transpose(1, 2)  # (B, T, H K) -> (B, H, T, K)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool = False) -> Tensor:
+        # A cache may keep a lower precision than the queries have.
+        mixed = F.scaled_dot_product_attention(
+            q, k.to(q.dtype), v.to(q.dtype), mask, is_causal=is_causal, enable_gqa=self.kv_heads != self.heads
+        )
+        return self.output(mixed.transpose(1, 2).flatten(-2))  # (B, T, D)
+
+
+class SelfAttention(_Heads):
+    def __init__(self, dim: int, part: Attention, position: Part, layer: int):
+        super().__init__(dim, part)
+        self.layer, self.window = layer, part.window
+        self.rotary = position if isinstance(position, Rotary) else None
+        # One matrix for queries, keys and values, in this order: one large product is faster than three.
+        self.qkv = nn.Linear(dim, (self.heads + 2 * self.kv_heads) * self.head_dim, bias=part.bias)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:  # (B, T, D)
+        kv = self.kv_heads * self.head_dim
+        q, k, v = self.qkv(x).split((self.heads * self.head_dim, kv, kv), dim=-1)
+        q, k, v = self.split(q, self.heads), self.split(k, self.kv_heads), self.split(v, self.kv_heads)
+        if self.query_norm is not None and self.key_norm is not None:
+            q, k = self.query_norm(q).to(v.dtype), self.key_norm(k).to(v.dtype)
+        if (rotary := self.rotary) is not None:
+            angles = context.once((rotary, self.head_dim), lambda: rotary.angles(context.positions, self.head_dim))
+            q, k = rotary.rotate(q, angles), rotary.rotate(k, angles)
+        if context.cache is not None:
+            context.cache.write(self.layer, k, v)
+            k, v = context.cache.read(self.layer)
+        mask, is_causal = context.self_mask(self.window)
+        return self.attend(q, k, v, mask, is_causal)
+
+
+class CrossAttention(_Heads):
+    """Queries from the decoder, keys and values from the encoder's output; never positioned by rotation."""
+
+    def __init__(self, dim: int, part: Attention, layer: int):
+        super().__init__(dim, part)
+        self.layer = layer
+        self.query = nn.Linear(dim, self.heads * self.head_dim, bias=part.bias)
+        self.key_value = nn.Linear(dim, 2 * self.kv_heads * self.head_dim, bias=part.bias)
+
+    def keys_and_values(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, kv_heads, S, K) each, from the encoder's output (B, S, D)."""
+        k, v = self.key_value(states).chunk(2, dim=-1)
+        k, v = self.split(k, self.kv_heads), self.split(v, self.kv_heads)
+        return (self.key_norm(k).to(v.dtype) if self.key_norm is not None else k), v
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:  # (B, T, D)
+        q = self.split(self.query(x), self.heads)
+        q = self.query_norm(q).to(x.dtype) if self.query_norm is not None else q
+        if context.cache is not None:
+            k, v = context.cache.read_memory(self.layer)
+        elif context.memory is not None:
+            k, v = self.keys_and_values(context.memory.states)
+        else:
+            raise ValueError("an encoder-decoder needs context.memory, or a cache that was given one")
+        return self.attend(q, k, v, context.cross_mask())
+
+
