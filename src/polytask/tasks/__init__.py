@@ -1,0 +1,50 @@
+"""Tasks: how an example becomes segments, how produced segments become an answer, and which metrics judge it.
+
+task = get_task("translation")            # or a path of a YAML file
+task.segments({"source": "A dog runs.", "target": "Ein Hund rennt.", "target_lang": "de"})
+"""
+
+from pathlib import Path
+
+from polytask.errors import TaskError
+from polytask.registry import Registry
+from polytask.tasks.segment import ROLES, Role, Segment, Text
+from polytask.tasks.task import Field, Task, check, prompt
+
+__all__ = ["ROLES", "TASKS", "Field", "Role", "Segment", "Task", "Text", "check", "get_task", "prompt"]
+
+TASKS = Registry(
+    "task",
+    {
+        "text": "polytask.tasks.builtin.text:TextTask",
+        "translation": "polytask.tasks.builtin.translation:Translation",
+        "answering": "polytask.tasks.builtin.answering:Answering",
+        "summarization": "polytask.tasks.builtin.summarization:Summarization",
+        "chat": "polytask.tasks.builtin.chat:Chat",
+        "code": "polytask.tasks.builtin.code:Code",
+        "classification": "polytask.tasks.builtin.classification:Classification",
+        "infilling": "polytask.tasks.builtin.infilling:Infilling",
+    },
+    TaskError,
+)
+
+
+def get_task(name: str | Path, **options: object) -> Task:
+    """The builtin task of that name, with its options (`labels=[...]` for classification), or the one a YAML file defines.
+
+    A name that ends in .yaml or .yml is a path. Raises TaskError with the nearest name, ConfigError for a faulty file.
+    """
+    if str(name).endswith((".yaml", ".yml")):
+        from polytask.tasks.yaml import load_task
+
+        if options:
+            raise TaskError(f"{name}: a task file takes no options; write {', '.join(options)} in the file.")
+        return load_task(name)
+    made = TASKS.get(str(name))
+    if not isinstance(made, type):
+        return made  # an object that a user has added
+    known = getattr(made, "__dataclass_fields__", {})
+    for option in options:
+        if option not in known:
+            raise TaskError(f"Task '{name}' has no option '{option}'; it has: {', '.join(known) or 'none'}.")
+    return made(**options)

@@ -1,0 +1,141 @@
+"""What a task is, and the few functions that work on any of them.
+
+A task is defined once and used in four places: training formats its data with `segments`, prompting asks with `prompt`,
+evaluation scores with `metrics`, and the server and the command line list its `fields`.
+"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, get_args, get_origin, runtime_checkable
+
+from polytask.errors import TaskError
+from polytask.registry import nearest
+from polytask.tasks.segment import Segment
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of a task's examples. `type` is str, list[str] or list[dict]; `help` is what the command line shows."""
+
+    type: Any = str
+    required: bool = True
+    help: str = ""
+
+
+@runtime_checkable
+class Task(Protocol):
+    """The protocol of builtin tasks and of those a user writes in YAML."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def fields(self) -> Mapping[str, Field]: ...
+
+    @property
+    def metric_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def primary(self) -> str:
+        """The metric that stands for the task in tables and decides which checkpoint is best; "" where there is none."""
+        ...
+
+    def segments(self, example: dict[str, Any]) -> list[Segment]:
+        """The example in order; a part that the example lacks (no answer yet) is left out. Raises TaskError."""
+        ...
+
+    def choices(self, example: dict[str, Any]) -> list[list[Segment]] | None:
+        """The possible answers where they are a given set, to be scored by likelihood; else None."""
+        ...
+
+    def parse(self, produced: list[Segment]) -> Any:
+        """The answer a user gets, from what the model produced."""
+        ...
+
+    def metrics(self, answers: list[list[Any]], examples: list[dict[str, Any]]) -> dict[str, Any]:
+        """Metric name -> value over all examples; answers[i] are the samples for example i.
+
+        A name may come with a signature, a string that says how it was computed ("bleu_signature").
+        """
+        ...
+
+    def per_example(self, answers: list[list[Any]], examples: list[dict[str, Any]]) -> list[float] | None:
+        """The primary metric of every example where its mean is the whole, for intervals; else None."""
+        ...
+
+
+def check(task: Task, example: Mapping[str, Any]) -> dict[str, Any]:
+    """The example with the task's fields alone; None counts as absent and a lone string as a list where one is due.
+
+    Other columns are dropped, unless one looks like a misspelt field. Raises TaskError.
+    """
+    if not isinstance(example, Mapping):
+        raise TaskError(f"Task '{task.name}': an example is a mapping of fields to values, not {_kind(example)}.")
+    given = {name: value for name, value in example.items() if value is not None}
+    fields = task.fields
+    missing = [name for name, field in fields.items() if field.required and name not in given]
+    if missing:
+        raise TaskError(
+            f"Task '{task.name}': {_named(missing)} missing. It needs: {_list(n for n in fields if fields[n].required)}"
+            f" (optional: {_list(n for n in fields if not fields[n].required)}); the example has: {_list(given)}."
+        )
+    absent = [name for name in fields if name not in given]
+    for name in given:
+        if name not in fields and difflib.get_close_matches(str(name), absent, n=1, cutoff=0.8):
+            raise TaskError(f"Task '{task.name}' has no field '{name}': {nearest(str(name), absent)}")
+    return {name: _typed(task, name, given[name]) for name in fields if name in given}
+
+
+def prompt(task: Task, example: Mapping[str, Any], shots: Sequence[Mapping[str, Any]] = ()) -> list[Segment]:
+    """What the model is asked: the segments of the shots, answers included, then the example's without its last target.
+
+    A conversation that ends with a user's turn is kept whole. An example that is nothing but a target (a document of the
+    `text` task) is kept too: it is to be continued, and stays a target to say so. Raises TaskError.
+    """
+    given: list[Segment] = []
+    for number, shot in enumerate(shots):
+        segments = task.segments(check(task, shot))
+        if not any(segment.target for segment in segments):
+            raise TaskError(f"Task '{task.name}': example {number + 1} of those to learn from has no answer.")
+        given += segments
+    query = task.segments(check(task, example))
+    if len(query) > 1 and query[-1].target:
+        query = query[:-1]
+    return given + query
+
+
+def _typed(task: Task, name: str, value: Any) -> Any:
+    wanted = task.fields[name].type
+    if get_origin(wanted) is list:
+        if isinstance(value, str):
+            value = [value]
+        (item,) = get_args(wanted)
+        if isinstance(value, list | tuple) and all(isinstance(part, item) for part in value):
+            return list(value)
+        raise TaskError(f"Task '{task.name}': field '{name}' is a list of {_TYPES[item]}s, not {_kind(value)}.")
+    if not isinstance(value, wanted):
+        raise TaskError(f"Task '{task.name}': field '{name}' is {_article(_TYPES[wanted])}, not {_kind(value)}.")
+    return value
+
+
+_TYPES: dict[Any, str] = {str: "string", dict: "mapping", int: "integer", float: "number"}
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "a list of " + (" and ".join(sorted({type(part).__name__ for part in value})) or "nothing")
+    return f"{type(value).__name__} ({str(value)[:40]!r})"
+
+
+def _article(noun: str) -> str:
+    return ("an " if noun[0] in "aeiou" else "a ") + noun
+
+
+def _named(names: list[str]) -> str:
+    quoted = ", ".join(f"'{name}'" for name in names)
+    return f"field {quoted} is" if len(names) == 1 else f"fields {quoted} are"
+
+
+def _list(names: Any) -> str:
+    return ", ".join(map(str, names)) or "none"
