@@ -1,0 +1,29 @@
+# make demo: sets itself up, pre-trains a small model on the embedded data, asks it every task.
+# make test: sets itself up, runs the tests.
+PYTHON ?= python3
+BIN = .venv/bin
+
+.PHONY: demo test env lint clean
+
+demo: env
+	$(BIN)/polytask demo --out demo
+
+test: env
+	$(BIN)/python -m pytest
+
+env: .venv/ready
+
+.venv/ready: constraints.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("polytask needs Python 3.11 or newer; name one with: make PYTHON=python3.12") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --no-deps --requirement constraints.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+clean:
+	rm -rf .venv demo

@@ -1,0 +1,62 @@
+"""Builds a configuration from a recipe's words: a system, perhaps one of its sizes, and changes to it."""
+
+import dataclasses
+import inspect
+from typing import Any
+
+from polytask.errors import ConfigError
+from polytask.models.config import TransformerConfig
+from polytask.nn.part import from_plain
+from polytask.registry import Registry, nearest
+
+SYSTEMS = Registry(
+    "system",
+    {
+        "transformer": "polytask.systems.transformer:transformer",
+        "gpt3": "polytask.systems.gpt3:gpt3",
+        "generalist": "polytask.systems.generalist:generalist",
+    },
+)
+PRESETS = Registry(
+    "system",
+    {
+        "transformer": "polytask.systems.transformer:SIZES",
+        "gpt3": "polytask.systems.gpt3:SIZES",
+        "generalist": "polytask.systems.generalist:SIZES",
+    },
+)
+
+
+def build_config(system: str, size: str | None = None, **changes: Any) -> TransformerConfig:
+    """The configuration of `system`: a published `size` with `changes` to its fields, or the family called with them.
+
+    Raises ConfigError for an unknown system, size or field, naming the nearest.
+    """
+    family = SYSTEMS.get(system)
+    if size is not None:
+        sizes = PRESETS.get(system)
+        if size not in sizes:
+            raise ConfigError(f"{system} has no size '{size}': {nearest(size, sizes)}")
+        return change(sizes[size].config, changes)
+    dials = inspect.signature(family).parameters
+    given = {name: value for name, value in changes.items() if name in dials}
+    rest = {name: value for name, value in changes.items() if name not in dials}
+    known = set(dials) | {field.name for field in dataclasses.fields(TransformerConfig)}
+    for name in rest:
+        if name not in known:
+            raise ConfigError(f"model: {system} has no '{name}': {nearest(name, known)}")
+    try:
+        return change(family(**given), rest)
+    except TypeError as error:
+        raise ConfigError(
+            f"model: {system} cannot be built: {error}; or name a size: {nearest('', PRESETS.get(system))}"
+        ) from None
+
+
+def change(config: TransformerConfig, changes: dict[str, Any]) -> TransformerConfig:
+    """`config` with some fields replaced; parts may be given as plain data, {kind: Rotary, theta: 500000}."""
+    known = {field.name for field in dataclasses.fields(config)}
+    for name in changes:
+        if name not in known:
+            raise ConfigError(f"model: there is no '{name}': {nearest(name, known)}")
+    return dataclasses.replace(config, **{name: from_plain(value) for name, value in changes.items()})

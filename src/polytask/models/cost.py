@@ -1,0 +1,82 @@
+"""What a network costs, by formula: parameters, FLOPs, cache and activation bytes. Nothing is built or allocated."""
+
+from polytask.models.config import TransformerConfig
+from polytask.nn.feedforward import GatedMLP
+from polytask.nn.position import Learned
+
+PRECISION_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def _norm(config: TransformerConfig) -> int:
+    return config.dim * (2 if getattr(config.norm, "bias", False) else 1)
+
+
+def parameters_by_part(config: TransformerConfig) -> dict[str, int]:
+    """Learned numbers by part; a tied matrix counts once, buffers (sinusoids) do not count."""
+    attention = config.attention_of(0).parameters(config.dim)
+    feedforward = config.feedforward.parameters(config.dim)  # type: ignore[attr-defined]
+    encoder, decoder = config.encoder_layers, config.layers
+    cross = decoder if encoder else 0
+    norms = 2 * encoder + 2 * decoder + cross + (config.final_norm * (2 if encoder else 1))
+    return {
+        "embedding": config.vocab_size * config.dim,
+        "positions": config.context_length * config.dim if isinstance(config.position, Learned) else 0,
+        "attention": (encoder + decoder) * attention,
+        "cross-attention": cross * attention,
+        "feed-forward": (encoder + decoder) * feedforward,
+        "norms": norms * _norm(config),
+        "output": 0 if config.tied else config.vocab_size * config.dim,
+    }
+
+
+def parameters(config: TransformerConfig) -> int:
+    """All learned numbers, equal to the sum over `Transformer(config).parameters()`."""
+    return sum(parameters_by_part(config).values())
+
+
+def matmul_parameters(config: TransformerConfig) -> int:
+    """N of the 6N rule: numbers that take part in a matrix product for every token (systems with tied output: once)."""
+    by_part = parameters_by_part(config)
+    blocks = by_part["attention"] + by_part["cross-attention"] + by_part["feed-forward"]
+    return blocks + config.vocab_size * config.dim
+
+
+def flops_per_token(config: TransformerConfig, length: int) -> float:
+    """Training FLOPs of one token, forward and backward: 6 N + 12 L a T (Chowdhery et al. 2022, appendix B).
+
+    `length` is the row's length T. In an encoder-decoder a token passes one of the two stacks; the figure is for a
+    row of `length` decoder tokens with as many encoder tokens, divided by all of them.
+    """
+    heads, _, width = config.attention_of(0).sizes(config.dim)
+    layers = config.layers + config.encoder_layers + (config.layers if config.encoder_layers else 0)
+    attended = 12 * layers * heads * width * length
+    total = 6 * matmul_parameters(config) + attended
+    return total / 2 if config.encoder_layers else float(total)
+
+
+def kv_bytes_per_token(config: TransformerConfig, precision: str = "float32") -> int:
+    """Bytes that one token adds to the key/value cache."""
+    _, kv_heads, width = config.attention_of(0).sizes(config.dim)
+    return 2 * config.layers * kv_heads * width * PRECISION_BYTES[precision]
+
+
+def activation_bytes(
+    config: TransformerConfig, rows: int, length: int, precision: str = "float32", checkpointing: bool = False
+) -> int:
+    """Bytes kept for the backward pass of a batch of `rows` x `length` tokens.
+
+    Counts, for each layer and token, what autograd saves: the inputs of norms, projections, attention and activation.
+    The residual stream and the norms stay in float32 under mixed precision. With checkpointing only each layer's
+    input stays, and one layer's inside at a time.
+    """
+    heads, kv_heads, width = config.attention_of(0).sizes(config.dim)
+    size = PRECISION_BYTES[precision]
+    inner = config.feedforward.width  # type: ignore[attr-defined]
+    gated = isinstance(config.feedforward, GatedMLP)
+    attention = (heads + 2 * kv_heads) * width * 2 + heads * width  # projected, laid out by head, mixed
+    feedforward = inner * (4 if gated else 2)
+    mixed = 4 if precision == "float32" else 4 + size  # a float32 stream, and its cast where precision is lower
+    layer = size * (attention + feedforward) + mixed * 4 * config.dim
+    layers = config.layers + config.encoder_layers
+    kept = layer + layers * 4 * config.dim if checkpointing else layers * layer
+    return int(rows * length * (kept + 3 * 4 * config.dim))

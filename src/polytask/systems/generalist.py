@@ -1,0 +1,51 @@
+"""Our own modern decoder: one dial, depth, derives the rest.
+
+Pre-norm with RMSNorm, rotary positions, SwiGLU, query-key norm, no biases, residual outputs that start at zero.
+Width 64 x depth with heads of 64 keeps the aspect ratio of small language models (Karpathy's nanochat fixes the same
+ratio); the inner width is 8/3 of it, rounded to 64, so that a gated layer costs what an ungated one of 4 x does
+(Shazeer 2020, section 2).
+"""
+
+from polytask.models.config import TransformerConfig
+from polytask.nn.attention import Attention
+from polytask.nn.feedforward import GatedMLP
+from polytask.nn.norm import RMSNorm
+from polytask.nn.position import Rotary
+from polytask.models.published import Published
+
+SOURCES = {
+    "dim": "64 x depth",
+    "heads": "dim / 64: heads of 64 channels",
+    "kv_heads": "heads: nothing is shared until a cache is the limit",
+    "width": "8/3 x dim rounded up to 64 (Shazeer 2020, section 2)",
+}
+
+
+def generalist(
+    depth: int = 6, *, dim: int | None = None, heads: int | None = None, kv_heads: int | None = None,
+    width: int | None = None, vocab_size: int = 16_384, context_length: int = 512, tied: bool = True,
+    dropout: float = 0.0,
+) -> TransformerConfig:  # fmt: skip
+    """`depth` layers; every other size follows from it unless given (SOURCES says how)."""
+    dim = dim or 64 * depth
+    heads = heads or max(1, dim // 64)
+    width = width or 64 * -(-8 * dim // (3 * 64))
+    return TransformerConfig(
+        vocab_size=vocab_size,
+        context_length=context_length,
+        layers=depth,
+        dim=dim,
+        attention=Attention(heads=heads, kv_heads=kv_heads, qk_norm=RMSNorm()),
+        feedforward=GatedMLP(width=width),
+        norm=RMSNorm(),
+        position=Rotary(),
+        tied=tied,
+        dropout=dropout,
+        initialization="zero_residual",
+    )
+
+
+SIZES = {
+    name: Published(generalist(depth), 0.0, "polytask")
+    for name, depth in {"tiny": 2, "mini": 6, "small": 10, "medium": 16}.items()
+}
