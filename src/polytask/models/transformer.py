@@ -49,6 +49,11 @@ class Transformer(nn.Module):
         INITIALIZATIONS.get(self.config.initialization)(self, layers, self.config.dim, generator)
         return self
 
+    def fill_buffers(self) -> None:
+        """Computes what no checkpoint holds (sinusoids), after a build on the meta device."""
+        if self.position is not None:
+            self.position.fill_buffers()
+
     @property
     def output_weight(self) -> Tensor:
         """The matrix of the last product, (V, D)."""

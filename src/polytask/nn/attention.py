@@ -36,7 +36,9 @@ class Attention(Part):
     def sizes(self, dim: int) -> tuple[int, int, int]:
         """(query heads, key/value heads, head width). Raises ConfigError where the width does not divide."""
         if self.head_dim is None and dim % self.heads:
-            raise ConfigError(f"attention: dim={dim} is not a multiple of heads={self.heads}; set head_dim or change one")
+            raise ConfigError(
+                f"attention: dim={dim} is not a multiple of heads={self.heads}; set head_dim or change one"
+            )
         return self.heads, self.kv_heads or self.heads, self.head_dim or dim // self.heads
 
     def parameters(self, dim: int) -> int:
@@ -117,5 +119,3 @@ class CrossAttention(_Heads):
         else:
             raise ValueError("an encoder-decoder needs context.memory, or a cache that was given one")
         return self.attend(q, k, v, context.cross_mask())
-
-

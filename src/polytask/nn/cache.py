@@ -129,7 +129,9 @@ class CacheView:
         if not self.even or start[0] + length > cache.length:
             device = cache.keys.device
             places = torch.tensor(start, device=device)[:, None] + torch.arange(length, device=device)
-            self.places = places.clamp(max=cache.length)  # what padding would write past the end goes to the spare place
+            self.places = places.clamp(
+                max=cache.length
+            )  # what padding would write past the end goes to the spare place
             self.slots = torch.tensor(slots, device=device)[:, None]
             self.even = False
 

@@ -46,7 +46,9 @@ class Rotary(Part):
     """Rotates query and key pairs by an angle proportional to position (Su et al. 2021, equation 34)."""
 
     theta: float = 10_000.0
-    layout: Literal["half", "interleaved"] = "half"  # Llama and NeoX pair channel i with i + K/2; GPT-J pairs neighbours
+    layout: Literal["half", "interleaved"] = (
+        "half"  # Llama and NeoX pair channel i with i + K/2; GPT-J pairs neighbours
+    )
 
     def angles(self, positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
         """Cosines and sines, each (B, 1, T, K/2) in float32, for integer positions (B, T)."""
@@ -69,10 +71,16 @@ class PositionEmbedding(nn.Module):
 
     def __init__(self, part: Part, context_length: int, dim: int):
         super().__init__()
+        self.part = part
         if isinstance(part, Learned):
             self.weight = nn.Parameter(torch.empty(context_length, dim))
         elif isinstance(part, Sinusoidal):
             self.register_buffer("weight", part.table(torch.arange(context_length), dim), persistent=False)
+
+    def fill_buffers(self) -> None:
+        if isinstance(self.part, Sinusoidal):
+            length, dim = self.weight.shape
+            self.weight.copy_(self.part.table(torch.arange(length, device=self.weight.device), dim))
 
     def forward(self, positions: Tensor) -> Tensor:  # (B, T) -> (B, T, D)
         return nn.functional.embedding(positions, self.weight)

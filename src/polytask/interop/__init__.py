@@ -1,0 +1,1 @@
+"""Checkpoint folders, and later the formats of other projects."""

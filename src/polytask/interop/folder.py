@@ -1,0 +1,217 @@
+"""The checkpoint folder: files that anyone can read.
+
+    config.json          the architecture, and what is known of the model (data, licences, figures)
+    model.safetensors    the weights
+    tokenizer.json       the tokenizer
+    tasks/NAME.yaml      tasks of the user's own that the model was trained on
+    README.md            the model card
+    checksums.json       SHA-256 of every other file
+
+A folder is written beside its place, flushed, and renamed into it, so that a crash leaves the old one or the new one.
+Weights are safetensors only: nothing here unpickles a file that a user was handed.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from polytask.errors import CheckpointError, ConfigError, TokenizerError
+from polytask.models.config import TransformerConfig, from_dict, to_dict
+from polytask.models.transformer import Transformer
+from polytask.tokenizers.text import TextTokenizer
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+@dataclass(frozen=True)
+class Folder:
+    """What a checkpoint folder says, weights apart."""
+
+    path: Path
+    config: TransformerConfig
+    tokenizer: TextTokenizer
+    about: Mapping[str, Any] = field(default_factory=dict)  # data, licences, figures, recipe: whatever the writer knew
+
+    @property
+    def task_files(self) -> list[Path]:
+        return sorted((self.path / "tasks").glob("*.yaml"))
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill, which takes the place of `path` when the block ends well and vanishes when it does not.
+
+    All files are checksummed and flushed to disk first. A full disk is a CheckpointError; what stood at `path` stays.
+    """
+    path = Path(path)
+    fresh, old = path.with_name(f".{path.name}.new-{os.getpid()}"), path.with_name(f".{path.name}.old-{os.getpid()}")
+    try:
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        yield fresh
+        write_checksums(fresh)
+        if path.exists():
+            path.rename(old)
+        fresh.rename(path)
+        _flush(path.parent)
+    except OSError as error:
+        if old.exists() and not path.exists():
+            old.rename(path)
+        raise CheckpointError(
+            f"Cannot save to {path}: {error.strerror or error}. Earlier checkpoints are untouched; "
+            "free some disk space or choose another --out, then go on with --resume."
+        ) from error
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def write_checksums(folder: Path) -> None:
+    """Flushes every file of `folder` and notes its SHA-256 in checksums.json."""
+    sums = {}
+    for file in sorted(p for p in folder.rglob("*") if p.is_file()):
+        sums[file.relative_to(folder).as_posix()] = sha256(file)
+        _flush(file)
+    target = folder / "checksums.json"
+    target.write_text(json.dumps(sums, indent=1))
+    _flush(target)
+    _flush(folder)
+
+
+def sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def verify(folder: Path) -> None:
+    """Raises CheckpointError where a file is missing or differs from its checksum."""
+    listing = folder / "checksums.json"
+    if not listing.exists():
+        raise CheckpointError(f"{folder} has no checksums.json: it was not written completely. Use an earlier checkpoint.")
+    try:
+        sums = json.loads(listing.read_text())
+    except ValueError:
+        raise CheckpointError(f"{listing} is damaged. Use an earlier checkpoint or copy the folder anew.") from None
+    for name, expected in sums.items():
+        file = folder / name
+        if not file.is_file():
+            raise CheckpointError(f"{folder} lacks {name}. Use an earlier checkpoint or copy the folder anew.")
+        if sha256(file) != expected:
+            raise CheckpointError(f"{file} is damaged: its checksum differs. Use an earlier checkpoint or copy it anew.")
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_model(
+    folder: Path, network: Transformer, tokenizer: TextTokenizer, *, card: str = "",
+    about: Mapping[str, Any] | None = None, tasks: Mapping[str, str] | None = None, weights: Mapping[str, Tensor] | None = None,
+) -> None:  # fmt: skip
+    """Puts a model's files into an existing folder (see `atomic_folder`); `weights` stand in for the network's own."""
+    from polytask import __version__
+
+    description = {"polytask": __version__, "architecture": to_dict(network.config), "about": dict(about or {})}
+    (folder / "config.json").write_text(json.dumps(description, indent=1, ensure_ascii=False))
+    state = weights if weights is not None else network.state_dict()
+    tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in state.items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "tokenizer.json").write_text(tokenizer.to_json())
+    if card:
+        (folder / "README.md").write_text(card)
+    for name, text in (tasks or {}).items():
+        (folder / "tasks").mkdir(exist_ok=True)
+        (folder / "tasks" / f"{name}.yaml").write_text(text)
+
+
+def write_folder(path: str | Path, network: Transformer, tokenizer: TextTokenizer, **words: Any) -> None:
+    """Writes a whole checkpoint folder, atomically; `words` as `write_model` takes them."""
+    with atomic_folder(Path(path)) as folder:
+        write_model(folder, network, tokenizer, **words)
+
+
+def locate(path: str | Path) -> Path:
+    """The checkpoint folder meant by `path`: itself, or the `model` folder of a run. Raises CheckpointError."""
+    path = Path(path)
+    if path.is_file():
+        hint = "is a pickle file, which can run code when read; polytask" if path.suffix in PICKLES else "is a file; polytask"
+        raise CheckpointError(f"{path} {hint} loads checkpoint folders with model.safetensors.")
+    if not path.is_dir():
+        raise CheckpointError(f"There is no checkpoint at {path}. Train one with: polytask train RECIPE --out {path}")
+    for candidate in (path, path / "model"):
+        if (candidate / "config.json").is_file():
+            _expect_safetensors(candidate)
+            return candidate
+    raise CheckpointError(f"{path} is not a checkpoint folder: it has no config.json.")
+
+
+def _expect_safetensors(folder: Path) -> None:
+    if (folder / "model.safetensors").is_file():
+        return
+    pickles = [file.name for file in folder.iterdir() if file.suffix in PICKLES]
+    if pickles:
+        raise CheckpointError(
+            f"{folder} holds {pickles[0]}, a pickle, which can run code when read. Convert it to model.safetensors first."
+        )
+    raise CheckpointError(f"{folder} has no model.safetensors.")
+
+
+def read_folder(path: str | Path, *, check: bool = True) -> Folder:
+    """Reads everything but the weights. Raises CheckpointError, and TokenizerError where the tokenizer is another's."""
+    folder = locate(path)
+    if check:
+        verify(folder)
+    try:
+        description = json.loads((folder / "config.json").read_text())
+        config = from_dict(description["architecture"])
+    except (ValueError, KeyError, TypeError, ConfigError) as error:
+        raise CheckpointError(f"{folder / 'config.json'} does not describe a polytask network: {error}") from None
+    tokenizer = TextTokenizer.load(folder / "tokenizer.json")
+    if tokenizer.vocab_size > config.vocab_size:
+        raise TokenizerError(
+            f"{folder / 'tokenizer.json'} has {tokenizer.vocab_size} tokens but the model only {config.vocab_size}: "
+            "the tokenizer belongs to another model."
+        )
+    return Folder(folder, config, tokenizer, description.get("about", {}))
+
+
+def read_weights(folder: Path, names: list[str] | None = None) -> dict[str, Tensor]:
+    """The tensors of model.safetensors, memory-mapped. Raises CheckpointError on a damaged file."""
+    try:
+        with safe_open(folder / "model.safetensors", framework="pt") as file:
+            return {name: file.get_tensor(name) for name in (names or file.keys())}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{folder / 'model.safetensors'} is damaged: {error}") from None
+
+
+def load_network(folder: Folder, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Transformer:
+    """The network of a folder with its weights, in evaluation mode."""
+    with torch.device("meta"):
+        network = Transformer(folder.config)
+    tensors = read_weights(folder.path)
+    wanted = network.state_dict()
+    missing, odd = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
+    wrong = [name for name in wanted.keys() & tensors.keys() if wanted[name].shape != tensors[name].shape]
+    if missing or odd or wrong:
+        first = (missing or odd or wrong)[0]
+        kind = "lacks" if missing else "has an unknown" if odd else "has another shape of"
+        raise CheckpointError(f"{folder.path / 'model.safetensors'} {kind} {first}: it does not belong to its config.json.")
+    network = network.to_empty(device=device)
+    network.load_state_dict(tensors)
+    network.fill_buffers()
+    return network.to(dtype).eval()
