@@ -1,0 +1,25 @@
+"""Text becomes ids and ids become text; `encode` is the one place where segments become ids and loss weights."""
+
+from polytask.tokenizers.encode import (
+    Encoded,
+    continuation_ids,
+    encode,
+    encode_many,
+    prompt_ids,
+    split_prompt,
+    split_source,
+)
+from polytask.tokenizers.text import SPECIAL, TextStream, TextTokenizer
+
+__all__ = [
+    "SPECIAL",
+    "Encoded",
+    "TextStream",
+    "TextTokenizer",
+    "continuation_ids",
+    "encode",
+    "encode_many",
+    "prompt_ids",
+    "split_prompt",
+    "split_source",
+]

@@ -1,0 +1,165 @@
+"""Segments become ids and loss weights: the only place that knows how examples are laid out.
+
+    plain document     <|text|> text <|end|>
+    task               <|task|> given <|answer|> target <|end|>          several in a row: few-shot
+    conversation       <|user|> text <|assistant|> text <|end|> <|user|> ...
+
+`weights[i]` is the weight of PREDICTING `ids[i]`: 1 for the tokens of targets and the <|end|> that closes them, else 0.
+An opener that a tokenizer of another project does not know is left out, as its model has never seen it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from polytask.errors import TokenizerError
+
+if TYPE_CHECKING:
+    from polytask.tasks.segment import Segment
+    from polytask.tokenizers.text import TextTokenizer
+
+
+@dataclass
+class Encoded:
+    """One document: ids (T,) int32 and the weight of predicting each of them (T,) float32."""
+
+    ids: np.ndarray
+    weights: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class _Piece(NamedTuple):
+    """A special token (`name`) or a text, in the order of the document."""
+
+    name: str | None
+    text: str | None
+    target: bool
+
+
+def encode(segments: "Sequence[Segment]", tokenizer: "TextTokenizer") -> Encoded:
+    """One document. Raises TokenizerError where a text cannot be encoded."""
+    return encode_many([segments], tokenizer)[0]
+
+
+def encode_many(documents: "Sequence[Sequence[Segment]]", tokenizer: "TextTokenizer") -> list[Encoded]:
+    """Many documents with one call of the tokenizer, which uses all cores."""
+    layouts = [_layout(segments) for segments in documents]
+    texts = [piece.text for layout in layouts for piece in layout if piece.text is not None]
+    encoded = iter(tokenizer.encode_lists(texts))
+    special = _ids_by_name(tokenizer)
+    result = []
+    for layout in layouts:
+        ids: list[int] = []
+        weights: list[float] = []
+        for name, _, target in layout:
+            part = special.get(name, _NOTHING) if name is not None else next(encoded)
+            ids += part
+            weights += [1.0 if target else 0.0] * len(part)
+        result.append(Encoded(np.array(ids, dtype=np.int32), np.array(weights, dtype=np.float32)))
+    return result
+
+
+def prompt_ids(segments: "Sequence[Segment]", tokenizer: "TextTokenizer") -> list[int]:
+    """The given part and the opener of the answer, from which a model goes on.
+
+    Where the last segment is itself a target it is a beginning: it stays open and the model continues it.
+    No segments at all ask for a new plain document.
+    """
+    if segments and segments[-1].target:
+        layout = _layout(segments)[:-1]
+    else:
+        layout = [*_layout(segments), _special_piece(_next_opener(segments))]
+    return _ids(layout, tokenizer)
+
+
+def continuation_ids(segments: "Sequence[Segment]", tokenizer: "TextTokenizer") -> list[int]:
+    """What follows `prompt_ids` when the model answers with these segments: their text and <|end|>."""
+    layout = [_Piece(None, segment.text, True) for segment in segments]
+    return _ids([*layout, _special_piece("<|end|>")], tokenizer)
+
+
+def split_source(encoded: Encoded, tokenizer: "TextTokenizer") -> tuple[np.ndarray, Encoded]:
+    """What an encoder-decoder reads and writes: (ids up to the last answer's opener, then <|end|>; opener, answer).
+
+    A plain document has nothing given: its encoder reads <|end|> alone. Raises TokenizerError where nothing is
+    to be predicted.
+    """
+    weighted = np.flatnonzero(encoded.weights > 0)
+    if not len(weighted):
+        raise TokenizerError("A document without an answer cannot train an encoder-decoder; give every row its answer.")
+    breaks = np.flatnonzero(np.diff(weighted) > 1)
+    start = int(weighted[breaks[-1] + 1] if len(breaks) else weighted[0])
+    end = np.array([tokenizer.special["<|end|>"]], dtype=np.int32)
+    if start and int(encoded.ids[start - 1]) in tokenizer.special.values():
+        opener = start - 1
+        return np.concatenate([encoded.ids[:opener], end]), Encoded(encoded.ids[opener:], encoded.weights[opener:])
+    # A tokenizer of another project has no opener; its decoder starts from padding, as T5 does.
+    ids = np.concatenate([np.array([tokenizer.special["<|pad|>"]], dtype=np.int32), encoded.ids[start:]])
+    weights = np.concatenate([np.zeros(1, dtype=np.float32), encoded.weights[start:]])
+    return np.concatenate([encoded.ids[:start], end]), Encoded(ids, weights)
+
+
+def split_prompt(segments: "Sequence[Segment]", tokenizer: "TextTokenizer") -> tuple[list[int], list[int]]:
+    """The prompt of an encoder-decoder: (encoder ids, the decoder's first ids)."""
+    ids = prompt_ids(segments, tokenizer)
+    begun = len(tokenizer.encode(segments[-1].text)) if segments and segments[-1].target else 0
+    start = len(ids) - begun
+    end = tokenizer.special["<|end|>"]
+    if start and ids[start - 1] in tokenizer.special.values():
+        return [*ids[: start - 1], end], ids[start - 1 :]
+    return [*ids[:start], end], [tokenizer.special["<|pad|>"], *ids[start:]]
+
+
+_NOTHING: list[int] = []
+
+
+def _ids(layout: list[_Piece], tokenizer: "TextTokenizer") -> list[int]:
+    special = _ids_by_name(tokenizer)
+    texts = iter(tokenizer.encode_lists([piece.text for piece in layout if piece.text is not None]))
+    ids: list[int] = []
+    for piece in layout:
+        ids += special.get(piece.name, _NOTHING) if piece.name is not None else next(texts)
+    return ids
+
+
+def _ids_by_name(tokenizer: "TextTokenizer") -> dict[str, list[int]]:
+    if "<|end|>" not in tokenizer.special:
+        raise TokenizerError(
+            "This tokenizer has no token that ends a document; add the special tokens with `with_special()`."
+        )
+    return {name: [i] for name, i in tokenizer.special.items()}
+
+
+def _special_piece(name: str, target: bool = False) -> _Piece:
+    return _Piece(name, None, target)
+
+
+def _next_opener(segments: "Sequence[Segment]") -> str:
+    if not segments:
+        return "<|text|>"
+    return "<|answer|>" if segments[-1].role is None else "<|assistant|>"
+
+
+def _layout(segments: "Sequence[Segment]") -> list[_Piece]:
+    layout: list[_Piece] = []
+    asked = False  # is there a given part that the next target answers?
+    for index, segment in enumerate(segments):
+        if segment.role is not None:
+            layout.append(_special_piece(f"<|{segment.role}|>"))
+            asked = True
+        elif segment.target:
+            layout.append(_special_piece("<|answer|>" if asked else "<|text|>"))
+        elif not index or segments[index - 1].target or segments[index - 1].role is not None:
+            layout.append(_special_piece("<|task|>"))
+            asked = True
+        layout.append(_Piece(None, segment.text, segment.target))
+        # An earlier answer of the assistant that is not learnt from still ends as the model always saw it end; the
+        # very last one stays open, for a prompt may begin the answer.
+        closes = segment.role == "assistant" and index + 1 < len(segments)
+        if segment.target or closes:
+            layout.append(_special_piece("<|end|>", segment.target))
+    return layout

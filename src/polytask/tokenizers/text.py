@@ -1,0 +1,305 @@
+"""Text and ids: byte-level BPE, plain bytes, or characters, all of which give any UTF-8 text back exactly.
+
+A trained tokenizer is one `tokenizer.json` of the `tokenizers` library, so other tools can read it. The special
+ids come first and mark structure; text that a user wrote can never produce them, even where it spells them.
+"""
+
+import codecs
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from polytask.errors import TokenizerError
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+MASKS = 32  # sentinels for span corruption; T5 has 100, more than a row of our lengths ever uses
+SPECIAL: tuple[str, ...] = (
+    "<|end|>",
+    "<|pad|>",
+    "<|text|>",
+    "<|task|>",
+    "<|answer|>",
+    "<|system|>",
+    "<|user|>",
+    "<|assistant|>",
+    "<|tool|>",
+    *(f"<|mask_{i}|>" for i in range(MASKS)),
+)
+
+# How GPT-4 cuts text before merging (cl100k_base of tiktoken): contractions, words with the space or sign before
+# them, numbers of up to three digits, runs of signs, line ends, spaces.
+SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+# What closes a document in tokenizers of other projects, for checkpoints that were imported.
+ENDS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>", "<|im_end|>", "[SEP]")
+PADS = ("<pad>", "[PAD]", "<|padding|>")
+
+
+class TextTokenizer:
+    """Wraps one `tokenizers.Tokenizer`; ids are integers below `vocab_size`.
+
+    `special` maps names of structure ("<|end|>", ...) to ids. A tokenizer of another project has only those it knows;
+    `with_special` adds the rest.
+    """
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._tokenizer = tokenizer
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        tokenizer.encode_special_tokens = True  # what a user spells is text, never structure
+        self.special = _special(tokenizer)
+        self.vocab_size = max(tokenizer.get_vocab().values(), default=-1) + 1
+
+    @classmethod
+    def train(cls, texts: Iterable[str], size: int) -> "TextTokenizer":
+        """Learns byte-level BPE with at most `size` ids (fewer where `texts` hold too few different pairs).
+
+        Raises TokenizerError where `size` cannot hold the bytes and the special ids.
+        """
+        least = len(SPECIAL) + 256
+        if size < least:
+            raise TokenizerError(f"A vocabulary of {size} is too small: bytes and special ids alone take {least}.")
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(SPLIT), "isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=size,
+            special_tokens=_added(SPECIAL),
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            min_frequency=2,
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator(texts, trainer)
+        return cls(tokenizer)
+
+    @classmethod
+    def bytes(cls) -> "TextTokenizer":
+        """One id a byte: id = len(SPECIAL) + byte."""
+        characters = {byte: character for character, byte in _BYTES.items()}
+        tokenizer = _without_merges([characters[byte] for byte in range(256)], byte_fallback=False)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(SPLIT), "isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
+        tokenizer.decoder = decoders.ByteLevel()
+        return cls(tokenizer)
+
+    @classmethod
+    def characters(cls, texts: Iterable[str]) -> "TextTokenizer":
+        """One id for each character of `texts`; a character not among them becomes its UTF-8 bytes."""
+        seen: set[str] = set()
+        for text in texts:
+            seen.update(text)
+        pieces = [f"<0x{byte:02X}>" for byte in range(256)] + sorted(seen)
+        tokenizer = _without_merges(pieces, byte_fallback=True)
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(SPLIT), "isolated")
+        tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+        return cls(tokenizer)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "TextTokenizer":
+        """Reads a `tokenizer.json`, or the one in a folder. Raises TokenizerError where it is missing or broken."""
+        file = Path(path)
+        if file.is_dir():
+            file = file / "tokenizer.json"
+        try:
+            text = file.read_text(encoding="utf-8")
+        except OSError as error:
+            raise TokenizerError(f"{file}: cannot read the tokenizer ({error.strerror or error}).") from error
+        except UnicodeDecodeError as error:
+            raise TokenizerError(f"{file}: this is not a tokenizer.json (it is not UTF-8 text).") from error
+        return cls.from_json(text, where=str(file))
+
+    @classmethod
+    def from_json(cls, text: str, where: str = "tokenizer.json") -> "TextTokenizer":
+        """The tokenizer that `to_json` wrote. Raises TokenizerError where the text is not one."""
+        try:
+            tokenizer = Tokenizer.from_str(text)
+        except Exception as error:  # the library raises bare Exception
+            raise TokenizerError(
+                f"{where}: this is not a tokenizer that we can read ({error}). Copy the file again from its source."
+            ) from error
+        return cls(tokenizer)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes `tokenizer.json` (into `path` where that is a folder)."""
+        file = Path(path)
+        if file.is_dir():
+            file = file / "tokenizer.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(self.to_json(), encoding="utf-8")
+
+    def to_json(self) -> str:
+        return self._tokenizer.to_str(pretty=False)
+
+    def with_special(self) -> "TextTokenizer":
+        """A copy that knows all of SPECIAL; what was missing gets new ids at the end of the vocabulary."""
+        tokenizer = Tokenizer.from_str(self.to_json())
+        tokenizer.add_special_tokens(_added([name for name in SPECIAL if name not in self.special]))
+        return TextTokenizer(tokenizer)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256, in hex, of everything that decides which ids a text gets."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, none of them special. Raises TokenizerError where it is not valid Unicode."""
+        return self.encode_lists([text])[0]
+
+    def encode_lists(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of many texts at once, on all cores."""
+        try:
+            encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        except (TypeError, UnicodeEncodeError) as error:
+            raise TokenizerError(f"{_broken(texts)} Replace such characters in the data.") from error
+        return [encoding.ids for encoding in encodings]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The ids of many texts at once as int32 arrays, on all cores."""
+        return [np.array(ids, dtype=np.int32) for ids in self.encode_lists(texts)]
+
+    def decode(self, ids: Iterable[int], special: bool = False) -> str:
+        """The text of ids; `special` also writes the names of special ids.
+
+        Bytes that are not valid UTF-8 (a model may write them) become the replacement character.
+        """
+        pieces = self._pieces
+        ids = [int(i) for i in ids]
+        self._check(ids)
+        if pieces is None:
+            return self._tokenizer.decode(ids, skip_special_tokens=not special)
+        hidden = frozenset() if special else self._hidden
+        return b"".join(pieces[i] for i in ids if i not in hidden).decode("utf-8", errors="replace")
+
+    def stream(self, special: bool = False) -> "TextStream":
+        """Decodes one id at a time and holds back characters that are not complete."""
+        return TextStream(self, special)
+
+    def _check(self, ids: Sequence[int]) -> None:
+        if ids and not 0 <= min(ids) <= max(ids) < self.vocab_size:
+            wrong = next(i for i in ids if not 0 <= i < self.vocab_size)
+            raise TokenizerError(
+                f"Id {wrong} is not in this tokenizer's vocabulary of {self.vocab_size}; "
+                "use the tokenizer that belongs to the model."
+            )
+
+    @cached_property
+    def _hidden(self) -> frozenset[int]:
+        return frozenset(i for i, token in self._tokenizer.get_added_tokens_decoder().items() if token.special)
+
+    @cached_property
+    def _pieces(self) -> "list[bytes] | None":
+        """The bytes of each id, or None where an id's text depends on its neighbours (tokenizers of others)."""
+        kind = _decoder_kind(self.to_json())
+        if kind is None:
+            return None
+        added = self._tokenizer.get_added_tokens_decoder()
+        pieces = [b""] * self.vocab_size
+        for token, i in self._tokenizer.get_vocab().items():
+            pieces[i] = token.encode() if i in added else _bytes_of(token, kind)
+        return pieces
+
+
+class TextStream:
+    """Text that grows with every id: the pieces joined are what `decode` gives for all ids at once."""
+
+    def __init__(self, tokenizer: TextTokenizer, special: bool = False):
+        self._tokenizer = tokenizer
+        self._hidden = frozenset() if special else tokenizer._hidden
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._steps: Any = None
+        if tokenizer._pieces is None:
+            self._steps = decoders.DecodeStream(skip_special_tokens=not special)
+
+    def push(self, i: int) -> str:
+        """The text that became complete with this id ("" where it waits for more bytes)."""
+        i = int(i)
+        self._tokenizer._check([i])
+        if self._steps is not None:
+            return self._steps.step(self._tokenizer._tokenizer, i) or ""
+        pieces = self._tokenizer._pieces
+        return "" if pieces is None or i in self._hidden else self._utf8.decode(pieces[i])
+
+    def flush(self) -> str:
+        """What was held back; an incomplete character becomes the replacement character."""
+        return self._utf8.decode(b"", final=True)
+
+
+def _byte_characters() -> dict[str, int]:
+    """The character that stands for each byte in byte-level vocabularies (GPT-2's table), as character -> byte."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    table = {chr(byte): byte for byte in plain}
+    others = [byte for byte in range(256) if byte not in plain]
+    return table | {chr(256 + n): byte for n, byte in enumerate(others)}
+
+
+_BYTES = _byte_characters()
+
+
+def _bytes_of(token: str, kind: str) -> bytes:
+    if kind == "bytelevel":
+        return bytes(_BYTES[character] for character in token)
+    if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+        return bytes([int(token[3:5], 16)])
+    return token.encode()
+
+
+def _decoder_kind(text: str) -> str | None:
+    """ "bytelevel" or "characters" where each id stands for fixed bytes, else None."""
+    decoder = json.loads(text).get("decoder") or {}
+    if decoder.get("type") == "ByteLevel":
+        return "bytelevel"
+    parts = [part.get("type") for part in decoder.get("decoders", [])]
+    return "characters" if parts == ["ByteFallback", "Fuse"] else None
+
+
+def _without_merges(pieces: Sequence[str], byte_fallback: bool) -> Tokenizer:
+    vocabulary = {piece: i for i, piece in enumerate([*SPECIAL, *pieces])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], byte_fallback=byte_fallback))
+    tokenizer.add_special_tokens(_added(SPECIAL))
+    return tokenizer
+
+
+def _added(names: Iterable[str]) -> list[AddedToken]:
+    return [AddedToken(name, special=True, normalized=False) for name in names]
+
+
+def _special(tokenizer: Tokenizer) -> dict[str, int]:
+    """Ids of structure by our names; the end and padding of other projects' tokenizers go by ours as well."""
+    known = {token.content: i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    special = {name: known[name] for name in SPECIAL if name in known}
+    for ours, theirs in (("<|end|>", ENDS), ("<|pad|>", PADS)):
+        found = next((known[name] for name in theirs if name in known), None)
+        if ours not in special and found is not None:
+            special[ours] = found
+    if "<|pad|>" not in special and "<|end|>" in special:
+        special["<|pad|>"] = special["<|end|>"]  # padding has document 0 and weight 0, so its id is never read
+    return special
+
+
+def _broken(texts: Sequence[Any]) -> str:
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            return f"Text {index} of {len(texts)} is a {type(text).__name__}, not a text."
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            return f"Text {index} of {len(texts)} is not valid Unicode at character {error.start} (a lone surrogate)."
+    return "A text could not be encoded."
