@@ -30,7 +30,7 @@ TASKS = Registry(
 
 
 def get_task(name: str | Path, **options: object) -> Task:
-    """The builtin task of that name, with its options (`labels=[...]` for classification), or the one a YAML file defines.
+    """The builtin task of that name, with its options (`labels=[...]` for classification), or the one of a YAML file.
 
     A name that ends in .yaml or .yml is a path. Raises TaskError with the nearest name, ConfigError for a faulty file.
     """

@@ -38,7 +38,7 @@ class Task(Protocol):
 
     @property
     def primary(self) -> str:
-        """The metric that stands for the task in tables and decides which checkpoint is best; "" where there is none."""
+        """The metric that stands for the task and decides which checkpoint is best; "" where there is none."""
         ...
 
     def segments(self, example: dict[str, Any]) -> list[Segment]:
@@ -90,8 +90,8 @@ def check(task: Task, example: Mapping[str, Any]) -> dict[str, Any]:
 def prompt(task: Task, example: Mapping[str, Any], shots: Sequence[Mapping[str, Any]] = ()) -> list[Segment]:
     """What the model is asked: the segments of the shots, answers included, then the example's without its last target.
 
-    A conversation that ends with a user's turn is kept whole. An example that is nothing but a target (a document of the
-    `text` task) is kept too: it is to be continued, and stays a target to say so. Raises TaskError.
+    A conversation that ends with a user's turn is kept whole. An example that is nothing but a target (a document of
+    the `text` task) is kept too: it is to be continued, and stays a target to say so. Raises TaskError.
     """
     given: list[Segment] = []
     for number, shot in enumerate(shots):
@@ -110,6 +110,8 @@ def _typed(task: Task, name: str, value: Any) -> Any:
     if get_origin(wanted) is list:
         if isinstance(value, str):
             value = [value]
+        elif isinstance(value, Mapping) and isinstance(value.get("text"), list):
+            value = value["text"]  # SQuAD's answers and ARC's choices come with offsets or letters beside the texts
         (item,) = get_args(wanted)
         if isinstance(value, list | tuple) and all(isinstance(part, item) for part in value):
             return list(value)
