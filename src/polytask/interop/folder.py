@@ -98,7 +98,9 @@ def verify(folder: Path) -> None:
     """Raises CheckpointError where a file is missing or differs from its checksum."""
     listing = folder / "checksums.json"
     if not listing.exists():
-        raise CheckpointError(f"{folder} has no checksums.json: it was not written completely. Use an earlier checkpoint.")
+        raise CheckpointError(
+            f"{folder} has no checksums.json: it was not written completely. Use an earlier checkpoint."
+        )
     try:
         sums = json.loads(listing.read_text())
     except ValueError:
@@ -108,7 +110,9 @@ def verify(folder: Path) -> None:
         if not file.is_file():
             raise CheckpointError(f"{folder} lacks {name}. Use an earlier checkpoint or copy the folder anew.")
         if sha256(file) != expected:
-            raise CheckpointError(f"{file} is damaged: its checksum differs. Use an earlier checkpoint or copy it anew.")
+            raise CheckpointError(
+                f"{file} is damaged: its checksum differs. Use an earlier checkpoint or copy it anew."
+            )
 
 
 def _flush(path: Path) -> None:
@@ -149,7 +153,11 @@ def locate(path: str | Path) -> Path:
     """The checkpoint folder meant by `path`: itself, or the `model` folder of a run. Raises CheckpointError."""
     path = Path(path)
     if path.is_file():
-        hint = "is a pickle file, which can run code when read; polytask" if path.suffix in PICKLES else "is a file; polytask"
+        hint = (
+            "is a pickle file, which can run code when read; polytask"
+            if path.suffix in PICKLES
+            else "is a file; polytask"
+        )
         raise CheckpointError(f"{path} {hint} loads checkpoint folders with model.safetensors.")
     if not path.is_dir():
         raise CheckpointError(f"There is no checkpoint at {path}. Train one with: polytask train RECIPE --out {path}")
@@ -210,7 +218,9 @@ def load_network(folder: Folder, *, dtype: torch.dtype = torch.float32, device: 
     if missing or odd or wrong:
         first = (missing or odd or wrong)[0]
         kind = "lacks" if missing else "has an unknown" if odd else "has another shape of"
-        raise CheckpointError(f"{folder.path / 'model.safetensors'} {kind} {first}: it does not belong to its config.json.")
+        raise CheckpointError(
+            f"{folder.path / 'model.safetensors'} {kind} {first}: it does not belong to its config.json."
+        )
     network = network.to_empty(device=device)
     network.load_state_dict(tensors)
     network.fill_buffers()

@@ -7,11 +7,11 @@ ratio); the inner width is 8/3 of it, rounded to 64, so that a gated layer costs
 """
 
 from polytask.models.config import TransformerConfig
+from polytask.models.published import Published
 from polytask.nn.attention import Attention
 from polytask.nn.feedforward import GatedMLP
 from polytask.nn.norm import RMSNorm
 from polytask.nn.position import Rotary
-from polytask.models.published import Published
 
 SOURCES = {
     "dim": "64 x depth",

@@ -8,11 +8,11 @@ a width of 5140, which is not 40 x 128. The compute table D.1 settles both: 16 h
 """
 
 from polytask.models.config import TransformerConfig
+from polytask.models.published import Published
 from polytask.nn.attention import Attention
 from polytask.nn.feedforward import MLP
 from polytask.nn.norm import LayerNorm
 from polytask.nn.position import Learned
-from polytask.models.published import Published
 
 
 def gpt3(

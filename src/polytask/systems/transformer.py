@@ -9,11 +9,11 @@ parameter counts; 37,000 is within 4% of each.
 from typing import Literal
 
 from polytask.models.config import TransformerConfig
+from polytask.models.published import Published
 from polytask.nn.attention import Attention
 from polytask.nn.feedforward import MLP
 from polytask.nn.norm import LayerNorm
 from polytask.nn.position import Sinusoidal
-from polytask.models.published import Published
 
 
 def transformer(
