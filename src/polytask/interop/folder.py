@@ -18,6 +18,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -98,9 +99,7 @@ def verify(folder: Path) -> None:
     """Raises CheckpointError where a file is missing or differs from its checksum."""
     listing = folder / "checksums.json"
     if not listing.exists():
-        raise CheckpointError(
-            f"{folder} has no checksums.json: it was not written completely. Use an earlier checkpoint."
-        )
+        raise CheckpointError(f"{folder} has no checksums.json: writing it never ended. Use an earlier checkpoint.")
     try:
         sums = json.loads(listing.read_text())
     except ValueError:
@@ -125,12 +124,11 @@ def _flush(path: Path) -> None:
 
 def write_model(
     folder: Path, network: Transformer, tokenizer: TextTokenizer, *, card: str = "",
-    about: Mapping[str, Any] | None = None, tasks: Mapping[str, str] | None = None, weights: Mapping[str, Tensor] | None = None,
+    about: Mapping[str, Any] | None = None, tasks: Mapping[str, str] | None = None,
+    weights: Mapping[str, Tensor] | None = None,
 ) -> None:  # fmt: skip
     """Puts a model's files into an existing folder (see `atomic_folder`); `weights` stand in for the network's own."""
-    from polytask import __version__
-
-    description = {"polytask": __version__, "architecture": to_dict(network.config), "about": dict(about or {})}
+    description = {"polytask": version("polytask"), "architecture": to_dict(network.config), "about": dict(about or {})}
     (folder / "config.json").write_text(json.dumps(description, indent=1, ensure_ascii=False))
     state = weights if weights is not None else network.state_dict()
     tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in state.items()}
@@ -174,7 +172,8 @@ def _expect_safetensors(folder: Path) -> None:
     pickles = [file.name for file in folder.iterdir() if file.suffix in PICKLES]
     if pickles:
         raise CheckpointError(
-            f"{folder} holds {pickles[0]}, a pickle, which can run code when read. Convert it to model.safetensors first."
+            f"{folder} holds {pickles[0]}, a pickle, which can run code when read. "
+            "Convert it to model.safetensors first."
         )
     raise CheckpointError(f"{folder} has no model.safetensors.")
 

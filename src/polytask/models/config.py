@@ -17,9 +17,10 @@ from polytask.nn.position import Learned
 class TransformerConfig(Part):
     """A decoder, or with `encoder_layers` an encoder-decoder that shares its embedding.
 
-    attention: one part for all layers, or several that take turns (GPT-3: dense, banded, dense, ...); they may differ in
-    their window alone, since all layers share one cache. tied: the output matrix is the embedding. scale_embedding:
-    embeddings are multiplied by sqrt(dim). final_norm: one more norm after the last layer (pre-norm networks).
+    attention: one part for all layers, or several that take turns (GPT-3: dense, banded, dense, ...); they may differ
+    in their window alone, since all layers share one cache. tied: the output matrix is the embedding.
+    scale_embedding: embeddings are multiplied by sqrt(dim). final_norm: one more norm after the last layer, which
+    pre-norm networks need.
     """
 
     vocab_size: int

@@ -59,7 +59,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                     logits, targets[part], weights[part], smoothing, z_loss, needs_grad
                 )
                 total += loss
-                if grad_hidden is not None and grad_weight is not None:
+                if grad_hidden is not None and grad_weight is not None and gradient is not None:
                     gradient = gradient.to(dtype)
                     grad_hidden[part] = gradient @ matrix
                     grad_weight += gradient.t() @ h

@@ -1,11 +1,13 @@
 """The decoder and the encoder-decoder (Vaswani et al. 2017), wired once from the parts of a TransformerConfig."""
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from polytask.models.config import TransformerConfig
+from polytask.nn.attention import CrossAttention
 from polytask.nn.block import Block
 from polytask.nn.cache import Context, KVCache, Memory
 from polytask.nn.init import INITIALIZATIONS
@@ -101,4 +103,4 @@ class Transformer(nn.Module):
         """Puts the encoder's output (B, S, D), of which `lengths` (B,) places are real, into the rows of a cache."""
         view.set_memory_lengths(lengths)
         for layer, block in enumerate(self.blocks):
-            view.write_memory(layer, *block.cross.keys_and_values(memory.states))
+            view.write_memory(layer, *cast(CrossAttention, block.cross).keys_and_values(memory.states))

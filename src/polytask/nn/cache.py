@@ -117,7 +117,7 @@ class KVCache:
 
 
 class CacheView:
-    """The rows of a batch inside a cache: `write` puts new keys and values in place, `read` returns all visible ones."""
+    """The rows of a batch inside a cache: `write` puts new keys and values in place, `read` returns all there are."""
 
     def __init__(self, cache: KVCache, slots: list[int], start: list[int], length: int):
         self.cache, self.start, self.length = cache, start, length
