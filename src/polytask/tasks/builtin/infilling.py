@@ -129,12 +129,13 @@ def _generator(text: str) -> random.Random:
 
 
 def _noise(words: int, rate: float, mean_span: float, generator: random.Random) -> list[int]:
-    """Positions of the masked words: kept and masked stretches of random lengths take turns, as in T5."""
+    """Positions of the masked words: kept and masked stretches of random lengths take turns."""
     masked = min(max(round(words * rate), 1), max(words - 1, 1))
     kept = words - masked
-    spans = max(1, min(round(masked / mean_span), masked, kept))
-    chosen, position = [], 0
-    for given, hidden in zip(_parts(kept, spans, generator), _parts(masked, spans, generator)):
+    spans = max(1, min(round(masked / mean_span), masked, kept + 1))
+    before = _parts(kept + 2, spans + 1, generator)  # T5 always ends masked; here both ends may be kept or masked
+    chosen, position = [], -1
+    for given, hidden in zip(before, _parts(masked, spans, generator)):
         position += given
         chosen += range(position, position + hidden)
         position += hidden
@@ -142,9 +143,7 @@ def _noise(words: int, rate: float, mean_span: float, generator: random.Random) 
 
 
 def _parts(total: int, parts: int, generator: random.Random) -> list[int]:
-    """`total` as a sum of `parts` positive numbers, all such sums alike likely; [0] where the total is 0."""
-    if total == 0:
-        return [0] * parts
+    """`total` as a sum of `parts` positive numbers, all such sums alike likely."""
     cuts = [0, *sorted(generator.sample(range(1, total), parts - 1)), total]
     return [b - a for a, b in pairwise(cuts)]
 

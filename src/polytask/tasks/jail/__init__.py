@@ -1,0 +1,1 @@
+"""What runs inside the sandbox: plain files for a bare interpreter, which cannot import polytask."""
