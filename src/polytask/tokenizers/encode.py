@@ -10,6 +10,7 @@ An opener that a tokenizer of another project does not know is left out, as its 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -32,6 +33,23 @@ class Encoded:
         return len(self.ids)
 
 
+@dataclass
+class Documents:
+    """N documents side by side, T ids in all.
+
+    `openers` says where the last answer's opener stands and `firsts` where the first predicted id does, both counted
+    from the start of the document (0 and its length where nothing is predicted). `plain` is True where each is a text
+    alone, with nothing given.
+    """
+
+    ids: np.ndarray  # (T,) int32
+    predicted: np.ndarray  # (T,) bool
+    lengths: np.ndarray  # (N,) int64
+    openers: np.ndarray  # (N,) int64
+    firsts: np.ndarray  # (N,) int64
+    plain: bool
+
+
 class _Piece(NamedTuple):
     """A special token (`name`) or a text, in the order of the document."""
 
@@ -47,20 +65,42 @@ def encode(segments: "Sequence[Segment]", tokenizer: "TextTokenizer") -> Encoded
 
 def encode_many(documents: "Sequence[Sequence[Segment]]", tokenizer: "TextTokenizer") -> list[Encoded]:
     """Many documents with one call of the tokenizer, which uses all cores."""
+    joined = encode_documents(documents, tokenizer)
+    weights = joined.predicted.astype(np.float32)
+    ends = np.cumsum(joined.lengths).tolist()
+    return [Encoded(joined.ids[a:b], weights[a:b]) for a, b in zip([0, *ends], ends)]
+
+
+def encode_documents(documents: "Sequence[Sequence[Segment]]", tokenizer: "TextTokenizer") -> Documents:
+    """Many documents joined, without a loop over tokens. Raises TokenizerError where a text cannot be encoded."""
     layouts = [_layout(segments) for segments in documents]
-    texts = [piece.text for layout in layouts for piece in layout if piece.text is not None]
-    encoded = iter(tokenizer.encode_lists(texts))
+    pieces = [piece for layout in layouts for piece in layout]
+    encoded = iter(tokenizer.encode_lists([text for _, text, _ in pieces if text is not None]))
     special = _ids_by_name(tokenizer)
-    result = []
-    for layout in layouts:
-        ids: list[int] = []
-        weights: list[float] = []
-        for name, _, target in layout:
-            part = special.get(name, _NOTHING) if name is not None else next(encoded)
-            ids += part
-            weights += [1.0 if target else 0.0] * len(part)
-        result.append(Encoded(np.array(ids, dtype=np.int32), np.array(weights, dtype=np.float32)))
-    return result
+    parts = [next(encoded) if name is None else special.get(name, _NOTHING) for name, _, _ in pieces]
+    sizes = np.fromiter(map(len, parts), np.int64, len(parts))
+    ends = np.concatenate([[0], np.cumsum(sizes)])
+    counts = np.fromiter(map(len, layouts), np.int64, len(layouts))
+    piece_starts = np.cumsum(counts) - counts
+    starts, lengths = ends[piece_starts], ends[piece_starts + counts] - ends[piece_starts]
+    marks = np.array([_answers(layout) for layout in layouts], dtype=np.int64).reshape(-1, 2)
+    firsts = np.where(marks[:, 0] < counts, ends[piece_starts + marks[:, 0]] - starts, lengths)
+    openers = np.where(marks[:, 0] < counts, ends[piece_starts + marks[:, 1]] - starts - 1, 0)
+    target = np.fromiter((piece.target for piece in pieces), bool, len(pieces))
+    plain = all(len(segments) == 1 and segments[0].target and segments[0].role is None for segments in documents)
+    ids = np.fromiter(chain.from_iterable(parts), np.int32, int(ends[-1]))
+    return Documents(ids, np.repeat(target, sizes), lengths, np.maximum(openers, 0), firsts, plain)
+
+
+def _answers(layout: "list[_Piece]") -> tuple[int, int]:
+    """Which piece is the first predicted one and which begins the last answer (both `len` where there is none)."""
+    first = last = len(layout)
+    before = False
+    for index, piece in enumerate(layout):
+        if piece.target and not before:
+            first, last = min(first, index), index
+        before = piece.target
+    return first, last
 
 
 def prompt_ids(segments: "Sequence[Segment]", tokenizer: "TextTokenizer") -> list[int]:

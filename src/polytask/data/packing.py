@@ -1,0 +1,181 @@
+"""Documents fill rows of fixed length.
+
+Task documents stay whole: best-fit decreasing, run over the histogram of lengths rather than over documents (Krell et
+al. 2021, arXiv:2107.02027), so that ten million documents take seconds. Pairs of an encoder and a decoder document
+share a row of two budgets. Plain text is one stream that is cut every `length` predictions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+_OPEN = 256  # rows kept open while pairs are packed; more makes packing slower and hardly tighter
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Which documents each row holds: row r has `documents[starts[r]:starts[r + 1]]`."""
+
+    starts: np.ndarray  # (R + 1,) int64
+    documents: np.ndarray  # (N,) int64
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The documents of several rows in order and, for each, which of `rows` (by index) holds it."""
+        first = self.starts[rows]
+        counts = self.starts[rows + 1] - first
+        return self.documents[ranges(first, counts)], np.repeat(np.arange(len(rows)), counts)
+
+
+def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """start, start + 1, ... (`length` of them) for each pair, joined."""
+    ends = np.cumsum(lengths)
+    total = int(ends[-1]) if len(ends) else 0
+    return np.arange(total) + np.repeat(starts - (ends - lengths), lengths)
+
+
+def pack(lengths: np.ndarray, capacity: int) -> Rows:
+    """Rows of at most `capacity` for documents of `lengths` (N,), each 1..capacity; documents of length 0 are dropped.
+
+    Every document lies in exactly one row. Raises ValueError for a longer document: cut it first.
+    """
+    lengths = np.asarray(lengths, dtype=np.int64)
+    if len(lengths) and int(lengths.max()) > capacity:
+        raise ValueError(f"a document of {int(lengths.max())} does not fit a row of {capacity}")
+    order = np.argsort(-lengths, kind="stable")
+    order = order[lengths[order] > 0]
+    counts = np.bincount(lengths[order], minlength=capacity + 1)
+    compositions = _best_fit(counts, capacity)
+    # Documents of one length are interchangeable: hand them out in order as the compositions ask for them.
+    first = len(order) - np.cumsum(counts)  # where a length begins in the decreasing order
+    taken = np.zeros(capacity + 1, dtype=np.int64)
+    pieces, sizes = [], []
+    for composition, rows in compositions:
+        matrix = np.empty((rows, len(composition)), dtype=np.int64)
+        for column, length in enumerate(composition):
+            at = first[length] + taken[length]
+            matrix[:, column] = order[at : at + rows]
+            taken[length] += rows
+        pieces.append(matrix.reshape(-1))
+        sizes.append(np.full(rows, len(composition), dtype=np.int64))
+    return _rows(pieces, sizes)
+
+
+def _rows(pieces: Sequence[np.ndarray], sizes: Sequence[np.ndarray]) -> Rows:
+    empty = np.zeros(0, dtype=np.int64)
+    starts = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(np.concatenate([empty, *sizes]))])
+    return Rows(starts, np.concatenate([empty, *pieces]))
+
+
+def _best_fit(counts: np.ndarray, capacity: int) -> list[tuple[list[int], int]]:
+    """Kinds of rows as (lengths in it, how many such rows), for `counts[length]` documents of each length."""
+    space: list[list[tuple[list[int], int]]] = [[] for _ in range(capacity + 1)]  # by what is left of a row
+    left = 0  # bit r is set where space[r] is not empty
+    for length in np.flatnonzero(counts)[::-1].tolist():
+        count = int(counts[length])
+        while count:
+            fitting = left >> length
+            if not fitting:
+                each = capacity // length
+                full, rest = divmod(count, each)
+                for size, rows in ((each, full), (rest, 1)):
+                    if size and rows:
+                        room = capacity - size * length
+                        space[room].append(([length] * size, rows))
+                        left |= 1 << room
+                break
+            room = length + (fitting & -fitting).bit_length() - 1  # the tightest row that still fits
+            composition, rows = space[room].pop()
+            used = min(rows, count)
+            if used < rows:
+                space[room].append((composition, rows - used))
+            if not space[room]:
+                left &= ~(1 << room)
+            space[room - length].append(([*composition, length], used))
+            left |= 1 << (room - length)
+            count -= used
+    return [kind for kinds in space for kind in kinds]
+
+
+def pack_pairs(encoder: np.ndarray, decoder: np.ndarray, encoder_capacity: int, decoder_capacity: int) -> Rows:
+    """Rows for pairs with two budgets: the sums of `encoder` (N,) and of `decoder` (N,) lengths both fit.
+
+    Largest pairs first, each into the open row that its addition leaves most evenly full. Raises ValueError for a
+    pair that no row can hold.
+    """
+    sizes = np.stack([np.asarray(encoder), np.asarray(decoder)], axis=1).astype(np.int64)
+    capacity = np.array([encoder_capacity, decoder_capacity], dtype=np.int64)
+    if len(sizes) and (sizes.max(axis=0) > capacity).any():
+        raise ValueError(f"a pair of {sizes.max(axis=0).tolist()} does not fit a row of {capacity.tolist()}")
+    shares = sizes / capacity
+    order = np.argsort(-(shares.max(axis=1)), kind="stable")
+    order = order[sizes[order].sum(axis=1) > 0]
+    room = np.zeros((_OPEN, 2), dtype=np.int64)
+    held: list[list[int]] = [[] for _ in range(_OPEN)]
+    closed: list[list[int]] = []
+    for document in order.tolist():
+        size = sizes[document]
+        after = (room - size) / capacity
+        fits = after.min(axis=1) >= 0
+        if fits.any():
+            # The remaining room should be small, and alike in both budgets so that later pairs can use it up.
+            cost = np.where(fits, after.sum(axis=1) + 2 * np.abs(after[:, 0] - after[:, 1]), np.inf)
+            slot = int(cost.argmin())
+        else:
+            slot = int((room / capacity).min(axis=1).argmin())
+            if held[slot]:
+                closed.append(held[slot])
+            held[slot], room[slot] = [], capacity
+        held[slot].append(document)
+        room[slot] -= size
+    rows = [*closed, *(row for row in held if row)]
+    return _rows([np.array(row, dtype=np.int64) for row in rows], [np.array([len(row)]) for row in rows])
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Plain documents as one endless loop of predictions, cut into rows of `length`.
+
+    A document of n ids has n - 1 predictions. Every row is full but the last of an epoch, and each epoch starts the cuts
+    at another place, so that a text is not always seen through the same windows.
+    """
+
+    ends: np.ndarray  # (N + 1,) int64: predictions before each document, then the total
+    length: int
+
+    def __len__(self) -> int:
+        return -(-int(self.ends[-1]) // self.length)
+
+    def offset(self, draw: np.ndarray) -> np.ndarray:
+        """Where an epoch's first row starts, from the epoch's random 64-bit number."""
+        return (draw % np.uint64(self.length)).astype(np.int64) if len(self) > 1 else np.zeros(len(draw), np.int64)
+
+    def of(self, rows: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Fragments of rows: (document, first prediction in it, number of predictions, index into `rows`)."""
+        total = int(self.ends[-1])
+        start = rows * self.length
+        size = np.minimum(self.length, total - start)
+        start = (start + offsets) % total
+        # A row that runs over the end of the loop is two runs of predictions.
+        head = np.minimum(size, total - start)
+        starts = np.stack([start, np.zeros_like(start)], axis=1).reshape(-1)
+        ends = starts + np.stack([head, size - head], axis=1).reshape(-1)
+        owner = np.repeat(np.arange(len(rows)), 2)
+        keep = ends > starts
+        starts, ends, owner = starts[keep], ends[keep], owner[keep]
+        first = np.searchsorted(self.ends, starts, side="right") - 1
+        last = np.searchsorted(self.ends, ends, side="left")  # exclusive
+        counts = last - first
+        document = ranges(first, counts)
+        begin = np.maximum(np.repeat(starts, counts), self.ends[document])
+        end = np.minimum(np.repeat(ends, counts), self.ends[document + 1])
+        some = end > begin
+        return (
+            document[some],
+            (begin - self.ends[document])[some],
+            (end - begin)[some],
+            np.repeat(owner, counts)[some],
+        )

@@ -1,0 +1,220 @@
+"""Sources are tokenized once, on all cores, into a cache that later runs and all ranks map into memory.
+
+The cache is the folder POLYTASK_CACHE, or ~/.cache/polytask. An entry is named by all that decides its content (the
+source's files, the task, the tokenizer, the share held out), appears at once when it is complete, and is never changed.
+The objective and the length of rows are not part of it: they are applied when rows are assembled.
+"""
+
+import hashlib
+import importlib.metadata
+import inspect
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from polytask.data.mixture import Mixture
+from polytask.data.store import Counts, Store, StoreWriter
+from polytask.data.workers import Workers
+from polytask.errors import ConfigError, DataError, Error
+
+if TYPE_CHECKING:
+    from polytask.data.sources import SourceSpec
+
+    from polytask.tasks.task import Task
+    from polytask.tokenizers.text import TextTokenizer
+
+_FORMAT = 1  # of the store's files
+_BATCH_CHARACTERS = 1_000_000  # a piece of work for one core, some tenths of a second
+_BATCH_ROWS = 4_000
+
+Progress = Callable[[str, int, int], None]
+"""Called with (source, rows read, tokens written) while sources are tokenized."""
+
+
+@dataclass(frozen=True)
+class PreparedSource:
+    """A tokenized source. `flat`: plain text without anything given, to be cut as one stream."""
+
+    name: str
+    task: str
+    flat: bool
+    weight: float | None
+    train: Store
+    validation: Store
+
+    @property
+    def rows(self) -> int:
+        """Examples, those held out included."""
+        return self.train.counts.documents + self.validation.counts.documents
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All sources of a run, and the special ids that rows are assembled with."""
+
+    sources: tuple[PreparedSource, ...]
+    special: dict[str, int]
+    vocab_size: int
+
+    @property
+    def names(self) -> list[str]:
+        return [source.name for source in self.sources]
+
+    def mixture(self) -> Mixture:
+        """By the weights that the sources state (1 where one states none), or by size where none does."""
+        if all(source.weight is None for source in self.sources):
+            return Mixture()
+        return Mixture({source.name: 1.0 if source.weight is None else source.weight for source in self.sources})
+
+    def report(self) -> dict[str, dict[str, Counts]]:
+        """Documents, tokens, characters and bytes of each source, training and held out."""
+        return {s.name: {"train": s.train.counts, "validation": s.validation.counts} for s in self.sources}
+
+
+def prepare(
+    sources: "Sequence[SourceSpec]",
+    tokenizer: "TextTokenizer",
+    holdout: float = 0.0,
+    cache: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+    cores: int | None = None,
+) -> Prepared:
+    """Tokenizes what is not in the cache yet. `holdout` is the share of examples kept for validation.
+
+    Raises DataError or TaskError naming the source and the row that is wrong, ConfigError for two sources of one name.
+    """
+    if not 0 <= holdout < 1:
+        raise ConfigError(f"The share held out is {holdout}; it must be at least 0 and below 1.")
+    names = [source.name for source in sources]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"Two sources are called '{name}'; give each its own name.")
+    root = cache_folder(cache)
+    prepared = []
+    for source in sources:
+        folder = root / _key(source, tokenizer, holdout)
+        with _locked(folder.with_suffix(".lock")):
+            if not (folder / "source.json").exists():
+                _build(folder, source, tokenizer, holdout, progress, cores)
+        flat = json.loads((folder / "source.json").read_text())["flat"]
+        train, validation = Store(folder / "train"), Store(folder / "validation")
+        prepared.append(PreparedSource(source.name, _task(source).name, flat, source.weight, train, validation))
+    return Prepared(tuple(prepared), dict(tokenizer.special), tokenizer.vocab_size)
+
+
+def cache_folder(path: str | os.PathLike[str] | None = None) -> Path:
+    """Where prepared data is kept: `path`, else POLYTASK_CACHE, else ~/.cache/polytask. Raises DataError where it cannot
+    be written."""
+    folder = Path(path or os.environ.get("POLYTASK_CACHE") or Path.home() / ".cache" / "polytask").expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"{folder}: cannot make the folder for prepared data ({error.strerror}); set POLYTASK_CACHE to another."
+        ) from error
+    return folder
+
+
+def _task(source: "SourceSpec") -> "Task":
+    from polytask.tasks import get_task
+
+    return get_task(source.task) if isinstance(source.task, str) else source.task
+
+
+def _key(source: "SourceSpec", tokenizer: "TextTokenizer", holdout: float) -> str:
+    task = _task(source)
+    # A task is its values and its code: a prompt that was reworded makes other documents.
+    file = inspect.getsourcefile(type(task))
+    code = Path(file).read_bytes() if file and os.path.exists(file) else b""
+    parts = [
+        _FORMAT,
+        importlib.metadata.version("polytask") if _installed() else "",
+        source.fingerprint(),
+        repr(task),
+        hashlib.sha256(code).hexdigest(),
+        tokenizer.fingerprint,
+        holdout,
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def _installed() -> bool:
+    try:
+        importlib.metadata.version("polytask")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Only one process of this machine is inside; the others wait, then find the work done."""
+    try:
+        import fcntl
+    except ImportError:  # Windows; there two processes may do the same work, and the first one wins
+        yield
+        return
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _build(
+    folder: Path,
+    source: "SourceSpec",
+    tokenizer: "TextTokenizer",
+    holdout: float,
+    progress: Progress | None,
+    cores: int | None,
+) -> None:
+    temporary = Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent))
+    try:
+        writers = [StoreWriter(temporary / side, tokenizer.vocab_size) for side in ("train", "validation")]
+        rows, flat = 0, True
+        with Workers(_task(source), tokenizer, holdout, cores) as workers:
+            for count, sides in workers.map(_batches(source)):
+                rows += count
+                for writer, side in zip(writers, sides):
+                    flat &= side.pop("plain")
+                    writer.add(**side)
+                if progress is not None:
+                    progress(source.name, rows, sum(writer.tokens for writer in writers))
+        counts = [writer.close() for writer in writers]
+        if not rows:
+            raise DataError(f"Source '{source.name}' has no rows; check its path and its filters.")
+        about = {"name": source.name, "flat": flat, "tokens": [count.tokens for count in counts]}
+        (temporary / "source.json").write_text(json.dumps(about))
+        with suppress(FileExistsError):
+            if folder.exists():
+                shutil.rmtree(folder)  # without source.json, so not one of ours that is complete
+            os.replace(temporary, folder)
+    except Error as error:
+        where = "" if f"'{source.name}'" in str(error) else f"Source '{source.name}', "
+        raise type(error)(f"{where}{error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _batches(source: "SourceSpec") -> Iterator[list[dict[str, Any]]]:
+    from polytask.data.sources import read
+
+    rows = iter(read(source))
+    while batch := _batch(rows):
+        yield batch
+
+
+def _batch(rows: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
+    batch, size = [], 0
+    for row in islice(rows, _BATCH_ROWS):
+        batch.append(row)
+        size += sum(len(value) if isinstance(value, str) else 100 for value in row.values())
+        if size >= _BATCH_CHARACTERS:
+            break
+    return batch
