@@ -1,11 +1,12 @@
 """The last product and its loss, in chunks, so that the logits of a whole batch never exist at once."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 # Logits of one chunk: large enough to keep the matrix products efficient, small enough to stay out of the way.
-CHUNK_ELEMENTS = 1 << 24
+CHUNK_ELEMENTS = 1 << 25
+# Logits that one pass of the softmax works on, in float32: a few megabytes.
+CACHE_ELEMENTS = 1 << 20
 
 
 def cross_entropy(
@@ -41,28 +42,33 @@ def cross_entropy(
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Computes its gradients on the way forward: each chunk's logits are used twice and dropped."""
+    """Computes its gradients on the way forward: each chunk's logits are used twice and overwritten by the next.
+
+    All large buffers are made once: fresh memory for every chunk would cost more than the arithmetic.
+    """
 
     @staticmethod
     def forward(ctx, hidden, weight, targets, weights, smoothing, z_loss, chunk, dtype, needs_grad):
         with torch.autocast(hidden.device.type, enabled=False):
             matrix = weight.to(dtype)
-            total = weights.new_zeros(())
-            losses = torch.empty_like(weights)
+            losses, total = torch.empty_like(weights), weights.new_zeros(())
+            buffer = matrix.new_empty(min(chunk, len(hidden)), len(matrix))
             grad_hidden = torch.empty_like(hidden) if needs_grad else None
             grad_weight = torch.zeros_like(weight) if needs_grad else None
+            product = torch.empty_like(matrix) if needs_grad and dtype != weight.dtype else None
             for start in range(0, len(hidden), chunk):
                 part = slice(start, start + chunk)
                 h = hidden[part].to(dtype)
-                logits = F.linear(h, matrix).to(weights.dtype)  # (N, V)
-                loss, losses[part], gradient = _token_losses(
-                    logits, targets[part], weights[part], smoothing, z_loss, needs_grad
+                logits = torch.mm(h, matrix.t(), out=buffer[: len(h)])  # (N, V)
+                total += _token_losses(
+                    logits, targets[part], weights[part], losses[part], smoothing, z_loss, needs_grad
                 )
-                total += loss
-                if grad_hidden is not None and grad_weight is not None and gradient is not None:
-                    gradient = gradient.to(dtype)
-                    grad_hidden[part] = gradient @ matrix
-                    grad_weight += gradient.t() @ h
+                if grad_hidden is not None and grad_weight is not None:
+                    grad_hidden[part] = logits @ matrix  # the logits hold their gradient now
+                    if product is None:
+                        grad_weight.addmm_(logits.t(), h)
+                    else:
+                        grad_weight += torch.mm(logits.t(), h, out=product)
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.mark_non_differentiable(losses)
         return total, losses
@@ -70,25 +76,36 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_total, _):
         grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden * grad_total, grad_weight * grad_total, *[None] * 7
+        return grad_hidden.mul_(grad_total), grad_weight.mul_(grad_total), *[None] * 7
 
 
-def _token_losses(logits, targets, weights, smoothing, z_loss, needs_grad):
-    """(weighted sum, plain losses (N,), gradient of the sum by the logits (N, V)); overwrites the logits."""
-    index = targets[:, None]
-    partition = logits.logsumexp(dim=-1)  # (N,)
-    plain = partition - logits.gather(1, index).squeeze(1)
-    full = plain
-    if smoothing:
-        full = (1 - smoothing) * plain + smoothing * (partition - logits.mean(dim=-1))
-    if z_loss:
-        full = full + z_loss * partition.square()
-    if not needs_grad:
-        return (full * weights).sum(), plain, None
-    gradient = logits.sub_(partition[:, None]).exp_()  # softmax
-    if z_loss:
-        gradient.mul_((1 + 2 * z_loss * partition)[:, None])
-    if smoothing:
-        gradient.sub_(smoothing / logits.shape[-1])
-    gradient.scatter_add_(1, index, torch.full_like(index, -(1 - smoothing), dtype=gradient.dtype))
-    return (full * weights).sum(), plain, gradient.mul_(weights[:, None])
+def _token_losses(logits, targets, weights, losses, smoothing, z_loss, needs_grad):
+    """Weighted sum over the tokens (N,); fills `losses`, and puts the sum's gradient in the place of the logits (N, V).
+
+    Goes through a few rows at a time, so that their passes in full precision stay in the processor's cache.
+    """
+    rows = max(1, CACHE_ELEMENTS // logits.shape[1])
+    scratch = weights.new_empty(min(rows, len(logits)), logits.shape[1])
+    total = weights.new_zeros(())
+    for start in range(0, len(logits), rows):
+        part = slice(start, start + rows)
+        index, share = targets[part, None], weights[part]
+        x = scratch[: len(share)].copy_(logits[part])  # (n, V)
+        wanted = x.gather(1, index).squeeze(1)
+        mean = x.mean(dim=-1) if smoothing else wanted
+        highest = x.amax(dim=-1)
+        x.sub_(highest[:, None]).exp_()
+        mass = x.sum(dim=-1)
+        partition = mass.log() + highest  # log of the sum of exponentials
+        plain = losses[part] = partition - wanted
+        full = (1 - smoothing) * plain + smoothing * (partition - mean) if smoothing else plain
+        full = full + z_loss * partition.square() if z_loss else full
+        total += (full * share).sum()
+        if needs_grad:
+            softmax_scale = share / mass * (1 + 2 * z_loss * partition)
+            x.mul_(softmax_scale[:, None])
+            if smoothing:
+                x.sub_((share * (smoothing / x.shape[1]))[:, None])
+            x.scatter_add_(1, index, (share * (smoothing - 1))[:, None])
+            logits[part] = x
+    return total
