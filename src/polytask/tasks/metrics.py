@@ -188,7 +188,9 @@ EACH: dict[str, Callable[[str, Sequence[str]], float]] = {
     "exact_match": exact_match_each,
     "token_f1": token_f1_each,
     "accuracy": accuracy_each,
-    "rouge": lambda prediction, references: rouge_each(prediction, references)["rougeL"],
+    "rouge1": lambda prediction, references: rouge_each(prediction, references)["rouge1"],
+    "rouge2": lambda prediction, references: rouge_each(prediction, references)["rouge2"],
+    "rougeL": lambda prediction, references: rouge_each(prediction, references)["rougeL"],
 }
 
 METRICS = Registry(

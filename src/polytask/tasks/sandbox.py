@@ -1,9 +1,9 @@
 """Runs programs that a model wrote against tests, without trusting them.
 
-Each program runs in a process of its own that may compute, read Python's library and answer its tests, and nothing else:
-a seccomp filter refuses every other system call (sockets, files open for writing, processes, threads, signals to others),
-Landlock hides the files of this machine, limits hold time and memory, and fresh namespaces are a second wall where the
-kernel lends them. See jail/confine.py. It needs Linux on x86_64 or aarch64; nothing needs root.
+Each program runs in a process of its own that may compute, read Python's library and answer its tests, no more:
+a seccomp filter refuses every other system call (sockets, files open for writing, processes, threads, signals to
+others), Landlock hides the files of this machine, limits hold time and memory, and fresh namespaces are a second wall
+where the kernel lends them. See jail/confine.py. It needs Linux on x86_64 or aarch64; nothing needs root.
 
 What proves success: the tests run in another process, which alone can report, and only values cross (jail/remote.py).
 A program that exits early, prints what it likes, replaces builtins or returns objects that equal everything has not
@@ -13,6 +13,7 @@ program values and functions but no objects of classes of their own, and cannot 
 thread, no subprocess, no files and Python's standard library alone.
 """
 
+import contextlib
 import json
 import os
 import platform
@@ -46,7 +47,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Means:
-    """What this machine has to hold a program in. `missing` names what it cannot do without; `namespaces` is a bonus."""
+    """What this machine has to hold a program in. `missing` must be empty; `namespaces` are a bonus."""
 
     missing: tuple[str, ...] = ()
     namespaces: bool = False
@@ -98,8 +99,9 @@ def run_many(
     found = means if means is not None else available()
     if found.missing and not unsafe:
         raise SandboxError(
-            f"This machine cannot run untrusted programs safely; it lacks: {', '.join(found.missing)}. Use Linux 5.13 or "
-            "newer with Landlock and seccomp (a container may have to allow them), or say unsafe to run them regardless."
+            f"This machine cannot run untrusted programs safely; it lacks: {', '.join(found.missing)}. "
+            "Use Linux 5.13 or newer with Landlock and seccomp (a container may have to allow them), "
+            "or say unsafe to run them regardless."
         )
     if sys.platform == "win32":
         raise SandboxError("Programs cannot be run on Windows, not even unsafely; use Linux, WSL or a container.")
@@ -157,10 +159,8 @@ class _Launcher:
         return self
 
     def __exit__(self, *_: object) -> None:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:

@@ -1,10 +1,11 @@
 """What holds a program in: namespaces, Landlock, limits and a seccomp filter, through ctypes alone.
 
-This file and its neighbours run in a bare interpreter (`python -I -S`) that cannot see polytask or any installed package.
+This file and its neighbours run in a bare interpreter (`python -I -S`) that sees no installed package.
 
-The filter lists the system calls of one process with one thread that computes; all others fail with EPERM. Files open for
-reading only, no socket has an address, signals reach nobody else, and there is no fork, exec, thread or mount. Landlock
-leaves only Python's own library and shared libraries readable. Namespaces are a second wall where the kernel lends them.
+The filter lists the system calls of one process with one thread that computes; all others fail with EPERM. Files open
+for reading only, no socket has an address, signals reach nobody else, and there is no fork, exec, thread or mount.
+Landlock leaves only Python's own library and shared libraries readable. Namespaces are a second wall where the kernel
+lends them.
 """
 
 import ctypes
@@ -70,7 +71,9 @@ def confine(seconds: float, memory_mb: int) -> None:
 
 
 def die_with_parent() -> None:
-    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    """Has the kernel end this process with its parent, where it can."""
+    if sys.platform == "linux":
+        _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def no_new_privileges() -> None:
@@ -89,7 +92,11 @@ def limit(seconds: float, memory_mb: int) -> None:
     ):
         hard = resource.getrlimit(what)[1]
         most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        resource.setrlimit(what, (most, most))
+        try:
+            resource.setrlimit(what, (most, most))
+        except (ValueError, OSError):
+            if sys.platform == "linux":  # elsewhere there are no walls, and fewer limits
+                raise
 
 
 def readable() -> list[str]:

@@ -1,11 +1,12 @@
 """The process between polytask and the programs: for each it forks one process with the tests and one with the program.
 
-Neither tests nor programs pass through this process or through each other's: each is read by the process that runs it, so
-a program that searches its own memory finds no test. Runs as `python -I -S -B launcher.py [open]`; standard input carries
-for each program a frame with the limits, one with the tests and one with the program; standard output a frame with the
-result. A frame is its length, four bytes, and that many bytes.
+Neither tests nor programs pass through this process or through each other's: each is read by the process that runs it,
+so a program that searches its own memory finds no test. Runs as `python -I -S -B launcher.py [open]`; standard input
+carries for each program a frame with the limits, one with the tests and one with the program; standard output a frame
+with the result. A frame is its length, four bytes, and that many bytes.
 """
 
+import contextlib
 import json
 import os
 import select
@@ -96,10 +97,8 @@ def fork(run, descriptors, limits):
 
 
 def close(descriptor):
-    try:
+    with contextlib.suppress(OSError):
         os.close(descriptor)
-    except OSError:
-        pass
 
 
 def enter(limits):
@@ -160,7 +159,7 @@ def enter_tests(result, limits):
 
 
 class Names(dict):
-    """The tests' global names. The program's cannot take the place of builtins: its `all` is not asked for verdicts."""
+    """The tests' global names. The program's take no builtin's place: its `all` is not asked for verdicts."""
 
     def __init__(self, program):
         super().__init__(__name__="tests", __builtins__=__builtins__)
@@ -180,7 +179,8 @@ def described(error, source=""):
     if isinstance(error, remote.Lost):
         return str(error)
     text = f"{type(error).__name__}: {str(error)[:500]}".removesuffix(": ")
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == "<tests>"]
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == "<tests>" and frame.lineno]
     if not source or not lines:
         return text
     return f"{text} at test line {lines[-1]}: {source.splitlines()[lines[-1] - 1].strip()[:200]}"
@@ -195,7 +195,7 @@ def collect(descriptor, deadline):
             return None
         part = os.read(descriptor, 1 << 16)
         if not part:
-            return {"passed": False, "reason": "the tests died: they went beyond the limits of time or memory"}
+            return {"passed": False, "reason": "the tests died: they crashed or went beyond the limits"}
         data += part
     return json.loads(data[4:])
 

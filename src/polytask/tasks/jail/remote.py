@@ -16,6 +16,7 @@ import os
 import struct
 import sys
 import types
+from typing import Any
 
 MOST = 16 << 20  # bytes of one message
 
@@ -185,7 +186,7 @@ class End:
         self.send(reply)
 
     def raised(self, operation, encoded, message):
-        """The exception of the other process as one here. StopIteration outside of next() would end a test's own loop."""
+        """Its exception as one here; a StopIteration outside of next() would end a test's own loop."""
         kind = self.decode(encoded)
         if not (isinstance(kind, type) and issubclass(kind, Exception)):
             kind = ProgramError
@@ -212,7 +213,7 @@ class End:
         except OSError:
             raise Lost("the program ended before the tests did") from None
 
-    def receive(self):
+    def receive(self) -> Any:
         (size,) = struct.unpack("=I", read_exactly(self.read, 4))
         if size > MOST:
             raise Lost("the program sent a value of more than 16 MB")
@@ -224,7 +225,7 @@ class End:
             raise Lost("the program spoiled the line to its tests")
         return message
 
-    def encode(self, value):
+    def encode(self, value: Any) -> Any:
         """Values as JSON, tagged; other objects as a number."""
         kind = type(value)
         if value is None or kind in (bool, str, float):
@@ -248,7 +249,7 @@ class End:
             return ["yours", value._number]
         return self.encode_object(value)
 
-    def encode_object(self, value):
+    def encode_object(self, value: Any) -> Any:
         if isinstance(value, types.ModuleType):
             return ["module", value.__name__]
         if isinstance(value, type) and issubclass(value, BaseException):
@@ -258,7 +259,7 @@ class End:
             return ["errors", self.number(value), value.__name__, base.__name__]
         for base in (int, float, str, bytes):
             if isinstance(value, base):
-                return self.encode(base(value))
+                return self.encode(base.__add__(value, base()))  # the plain value, whatever its class says of int()
         return ["mine", self.number(value), isinstance(value, CONTAINERS)]
 
     def number(self, value):
@@ -267,7 +268,7 @@ class End:
             self.own[len(self.own)] = value
         return self.numbers[id(value)]
 
-    def decode(self, encoded):
+    def decode(self, encoded) -> Any:
         """The value again, or a proxy. Raises Lost for what no honest other end sends."""
         if not isinstance(encoded, list):
             return encoded
