@@ -1,0 +1,67 @@
+"""What all verbs share: options with several values, and errors as one sentence."""
+
+import os
+import sys
+from typing import Any
+
+import typer
+from typer.core import TyperCommand
+
+from polytask.errors import Error
+
+SPREADING = ("--set", "--columns")  # `--set a=1 b=2` means `--set a=1 --set b=2`
+
+
+def spread(args: list[str]) -> list[str]:
+    """Repeats an option of SPREADING before each further key=value that follows it."""
+    result: list[str] = []
+    option, filled = None, False
+    for arg in args:
+        if option and filled and "=" in arg and not arg.startswith("-"):
+            result += [option, arg]
+            continue
+        if option and not filled:
+            filled = True
+        else:
+            option, filled = (arg, False) if arg in SPREADING else (None, False)
+        result.append(arg)
+    return result
+
+
+class Verb(TyperCommand):
+    """A command whose mistakes end in one sentence on stderr and exit code 2, Ctrl-C in 130."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, spread(args))
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Error as error:
+            typer.echo(f"Error: {error}", err=True)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            typer.echo("Stopped.", err=True)
+            raise typer.Exit(130) from None
+        except BrokenPipeError:
+            # The reader of a pipe (head, less) has left; what python still holds would complain when it is flushed.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+
+
+def pairs(given: list[str], option: str) -> dict[str, str]:
+    """key=value words as a mapping. Raises ConfigError where one has no "="."""
+    from polytask.errors import ConfigError
+
+    for word in given:
+        if "=" not in word:
+            raise ConfigError(f"{option}: '{word}' is not of the form name=value.")
+    return dict(word.split("=", 1) for word in given)
+
+
+def console(stderr: bool = False) -> Any:
+    """A rich console; one that writes to a pipe is plain and does not break lines at 80 columns."""
+    from rich.console import Console
+
+    made = Console(stderr=stderr, highlight=False)
+    return made if made.is_terminal else Console(stderr=stderr, highlight=False, width=max(made.width, 160))

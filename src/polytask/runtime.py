@@ -1,0 +1,197 @@
+"""The machine we run on: device, precision, threads, seeds, how fast it multiplies, and what `doctor` reports.
+
+torch is imported inside functions, so that the command line can import this module and stay quick.
+"""
+
+import os
+import platform
+import random
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from polytask.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+PRECISIONS = ("float32", "bfloat16", "float16", "float64")
+
+
+def pick_device(name: str = "auto") -> "torch.device":
+    """The device of that name; "auto" takes the first GPU where there is one. Raises ConfigError where it is absent."""
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device: '{name}' is not a device; use auto, cpu, cuda or cuda:1.") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device: this machine has {torch.cuda.device_count()} GPUs, so '{name}' is not there; use cpu."
+        )
+    return device
+
+
+def pick_precision(name: str, device: "torch.device") -> str:
+    """The precision of matrix products; "auto" is bfloat16 on a GPU that has it and float32 elsewhere.
+
+    Raises ConfigError for an unknown name.
+    """
+    import torch
+
+    if name != "auto":
+        if name not in PRECISIONS:
+            raise ConfigError(f"precision: unknown '{name}'; there are: auto, {', '.join(PRECISIONS)}.")
+        return name
+    return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+
+
+def cores() -> int:
+    """Cores this process may use: those it is bound to, or fewer where a container's quota says so."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(bound, round(int(quota) / int(period))))
+    except (OSError, ValueError):  # no such file, or its quota is "max"
+        return bound
+
+
+def memory_bytes(device: "torch.device | str" = "cpu") -> int:
+    """Memory of the device in bytes, 0 where unknown; for a CPU the machine's, or less where a container limits it."""
+    if str(device).startswith("cuda"):
+        import torch
+
+        return torch.cuda.get_device_properties(device).total_memory
+    try:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return 0
+    try:
+        return min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError):
+        return total
+
+
+def set_threads(count: int | None = None) -> int:
+    """Threads for torch's products: `count`, else OMP_NUM_THREADS, else one a core. Returns what it set."""
+    import torch
+
+    named = os.environ.get("OMP_NUM_THREADS", "")
+    chosen = count or (int(named) if named.isdigit() and int(named) else cores())
+    torch.set_num_threads(chosen)
+    return chosen
+
+
+def set_seed(seed: int) -> None:
+    """Seeds python, numpy and torch, for libraries that draw from their global generators."""
+    import numpy
+    import torch
+
+    random.seed(seed)
+    numpy.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def stopwatch(work: Callable[[], object], device: "torch.device", seconds: float = 0.3, most: int = 50) -> float:
+    """Seconds of the fastest of some calls, after one to warm up; the fastest is least disturbed by others."""
+    import torch
+
+    def once() -> float:
+        start = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - start
+
+    once()
+    times = [once()]
+    while sum(times) < seconds and len(times) < most:
+        times.append(once())
+    return min(times)
+
+
+def matmul_rate(device: "torch.device", precision: str = "float32", size: int | None = None) -> float:
+    """FLOP/s of square matrix products, measured: the most that this machine gives any network."""
+    import torch
+
+    size = size or (8192 if device.type == "cuda" else 1024)
+    left, right = torch.randn(2, size, size, device=device).to(getattr(torch, precision))
+    return 2 * size**3 / stopwatch(lambda: left @ right, device)
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One line of `polytask doctor`. `hint` says what to do where something is wrong or could be better."""
+
+    name: str
+    value: str
+    good: bool = True
+    hint: str = ""
+
+
+def facts(measure: bool = True) -> list[Fact]:
+    """What matters about this machine and this installation."""
+    import torch
+
+    device = pick_device()
+    found = [
+        Fact("python", platform.python_version(), sys.version_info >= (3, 11), "polytask needs Python 3.11 or newer."),
+        Fact("polytask", _version("polytask"), hint=""),
+        Fact("torch", torch.__version__),
+        Fact("system", f"{platform.system()} {platform.machine()}"),
+        Fact("cores", f"{cores()} of {os.cpu_count()}"),
+        Fact("threads", str(torch.get_num_threads()), torch.get_num_threads() <= cores(),
+             f"More threads than cores slow everything down: export OMP_NUM_THREADS={cores()}"),
+        Fact("memory", f"{memory_bytes() / 2**30:.1f} GiB"),
+        _gpu(),
+        _disk(Path.cwd()),
+        *_libraries(),
+    ]  # fmt: skip
+    if measure:
+        precision = pick_precision("auto", device)
+        found.append(Fact(f"{precision} products", f"{matmul_rate(device, precision) / 1e9:,.0f} GFLOP/s on {device}"))
+    return found
+
+
+def _version(package: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def _gpu() -> Fact:
+    import torch
+
+    if not torch.cuda.is_available():
+        return Fact("gpu", "none; the CPU does the work")
+    card = torch.cuda.get_device_properties(0)
+    return Fact("gpu", f"{torch.cuda.device_count()} x {card.name}, {card.total_memory / 2**30:.0f} GiB")
+
+
+def _disk(folder: Path) -> Fact:
+    free = shutil.disk_usage(folder).free
+    return Fact(
+        "free disk", f"{free / 2**30:.1f} GiB at {folder}", free > 2**30, "Checkpoints may not fit; free some space."
+    )
+
+
+def _libraries() -> list[Fact]:
+    wanted = ("numpy", "tokenizers", "safetensors", "pydantic", "pyyaml", "pyarrow", "sacrebleu", "rouge-score")
+    missing = [name for name in wanted if not _version(name)]
+    extras = {"clean": "rensa", "eval": "lm-eval", "tensorboard": "tensorboard"}
+    there = [extra for extra, package in extras.items() if _version(package)]
+    return [
+        Fact("libraries", f"{len(wanted) - len(missing)} of {len(wanted)}", not missing,
+             f"Missing: {', '.join(missing)}. Install with: pip install polytask"),
+        Fact("extras", ", ".join(there) or "none", hint=""),
+    ]  # fmt: skip
