@@ -4,7 +4,9 @@ task = get_task("translation")            # or a path of a YAML file
 task.segments({"source": "A dog runs.", "target": "Ein Hund rennt.", "target_lang": "de"})
 """
 
+from inspect import signature
 from pathlib import Path
+from typing import Any
 
 from polytask.errors import TaskError
 from polytask.registry import Registry
@@ -40,10 +42,10 @@ def get_task(name: str | Path, **options: object) -> Task:
         if options:
             raise TaskError(f"{name}: a task file takes no options; write {', '.join(options)} in the file.")
         return load_task(name)
-    made = TASKS.get(str(name))
+    made: Any = TASKS.get(str(name))
     if not isinstance(made, type):
         return made  # an object that a user has added
-    known = getattr(made, "__dataclass_fields__", {})
+    known = list(signature(made).parameters)
     for option in options:
         if option not in known:
             raise TaskError(f"Task '{name}' has no option '{option}'; it has: {', '.join(known) or 'none'}.")

@@ -172,10 +172,10 @@ class _Reader:
                         top[key], f"{key} names the unknown field '{placeholder}': {nearest(placeholder, fields)}"
                     )
         measures = self.measures(top, base)
-        if measures is None:
+        if base and measures is None:
             names, primary = base.metric_names, base.primary
         else:
-            names = tuple(name for measure in measures for name in MEASURES.get(measure, (measure,)))
+            names = tuple(name for measure in measures or () for name in MEASURES.get(measure, (measure,)))
             primary = names[0]
         if "primary" in top:
             primary = self.one_of(top["primary"], "primary", names)
@@ -199,7 +199,7 @@ class _Reader:
         try:
             return get_task(name, **{str(key): value for key, value in options.items()})
         except TaskError as error:
-            self.fail(top.get("options", top["base"]), str(error).rstrip("."))
+            self.fail(top.get("options", top["base"]), str(error))
 
     def fields(self, top: dict[str, Any], templates: dict[str, str], base: Any) -> dict[str, Field]:
         """The fields the file lists, after the base's; without either, those that the templates name."""
@@ -282,4 +282,5 @@ class _Reader:
         return value
 
     def fail(self, node: Any, message: str) -> Any:
-        raise ConfigError(f"{self.path}:{node.start_mark.line + 1}: {message.removesuffix('.')}.")
+        end = "" if message.endswith((".", "?")) else "."
+        raise ConfigError(f"{self.path}:{node.start_mark.line + 1}: {message}{end}")

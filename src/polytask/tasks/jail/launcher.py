@@ -201,7 +201,7 @@ def collect(descriptor, deadline):
 
 
 def finish(child, grace):
-    """Ends a process and gives its exit code, negative for a signal. One that is ending by itself has `grace` seconds."""
+    """Ends a process after `grace` seconds, should it not end itself; its exit code, negative for a signal."""
     deadline = time.monotonic() + grace
     while time.monotonic() < deadline:
         pid, status = os.waitpid(child, os.WNOHANG)

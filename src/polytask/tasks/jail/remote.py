@@ -227,19 +227,14 @@ class End:
 
     def encode(self, value: Any) -> Any:
         """Values as JSON, tagged; other objects as a number."""
-        kind = type(value)
+        kind: Any = type(value)
         if value is None or kind in (bool, str, float):
             return value
         if kind is int:
             return value if abs(value) < 2**63 else ["int", hex(value)]
         if kind in SEQUENCES:
             return [kind.__name__, [self.encode(part) for part in value]]
-        if isinstance(value, dict) and kind in (
-            dict,
-            collections.defaultdict,
-            collections.Counter,
-            collections.OrderedDict,
-        ):
+        if kind in (dict, collections.defaultdict, collections.Counter, collections.OrderedDict):
             return ["dict", [[self.encode(key), self.encode(part)] for key, part in value.items()]]
         if kind in (bytes, bytearray):
             return [kind.__name__, value.decode("latin-1")]
@@ -257,9 +252,9 @@ class End:
                 return ["error", value.__name__]
             base = next(kind for kind in value.__mro__ if getattr(builtins, kind.__name__, None) is kind)
             return ["errors", self.number(value), value.__name__, base.__name__]
-        for base in (int, float, str, bytes):
+        for base, plain in PLAIN.items():
             if isinstance(value, base):
-                return self.encode(base.__add__(value, base()))  # the plain value, whatever its class says of int()
+                return self.encode(plain(value))
         return ["mine", self.number(value), isinstance(value, CONTAINERS)]
 
     def number(self, value):
@@ -302,6 +297,7 @@ class End:
         return self.classes[content]
 
 
+PLAIN = {int: int.__pos__, float: float.__pos__, str: str.__str__, bytes: bytes.__bytes__}  # of their subclasses: enums
 CONTAINERS = (tuple, list, dict, set, frozenset, collections.deque)
 SEQUENCES = (list, tuple, set, frozenset, collections.deque)
 MAKERS = {kind.__name__: kind for kind in SEQUENCES}
