@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from polytask.models import cost
 from polytask.models.config import TransformerConfig
 from polytask.models.heads import CHUNK_ELEMENTS
-from polytask.nn.feedforward import GatedMLP
 
 if TYPE_CHECKING:
     import torch
@@ -17,6 +16,7 @@ STEP_SECONDS = 0.3  # a measured step is sized to take about this long at the ra
 # Bytes of optimizer state for each learned number, beside the float32 weight and its gradient.
 ADAM_STATE = 8  # two moments in float32 (Kingma and Ba 2014, algorithm 1)
 MUON_STATE = 4  # one momentum in float32, for matrices (Jordan et al. 2024)
+ADAFACTOR_STATE = 0.01  # rows' and columns' means alone, about a hundredth of a number each (Shazeer and Stern 2018)
 MEASURED_PARAMETERS = 300_000_000  # larger networks are timed by their matrix products alone
 
 
@@ -82,7 +82,7 @@ def plan(
 ) -> Plan:  # fmt: skip
     """The cost of training `config` on `tokens` tokens.
 
-    rows: rows of `length` tokens that are in memory at once (a micro-batch). optimizer: "adamw" or "muon". average: a
+    rows: rows of `length` tokens that are in memory at once (a micro-batch). optimizer: a name in training.optimizers. average: a
     moving average of the weights is kept. rate: FLOP/s and what was measured (see `measured_rate`). available: bytes
     of the device, 0 where unknown; a plan beyond it carries a note that says so.
     """
@@ -114,8 +114,10 @@ def memory_by_term(
 
 
 def optimizer_bytes(config: TransformerConfig, optimizer: str) -> int:
-    """State of the optimizer: AdamW everywhere, or Muon's one momentum for the matrices inside of blocks."""
+    """State of the optimizer: AdamW's everywhere, or Muon's one momentum for the matrices inside of blocks."""
     count = cost.parameters(config)
+    if optimizer == "adafactor":
+        return int(4 * ADAFACTOR_STATE * count)
     if optimizer != "muon":
         return ADAM_STATE * count
     matrices = cost.matmul_parameters(config) - config.vocab_size * config.dim
@@ -194,19 +196,12 @@ def _step(config: TransformerConfig, rows: int, length: int, precision: str, dev
 
 def duration(seconds: float) -> str:
     """Seconds as people say them: "40 s", "12 min", "3.4 h", "25 days", "340 years"."""
-    for limit, unit, name in (
-        (90, 1, "s"),
-        (5400, 60, "min"),
-        (2 * 86400, 3600, "h"),
-        (2 * 365 * 86400, 86400, "days"),
-    ):
+    for limit, unit, name in _UNITS:
         if seconds < limit:
             value = seconds / unit
             return f"{value:.1f} {name}" if value < 10 and name not in ("s", "min") else f"{value:.0f} {name}"
-    return f"{seconds / year:,.0f} years"
+    return f"{seconds / _YEAR:,.0f} years"
 
 
-def inner_width(config: TransformerConfig) -> str:
-    """The feed-forward's width in words, for tables."""
-    kind = "gated" if isinstance(config.feedforward, GatedMLP) else "plain"
-    return f"{config.feedforward.width} ({kind})"  # type: ignore[attr-defined]
+_DAY, _YEAR = 86_400, 365 * 86_400
+_UNITS = ((90, 1, "s"), (5400, 60, "min"), (2 * _DAY, 3600, "h"), (2 * _YEAR, _DAY, "days"))  # (below, unit, name)

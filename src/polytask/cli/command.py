@@ -10,20 +10,21 @@ from typer.core import TyperCommand
 from polytask.errors import Error
 
 SPREADING = ("--set", "--columns")  # `--set a=1 b=2` means `--set a=1 --set b=2`
+LISTS = ("--labels", "--choices")  # the same with any words
 
 
 def spread(args: list[str]) -> list[str]:
-    """Repeats an option of SPREADING before each further key=value that follows it."""
+    """Repeats an option of SPREADING before each further key=value that follows it, one of LISTS before each word."""
     result: list[str] = []
-    option, filled = None, False
+    option, filled = "", False
     for arg in args:
-        if option and filled and "=" in arg and not arg.startswith("-"):
+        if option and filled and not arg.startswith("-") and (option in LISTS or "=" in arg):
             result += [option, arg]
             continue
         if option and not filled:
             filled = True
         else:
-            option, filled = (arg, False) if arg in SPREADING else (None, False)
+            option, filled = (arg if arg in (*SPREADING, *LISTS) else ""), False
         result.append(arg)
     return result
 

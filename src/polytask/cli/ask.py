@@ -1,0 +1,52 @@
+"""polytask ask MODEL TASK --FIELD value: any task, one's own YAML tasks included."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from polytask.cli.fields import fields, stdin
+from polytask.cli.sampling import with_sampling
+
+MODEL = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A checkpoint folder, or the folder of a run.", show_default=False)
+]
+JSON = Annotated[bool, typer.Option("--json", help="Print JSON: the task, the example and the answer.")]
+
+
+@with_sampling
+def ask(
+    context: typer.Context,
+    model: MODEL,
+    task: Annotated[
+        str, typer.Argument(metavar="TASK", help="A task's name, or a YAML file with your own.", show_default=False)
+    ],
+    as_json: JSON = False,
+    sampling: Any = None,
+) -> None:
+    """Ask a model any task; the task's fields are options.
+
+    For example:  polytask ask demo/model translation --source "a red cube" --target_lang de
+
+    A value @FILE is read from a file; the first required field may come by a pipe. `polytask tasks` lists the fields.
+    """
+    from polytask.run.ask import find_task, open_model
+
+    chosen = find_task(model, task)
+    example = fields(chosen, context.args)
+    if any(field.required and name not in example for name, field in chosen.fields.items()):
+        example = fields(chosen, context.args, stdin())
+    reply(open_model(model), chosen, example, sampling, as_json)
+
+
+def reply(model: Any, task: Any, example: dict[str, Any], sampling: dict[str, Any], as_json: bool) -> None:
+    """Asks and prints the answer, or each of several samples on a line of its own."""
+    from polytask.run.ask import answers
+
+    given = answers(model, task, example, sampling)
+    if as_json:
+        shown = given if len(given) > 1 else given[0]
+        typer.echo(json.dumps({"task": task.name, "example": example, "answer": shown}, ensure_ascii=False))
+        return
+    for answer in given:
+        typer.echo(answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False))

@@ -1,0 +1,70 @@
+"""polytask data show | prepare: the data of a recipe as the model sees it."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from polytask.cli.command import Verb, console
+from polytask.cli.train import DATA_DIR, RECIPE, SET
+
+if TYPE_CHECKING:
+    from polytask.run.data import Piece
+
+app = typer.Typer(help="Look at a recipe's data, or prepare it.", no_args_is_help=True)
+
+
+@app.command(cls=Verb)
+def show(
+    recipe: RECIPE,
+    changes: SET = None,
+    rows: Annotated[int, typer.Option(help="How many rows.")] = 3,
+    step: Annotated[int, typer.Option(help="Of which training step.")] = 0,
+    data_dir: DATA_DIR = None,
+) -> None:
+    """Print packed rows as the model sees them: what it learns to write, and what it is only given."""
+    from polytask.run.data import packed_rows
+
+    out = console()
+    coloured = out.color_system is not None and not out.no_color
+    legend = "[bold green]green: learnt[/]  [dim]grey: given[/]" if coloured else "{{...}}: learnt; the rest: given"
+    out.print(legend + "; a line each document\n")
+    for number, row in enumerate(packed_rows(recipe, changes or [], rows, step, data_dir=data_dir)):
+        head = f"row {number}  {row.source}  {row.tokens} of {row.length} tokens, {row.learnt} learnt"
+        out.print(f"[bold]{head}[/]")
+        for document in row.documents:
+            _print_document(out, document, coloured)
+        out.print()
+
+
+def _print_document(out: Any, pieces: "list[Piece]", coloured: bool) -> None:
+    from rich.text import Text
+
+    line = Text()
+    for piece in pieces:
+        if coloured:
+            line.append(piece.text, style="green" if piece.learnt else "dim")
+        else:
+            line.append(f"{{{{{piece.text}}}}}" if piece.learnt else piece.text)
+    out.print(line, soft_wrap=True)
+
+
+@app.command(cls=Verb)
+def prepare(recipe: RECIPE, changes: SET = None, data_dir: DATA_DIR = None) -> None:
+    """Tokenize the data of a recipe into the cache, and count it."""
+    from rich.table import Table
+
+    from polytask.run.data import prepare_recipe
+
+    prepared = prepare_recipe(recipe, changes or [], data_dir=data_dir)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("source")
+    for column in ("examples", "held out", "tokens", "learnt", "bytes a token"):
+        table.add_column(column, justify="right")
+    for name, counts in prepared.report().items():
+        train, held = counts["train"], counts["validation"]
+        ratio = f"{train.bytes / max(1, train.tokens):.2f}"
+        share = f"{train.predicted / max(1, train.tokens):.0%}"
+        table.add_row(name, f"{train.documents:,}", f"{held.documents:,}", f"{train.tokens:,}", share, ratio)
+    out = console()
+    out.print(table)
+    out.print(f"\nNext:  polytask data show {recipe}\n       polytask train {recipe}")

@@ -1,0 +1,44 @@
+"""polytask VERB: from raw files to answers."""
+
+import typer
+
+from polytask.cli import ask, data, demo, doctor, evaluate, plan, shorthands, show, tasks, tokenizer, train, tune
+from polytask.cli.command import Verb
+
+app = typer.Typer(
+    name="polytask",
+    help="One model, many tasks: train it, tune it, judge it, ask it.",
+    epilog="Begin with: polytask demo",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+WORDS = {"allow_extra_args": True, "ignore_unknown_options": True}  # the task's fields are options too
+
+
+def _verb(name: str, function: object, panel: str, free: bool = False) -> None:
+    settings = WORDS if free else None
+    app.command(name, cls=Verb, rich_help_panel=panel, context_settings=settings)(function)  # type: ignore[arg-type]
+
+
+for _name, _function in {
+    "demo": demo.demo, "plan": plan.plan, "train": train.train, "tune": tune.tune, "eval": evaluate.evaluate,
+}.items():  # fmt: skip
+    _verb(_name, _function, "Make and judge a model")
+_verb("ask", ask.ask, "Ask a model", free=True)
+for _name, _function in shorthands.VERBS.items():
+    _verb(_name, _function, "Ask a model")
+for _name, _function in {"tasks": tasks.tasks, "show": show.show, "doctor": doctor.doctor}.items():
+    _verb(_name, _function, "Look around")
+app.add_typer(data.app, name="data", rich_help_panel="Look around")
+app.add_typer(tokenizer.app, name="tokenizer", rich_help_panel="Look around")
+
+
+def run() -> None:
+    """The entry point of the `polytask` command."""
+    app()
+
+
+if __name__ == "__main__":
+    run()

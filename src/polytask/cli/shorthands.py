@@ -1,0 +1,137 @@
+"""generate, chat, translate, answer, summarize, code and classify: `ask` with the main field as an argument."""
+
+from typing import Annotated, Any
+
+import typer
+
+from polytask.cli.ask import JSON, MODEL, reply
+from polytask.cli.command import console
+from polytask.cli.fields import example_of, stdin
+from polytask.cli.sampling import with_sampling
+from polytask.errors import TaskError
+
+
+def _main(what: str) -> Any:
+    return Annotated[str | None, typer.Argument(help=f"{what}; by a pipe where it is not given.", show_default=False)]
+
+
+def _ask(model: str, task: str, main: str, value: str | None, others: dict, sampling: dict, as_json: bool) -> None:
+    from polytask.run.ask import find_task, open_model
+
+    chosen = find_task(model, task)
+    value = value if value is not None else (stdin() or "").removesuffix("\n")
+    if not value:
+        raise TaskError(f"There is no {main}: give it after the model, or by a pipe.")
+    reply(open_model(model), chosen, example_of({main: value, **others}), sampling, as_json)
+
+
+@with_sampling
+def generate(model: MODEL, text: _main("The beginning") = None, as_json: JSON = False, sampling: Any = None) -> None:
+    """Continue a text."""
+    _ask(model, "text", "text", text, {}, sampling, as_json)
+
+
+@with_sampling
+def translate(
+    model: MODEL,
+    text: _main("The text") = None,
+    to: Annotated[str, typer.Option(help="The language to write, by name or code.", show_default=False)] = ...,  # type: ignore[assignment]
+    origin: Annotated[str | None, typer.Option("--from", help="The language of the text.")] = None,
+    as_json: JSON = False,
+    sampling: Any = None,
+) -> None:
+    """Translate a text."""
+    _ask(model, "translation", "source", text, {"target_lang": to, "source_lang": origin}, sampling, as_json)
+
+
+@with_sampling
+def answer(
+    model: MODEL,
+    question: _main("The question") = None,
+    context: Annotated[str | None, typer.Option(help="A passage that holds the answer.")] = None,
+    choices: Annotated[list[str] | None, typer.Option(help="The possible answers, one after another.")] = None,
+    as_json: JSON = False,
+    sampling: Any = None,
+) -> None:
+    """Answer a question."""
+    _ask(model, "answering", "question", question, {"context": context, "choices": choices}, sampling, as_json)
+
+
+@with_sampling
+def summarize(model: MODEL, document: _main("The text") = None, as_json: JSON = False, sampling: Any = None) -> None:
+    """Say a text in short."""
+    _ask(model, "summarization", "document", document, {}, sampling, as_json)
+
+
+@with_sampling
+def code(model: MODEL, prompt: _main("What it should do") = None, as_json: JSON = False, sampling: Any = None) -> None:
+    """Write a program."""
+    _ask(model, "code", "prompt", prompt, {}, sampling, as_json)
+
+
+@with_sampling
+def classify(
+    model: MODEL,
+    text: _main("The text") = None,
+    labels: Annotated[list[str] | None, typer.Option(help="The labels, one after another.")] = None,
+    as_json: JSON = False,
+    sampling: Any = None,
+) -> None:
+    """Choose a label for a text."""
+    _ask(model, "classification", "text", text, {"labels": labels}, sampling, as_json)
+
+
+@with_sampling
+def chat(
+    model: MODEL,
+    text: Annotated[str | None, typer.Argument(help="What you say; without it, a conversation.")] = None,
+    system: Annotated[str | None, typer.Option(help="The system prompt.")] = None,
+    as_json: JSON = False,
+    sampling: Any = None,
+) -> None:
+    """Talk with a model."""
+    from polytask.run.ask import find_task, open_model
+
+    task = find_task(model, "chat")
+    piped = stdin() if text is None else None
+    said = text if text is not None else piped
+    opened = open_model(model)
+    if said is not None:
+        messages = [{"role": "user", "content": said.removesuffix("\n")}]
+        reply(opened, task, example_of({"messages": messages, "system": system}), sampling, as_json)
+        return
+    converse(opened, system, sampling)
+
+
+def converse(model: Any, system: str | None, sampling: dict[str, Any]) -> None:
+    """Turns of a person and the model until an empty line or Ctrl-D; what the model says appears as it is written."""
+    from polytask.run.ask import stream
+
+    out = console()
+    out.print("[dim]An empty line ends the conversation.[/]")
+    messages: list[dict[str, str]] = []
+    while True:
+        try:
+            said = out.input("[bold]> [/]").strip()
+        except EOFError:
+            return
+        if not said:
+            return
+        messages.append({"role": "user", "content": said})
+        written = ""
+        for piece in stream(model, "chat", example_of({"messages": messages, "system": system}), sampling):
+            typer.echo(piece, nl=False)
+            written += piece
+        typer.echo()
+        messages.append({"role": "assistant", "content": written.strip()})
+
+
+VERBS = {
+    "generate": generate,
+    "chat": chat,
+    "translate": translate,
+    "answer": answer,
+    "summarize": summarize,
+    "code": code,
+    "classify": classify,
+}

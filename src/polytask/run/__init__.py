@@ -1,0 +1,1 @@
+"""Joins a recipe to the rooms: prepare, plan, train, tune, evaluate, demo."""
