@@ -81,12 +81,12 @@ def _places(slot: np.ndarray, length: np.ndarray, width: int) -> tuple[np.ndarra
     return np.repeat(slot * width + before - row_start, length) + within, within
 
 
-def _write(store: Store, f: _Fragments, arrays: Arrays) -> None:
+def _write(store: Store, f: _Fragments, arrays: Arrays, two_sided: bool = False) -> None:
     place, within = _places(f.slot, f.length, arrays["ids"].shape[1])
     index = np.repeat(f.start, f.length) + within
     position = np.repeat(f.position, f.length) + within
     weights = store.predicted(index + 1)
-    if "prefix" in arrays:
+    if two_sided:
         given = np.repeat(f.prefix, f.length)
         arrays["prefix"].reshape(-1)[place] = position < given
         weights[position < given - 1] = 0  # the answer is in sight there
@@ -100,8 +100,8 @@ def _write(store: Store, f: _Fragments, arrays: Arrays) -> None:
 class Packed:
     """Whole documents side by side; one that is longer than a row loses the end of what is given, not its answer."""
 
-    def __init__(self, store: Store, length: int):
-        self._store, self._length = store, length
+    def __init__(self, store: Store, length: int, two_sided: bool = False):
+        self._store, self._length, self._two_sided = store, length, two_sided
         predictions = np.maximum(store.lengths - 1, 0)
         self._packed = pack(np.minimum(predictions, length), length)
         lost = predictions - np.minimum(predictions, length)
@@ -134,14 +134,14 @@ class Packed:
             prefix=np.repeat(prefix, 2),
         )
         some = pairs.length > 0
-        _write(store, _Fragments(**{name: value[some] for name, value in vars(pairs).items()}), arrays)
+        _write(store, _Fragments(**{name: value[some] for name, value in vars(pairs).items()}), arrays, self._two_sided)
 
 
 class Flat:
     """Plain text as one stream; positions restart in every document and in every row."""
 
-    def __init__(self, store: Store, length: int):
-        self._store = store
+    def __init__(self, store: Store, length: int, two_sided: bool = False):
+        self._store, self._two_sided = store, two_sided
         predictions = np.maximum(store.lengths - 1, 0)
         self._stream = Stream(np.concatenate([[0], np.cumsum(predictions)]), length)
         padding = 1 - int(predictions.sum()) / max(len(self._stream) * length, 1)
@@ -158,7 +158,8 @@ class Flat:
         chance = scramble(draws[owner] ^ start.astype(np.uint64)) >> np.uint64(32)
         prefix = 1 + (chance.astype(np.int64) * length >> 32)
         zero = np.zeros_like(begin)
-        _write(self._store, _Fragments(slots[owner], start, length, _numbered(owner), zero, prefix), arrays)
+        fragments = _Fragments(slots[owner], start, length, _numbered(owner), zero, prefix)
+        _write(self._store, fragments, arrays, self._two_sided)
 
 
 class Pairs:
@@ -221,7 +222,7 @@ class Corrupted:
         place = ranges(np.zeros_like(counts), counts) * piece
         self._start = (store.starts + store.firsts)[document] + place
         self._size = np.minimum(content[document] - place, piece)
-        table = np.array([_row_lengths(n, self._paired, sentinels) for n in range(piece + 1)], dtype=np.int64)
+        table = np.array([row_lengths(n, self._paired, sentinels) for n in range(piece + 1)], dtype=np.int64)
         encoder, decoder = table[self._size].T if len(self._size) else np.zeros((2, 0), dtype=np.int64)
         if encoder_length is not None:
             self._packed = pack_pairs(encoder, decoder, encoder_length, length)
@@ -258,7 +259,7 @@ class Corrupted:
                 arrays["encoder_positions"][at] = np.arange(size)
 
 
-def _row_lengths(length: int, paired: bool, sentinels: int) -> tuple[int, int]:
+def row_lengths(length: int, paired: bool, sentinels: int) -> tuple[int, int]:
     """(encoder, decoder) tokens that a piece of `length` takes in a row."""
     visible, restored = corrupted_lengths(length, sentinels)
     return (visible + 1, restored + 1) if paired else (0, visible + restored + 2)
@@ -268,7 +269,7 @@ def _row_lengths(length: int, paired: bool, sentinels: int) -> tuple[int, int]:
 def longest_piece(length: int, encoder_length: int | None, sentinels: int) -> int:
     """The longest text whose corrupted form fits a row."""
     for size in range(2 * max(length, encoder_length or 0), 0, -1):
-        encoder, decoder = _row_lengths(size, encoder_length is not None, sentinels)
+        encoder, decoder = row_lengths(size, encoder_length is not None, sentinels)
         if encoder <= (encoder_length or 0) and decoder <= length:
             return size
     return 1

@@ -88,21 +88,22 @@ def corrupted_lengths(length: int, sentinels: int) -> tuple[int, int]:
 def corrupt(ids: np.ndarray, sentinels: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """(text with each hidden span as one sentinel, each sentinel followed by what it hid), for ids (n,), n > 0.
 
-    Visible and hidden spans alternate, a visible one first, cut at random places (T5's random_spans_noise_mask).
+    Visible and hidden spans alternate, cut at random places (T5's random_spans_noise_mask); unlike there a text
+    may also begin or end with either, or a short text of one span would always hide its end.
     """
     length = len(ids)
     hidden, spans = noise_counts(length, len(sentinels))
     if hidden == length:
         return sentinels[:1], np.concatenate([sentinels[:1], ids])
-    lengths = np.empty(2 * spans, dtype=np.int64)
-    lengths[0::2] = _split(length - hidden, spans, rng)
-    lengths[1::2] = _split(hidden, spans, rng)
-    ends = np.cumsum(lengths)
-    masked = np.repeat(np.arange(2 * spans) % 2 == 1, lengths)
-    starts, stops = ends[0::2], ends[1::2]  # of the hidden spans
+    seen = _split(length - hidden + 2, spans + 1, rng)
+    seen[[0, -1]] -= 1
+    lengths = np.empty(2 * spans + 1, dtype=np.int64)
+    lengths[0::2] = seen
+    lengths[1::2] = masked = _split(hidden, spans, rng)
+    hides = np.repeat(np.arange(2 * spans + 1) % 2 == 1, lengths)
     used = sentinels[:spans]
-    visible = np.insert(ids[~masked], np.cumsum(lengths[0::2]), used)
-    restored = np.insert(ids[masked], np.cumsum(stops - starts) - (stops - starts), used)
+    visible = np.insert(ids[~hides], np.cumsum(seen[:-1]), used)
+    restored = np.insert(ids[hides], np.cumsum(masked) - masked, used)
     return visible, restored
 
 

@@ -11,7 +11,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from polytask.data.arrange import Arrangement, Arrays, Corrupted, Flat, Packed, Pairs, Report, epoch_draws, pair_lengths
+from polytask.data.arrange import (
+    Arrangement,
+    Arrays,
+    Corrupted,
+    Flat,
+    Packed,
+    Pairs,
+    Report,
+    epoch_draws,
+    longest_piece,
+    pair_lengths,
+    row_lengths,
+)
 from polytask.data.convert import OBJECTIVES, Objective, sentinel_ids
 from polytask.data.mixture import Mixture
 from polytask.data.store import Store
@@ -23,12 +35,15 @@ if TYPE_CHECKING:
     from polytask.data.prepare import Prepared
 
 
+_CORRUPTING = ("span_corruption", "seq2seq")
+
+
 class Loader:
     """Rows of `context_length` positions from prepared sources.
 
     batch_rows       rows of the global batch, over all ranks
     mixture          shares of the sources; without one, the weights that the sources state, else their sizes
-    objective        "next_token", "prefix", "span_corruption" or "seq2seq"; plain text under "seq2seq" is span corruption
+    objective        "next_token", "prefix", "span_corruption" or "seq2seq" (where plain text is span corruption)
     encoder_length   positions of the encoder; with "seq2seq" the default is fitted to the data, and the decoder gets
                      fewer than `context_length` where its side is the shorter one
     total_steps      needed where the mixture's stages end at fractions of the run
@@ -47,23 +62,22 @@ class Loader:
         encoder_length: int | None = None,
         total_steps: int | None = None,
     ):
-        if objective not in OBJECTIVES:
-            raise ConfigError(f"Unknown objective '{objective}': {nearest(objective, OBJECTIVES)}")
         if batch_rows < world:
             raise ConfigError(
                 f"A batch of {batch_rows} rows cannot be shared by {world} ranks; give each at least one."
             )
         if context_length < 8:
             raise ConfigError(f"A context_length of {context_length} holds no example; 8 is the least.")
-        self.prepared, self.objective, self.seed = prepared, objective, seed
+        self.prepared, self.seed = prepared, seed
+        self.objectives = _objectives(prepared, objective)
         self.batch_rows, self.rank, self.world = batch_rows, rank, world
         self.length, self.encoder_length = context_length, encoder_length
-        if objective == "seq2seq" and encoder_length is None:
+        corrupts = any(s.flat and o in _CORRUPTING for s, o in zip(prepared.sources, self.objectives))
+        if corrupts and not len(sentinel_ids(prepared.special)):
+            raise ConfigError("Span corruption needs a tokenizer with <|mask_0|>, ...: use `with_special()` of it.")
+        if "seq2seq" in self.objectives and encoder_length is None:
             self.length, self.encoder_length = _balanced(prepared, context_length)
-        if objective == "span_corruption" or (objective == "seq2seq" and any(s.flat for s in prepared.sources)):
-            if not len(sentinel_ids(prepared.special)):
-                raise ConfigError("Span corruption needs a tokenizer with <|mask_0|>, ...: use `with_special()` of it.")
-        self._train = [self._arrange(source.train, source.flat) for source in prepared.sources]
+        self._train = [self._arrange(index, source.train) for index, source in enumerate(prepared.sources)]
         self.rows = [arrangement.rows for arrangement in self._train]
         if not any(self.rows):
             raise DataError("The data has no training examples; add rows or hold out a smaller share.")
@@ -123,7 +137,7 @@ class Loader:
         chosen = self.prepared.sources[index]
         if not len(chosen.validation):
             raise DataError(f"Source '{chosen.name}' has no held-out examples; prepare it with a larger `holdout`.")
-        arrangement = self._arrange(chosen.validation, chosen.flat)
+        arrangement = self._arrange(index, chosen.validation)
         arrangements: list[Arrangement] = [arrangement] * len(self.prepared.sources)
         count = -(-arrangement.rows // self.batch_rows)
         for step in range(count if limit is None else min(count, limit)):
@@ -144,13 +158,13 @@ class Loader:
             raise ConfigError(f"Unknown source '{name}': {nearest(name, self.prepared.names)}")
         return self.prepared.names.index(name)
 
-    def _arrange(self, store: Store, flat: bool) -> Arrangement:
-        special = self.prepared.special
-        if flat and self.objective in ("span_corruption", "seq2seq"):
+    def _arrange(self, index: int, store: Store) -> Arrangement:
+        special, flat, objective = self.prepared.special, self.prepared.sources[index].flat, self.objectives[index]
+        if flat and objective in _CORRUPTING:
             return Corrupted(store, self.length, self.encoder_length, special)
         if self.encoder_length is not None:
             return Pairs(store, self.length, self.encoder_length, special)
-        return (Flat if flat else Packed)(store, self.length)
+        return (Flat if flat else Packed)(store, self.length, objective == "prefix")
 
     def _arrays(self, rows: int) -> Arrays:
         shape = (rows, self.length)
@@ -162,7 +176,7 @@ class Loader:
             "documents": np.zeros(shape, np.int64),
             "weights": np.zeros(shape, np.float32),
         }
-        if self.objective == "prefix":
+        if self.encoder_length is None and any(objective == "prefix" for objective in self.objectives):
             arrays["prefix"] = np.zeros(shape, bool)
         if self.encoder_length is not None:
             shape = (rows, self.encoder_length)
@@ -187,6 +201,21 @@ class Loader:
         return Batch(sources=torch.from_numpy(sources.astype(np.int64)), **tensors)
 
 
+def _objectives(prepared: "Prepared", default: str) -> list[str]:
+    """The objective of each source: its own, else the run's. Raises ConfigError for unknown ones and mixed networks."""
+    chosen = [source.objective or default for source in prepared.sources]
+    for objective in (default, *chosen):
+        if objective not in OBJECTIVES:
+            raise ConfigError(f"Unknown objective '{objective}': {nearest(objective, OBJECTIVES)}")
+    causal = [name for name, objective in zip(prepared.names, chosen) if objective in ("next_token", "prefix")]
+    if "seq2seq" in chosen and causal:
+        raise ConfigError(
+            f"Source '{causal[0]}' has an objective for a decoder alone, while others have seq2seq for an "
+            "encoder-decoder; a run trains one of the two."
+        )
+    return chosen
+
+
 def _balanced(prepared: "Prepared", length: int) -> tuple[int, int]:
     """(decoder, encoder) lengths of at most `length` in the ratio that the data fills, so that neither side is padding.
 
@@ -195,7 +224,11 @@ def _balanced(prepared: "Prepared", length: int) -> tuple[int, int]:
     stores = [source.train for source in prepared.sources if not source.flat]
     given = np.concatenate([np.zeros(0, np.int64), *(pair_lengths(store, prepared.special)[0] for store in stores)])
     answer = np.concatenate([np.zeros(0, np.int64), *(pair_lengths(store, prepared.special)[1] for store in stores)])
-    if len(stores) < len(prepared.sources) or not answer.sum():
+    if not stores:  # plain text alone: as long as a corrupted piece and what restores it
+        sentinels = len(sentinel_ids(prepared.special))
+        encoder, decoder = row_lengths(longest_piece(length, length, sentinels), True, sentinels)
+        return decoder, encoder
+    if not answer.sum():
         return length, length
     ratio = float(np.minimum(given, length).sum() / np.minimum(answer, length).sum())
     if ratio >= 1:

@@ -26,7 +26,7 @@ class Mixture:
 
     weights       by source name; those not named get none. None: by size ** (1 / temperature) (Devlin et al. 2018)
     temperature   1 takes sources as large as they are; larger values even them out
-    stages        (until, weights), ...: `until` is a step, or a fraction of the run where it is at most 1.0 and a float;
+    stages        (until, weights), ...: `until` is a step, or a fraction of the run where it is a float up to 1.0;
                   the last stage goes on to the end
     """
 
@@ -64,11 +64,9 @@ class Mixture:
         else:
             for name, weight in weights.items():
                 if name not in names:
-                    raise ConfigError(
-                        f"The mixture names source '{name}', which the data lacks: {nearest(name, names)}"
-                    )
+                    raise ConfigError(f"The mixture names source '{name}', not in the data: {nearest(name, names)}")
                 if not (weight >= 0 and math.isfinite(weight)):
-                    raise ConfigError(f"The mixture gives source '{name}' the weight {weight}; weights are 0 or more.")
+                    raise ConfigError(f"The mixture gives source '{name}' the weight {weight}; it must be 0 or more.")
             shares = [float(weights.get(name, 0.0)) for name in names]
         for name, share, count in zip(names, shares, rows, strict=True):
             if share > 0 and not count:

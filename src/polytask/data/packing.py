@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_OPEN = 256  # rows kept open while pairs are packed; more makes packing slower and hardly tighter
+_CHUNK = 4096  # pairs that are packed together; more makes packing slower and hardly tighter
+_OPEN = 1024  # rows that one chunk leaves for the next to fill
 
 
 @dataclass(frozen=True)
@@ -103,44 +104,63 @@ def _best_fit(counts: np.ndarray, capacity: int) -> list[tuple[list[int], int]]:
 def pack_pairs(encoder: np.ndarray, decoder: np.ndarray, encoder_capacity: int, decoder_capacity: int) -> Rows:
     """Rows for pairs with two budgets: the sums of `encoder` (N,) and of `decoder` (N,) lengths both fit.
 
-    Largest pairs first, each into the open row that its addition leaves most evenly full. Raises ValueError for a
+    Largest pairs first, each into the open row that it leaves most evenly full. Raises ValueError for a
     pair that no row can hold.
     """
     sizes = np.stack([np.asarray(encoder), np.asarray(decoder)], axis=1).astype(np.int64)
     capacity = np.array([encoder_capacity, decoder_capacity], dtype=np.int64)
     if len(sizes) and (sizes.max(axis=0) > capacity).any():
         raise ValueError(f"a pair of {sizes.max(axis=0).tolist()} does not fit a row of {capacity.tolist()}")
-    shares = sizes / capacity
-    order = np.argsort(-(shares.max(axis=1)), kind="stable")
-    order = order[sizes[order].sum(axis=1) > 0]
-    room = np.zeros((_OPEN, 2), dtype=np.int64)
-    held: list[list[int]] = [[] for _ in range(_OPEN)]
+    shares = (sizes / capacity).max(axis=1)
+    order = np.flatnonzero(sizes.sum(axis=1) > 0)
+    # Chunks bound the rows that are open at once; each has small pairs that fill what its large ones leave.
+    room = np.zeros((0, 2), dtype=np.int64)
+    held: list[list[int]] = []
     closed: list[list[int]] = []
-    for document in order.tolist():
-        size = sizes[document]
-        after = (room - size) / capacity
-        fits = after.min(axis=1) >= 0
-        if fits.any():
-            # The remaining room should be small, and alike in both budgets so that later pairs can use it up.
-            cost = np.where(fits, after.sum(axis=1) + 2 * np.abs(after[:, 0] - after[:, 1]), np.inf)
-            slot = int(cost.argmin())
-        else:
-            slot = int((room / capacity).min(axis=1).argmin())
-            if held[slot]:
-                closed.append(held[slot])
-            held[slot], room[slot] = [], capacity
-        held[slot].append(document)
-        room[slot] -= size
-    rows = [*closed, *(row for row in held if row)]
+    for begin in range(0, len(order), _CHUNK):
+        chunk = order[begin : begin + _CHUNK]
+        chunk = chunk[np.argsort(-shares[chunk], kind="stable")]
+        room = np.concatenate([room, np.tile(capacity, (len(chunk), 1))])
+        used = _fit_pairs(chunk, sizes, capacity, room, held)
+        full = (room[:used] / capacity).min(axis=1) < np.median(shares[chunk]) / 4
+        if (~full).sum() > _OPEN:
+            full[:] = True
+        closed += [row for row, done in zip(held, full) if done]
+        held = [row for row, done in zip(held, full) if not done]
+        room = room[:used][~full]
+    rows = [*closed, *held]
     return _rows([np.array(row, dtype=np.int64) for row in rows], [np.array([len(row)]) for row in rows])
+
+
+def _fit_pairs(
+    chunk: np.ndarray, sizes: np.ndarray, capacity: np.ndarray, room: np.ndarray, held: list[list[int]]
+) -> int:
+    """Puts the pairs of `chunk` into rows, changing `room` (rows, 2) and `held`; how many rows are in use."""
+    used = len(held)
+    scale = (1 / capacity).astype(np.float32)
+    left = room.astype(np.float32) * scale
+    need = sizes[chunk].astype(np.float32) * scale
+    for document, size, (a, b) in zip(chunk.tolist(), sizes[chunk], need):
+        fits = np.flatnonzero((room[:used, 0] >= size[0]) & (room[:used, 1] >= size[1]))
+        if len(fits):
+            after_a, after_b = left[fits, 0] - a, left[fits, 1] - b
+            # What remains should be little, and alike in both budgets so that later pairs can use it up.
+            row = int(fits[np.argmin(after_a + after_b + 2 * np.abs(after_a - after_b))])
+        else:
+            row, used = used, used + 1
+            held.append([])
+        held[row].append(document)
+        room[row] -= size
+        left[row] -= (a, b)
+    return used
 
 
 @dataclass(frozen=True)
 class Stream:
     """Plain documents as one endless loop of predictions, cut into rows of `length`.
 
-    A document of n ids has n - 1 predictions. Every row is full but the last of an epoch, and each epoch starts the cuts
-    at another place, so that a text is not always seen through the same windows.
+    A document of n ids has n - 1 predictions. Every row is full but the last of an epoch, and each epoch starts the
+    cuts at another place, so that a text is not always seen through the same windows.
     """
 
     ends: np.ndarray  # (N + 1,) int64: predictions before each document, then the total

@@ -9,6 +9,7 @@ import hashlib
 import importlib.metadata
 import inspect
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -22,14 +23,17 @@ from typing import TYPE_CHECKING, Any
 from polytask.data.mixture import Mixture
 from polytask.data.store import Counts, Store, StoreWriter
 from polytask.data.workers import Workers
-from polytask.errors import ConfigError, DataError, Error
+from polytask.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from polytask.data.sources import SourceSpec
-
     from polytask.tasks.task import Task
     from polytask.tokenizers.text import TextTokenizer
 
+REFUSED_SHARE = 0.01  # of a source's rows may not fit its task; more means that it is the wrong task or column
+_SURELY_WRONG = 1000  # so many are enough to stop before the end
+
+_log = logging.getLogger(__name__)
 _FORMAT = 1  # of the store's files
 _BATCH_CHARACTERS = 1_000_000  # a piece of work for one core, some tenths of a second
 _BATCH_ROWS = 4_000
@@ -48,6 +52,7 @@ class PreparedSource:
     weight: float | None
     train: Store
     validation: Store
+    objective: str | None = None
 
     @property
     def rows(self) -> int:
@@ -88,7 +93,8 @@ def prepare(
 ) -> Prepared:
     """Tokenizes what is not in the cache yet. `holdout` is the share of examples kept for validation.
 
-    Raises DataError or TaskError naming the source and the row that is wrong, ConfigError for two sources of one name.
+    Raises DataError naming the source and the row where more than one in a hundred does not fit the task, ConfigError
+    for two sources of one name.
     """
     if not 0 <= holdout < 1:
         raise ConfigError(f"The share held out is {holdout}; it must be at least 0 and below 1.")
@@ -99,19 +105,23 @@ def prepare(
     root = cache_folder(cache)
     prepared = []
     for source in sources:
-        folder = root / _key(source, tokenizer, holdout)
+        share = _share(source, holdout)
+        folder = root / _key(source, tokenizer, share)
         with _locked(folder.with_suffix(".lock")):
             if not (folder / "source.json").exists():
-                _build(folder, source, tokenizer, holdout, progress, cores)
+                _build(folder, source, tokenizer, share, progress, cores)
         flat = json.loads((folder / "source.json").read_text())["flat"]
         train, validation = Store(folder / "train"), Store(folder / "validation")
-        prepared.append(PreparedSource(source.name, _task(source).name, flat, source.weight, train, validation))
+        task = _task(source).name
+        prepared.append(PreparedSource(source.name, task, flat, source.weight, train, validation, source.objective))
     return Prepared(tuple(prepared), dict(tokenizer.special), tokenizer.vocab_size)
 
 
 def cache_folder(path: str | os.PathLike[str] | None = None) -> Path:
-    """Where prepared data is kept: `path`, else POLYTASK_CACHE, else ~/.cache/polytask. Raises DataError where it cannot
-    be written."""
+    """Where prepared data is kept: `path`, else POLYTASK_CACHE, else ~/.cache/polytask.
+
+    Raises DataError where it cannot be made.
+    """
     folder = Path(path or os.environ.get("POLYTASK_CACHE") or Path.home() / ".cache" / "polytask").expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -120,6 +130,18 @@ def cache_folder(path: str | os.PathLike[str] | None = None) -> Path:
             f"{folder}: cannot make the folder for prepared data ({error.strerror}); set POLYTASK_CACHE to another."
         ) from error
     return folder
+
+
+def _share(source: "SourceSpec", holdout: float) -> float:
+    if source.validation is not None:
+        return 0.0
+    return holdout if source.held_out is None else source.held_out
+
+
+def _parts(source: "SourceSpec") -> "list[SourceSpec]":
+    """The source and, where it has one, the source of its validation file."""
+    validating = source.validating()
+    return [source] if validating is None else [source, validating]
 
 
 def _task(source: "SourceSpec") -> "Task":
@@ -133,10 +155,10 @@ def _key(source: "SourceSpec", tokenizer: "TextTokenizer", holdout: float) -> st
     # A task is its values and its code: a prompt that was reworded makes other documents.
     file = inspect.getsourcefile(type(task))
     code = Path(file).read_bytes() if file and os.path.exists(file) else b""
-    parts = [
+    parts: list[Any] = [
         _FORMAT,
         importlib.metadata.version("polytask") if _installed() else "",
-        source.fingerprint(),
+        [part.fingerprint() for part in _parts(source)],
         repr(task),
         hashlib.sha256(code).hexdigest(),
         tokenizer.fingerprint,
@@ -177,29 +199,50 @@ def _build(
     temporary = Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent))
     try:
         writers = [StoreWriter(temporary / side, tokenizer.vocab_size) for side in ("train", "validation")]
-        rows, flat = 0, True
-        with Workers(_task(source), tokenizer, holdout, cores) as workers:
-            for count, sides in workers.map(_batches(source)):
-                rows += count
-                for writer, side in zip(writers, sides):
-                    flat &= side.pop("plain")
-                    writer.add(**side)
-                if progress is not None:
-                    progress(source.name, rows, sum(writer.tokens for writer in writers))
+        flat = True
+        for part, kept in zip(_parts(source), (writers, writers[1:] * 2)):
+            flat &= _tokenize(part, tokenizer, holdout, kept, progress, cores)
         counts = [writer.close() for writer in writers]
-        if not rows:
-            raise DataError(f"Source '{source.name}' has no rows; check its path and its filters.")
         about = {"name": source.name, "flat": flat, "tokens": [count.tokens for count in counts]}
         (temporary / "source.json").write_text(json.dumps(about))
+        if folder.exists():
+            shutil.rmtree(folder)  # without source.json, so not one of ours that is complete
         with suppress(FileExistsError):
-            if folder.exists():
-                shutil.rmtree(folder)  # without source.json, so not one of ours that is complete
             os.replace(temporary, folder)
-    except Error as error:
-        where = "" if f"'{source.name}'" in str(error) else f"Source '{source.name}', "
-        raise type(error)(f"{where}{error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _tokenize(
+    source: "SourceSpec",
+    tokenizer: "TextTokenizer",
+    holdout: float,
+    writers: Sequence[StoreWriter],
+    progress: Progress | None,
+    cores: int | None,
+) -> bool:
+    """Writes all documents of a source to (training, held out); is all of it plain text?"""
+    rows, flat = 0, True
+    refused: list[str] = []
+    with Workers(_task(source), tokenizer, holdout, cores) as workers:
+        for count, (*sides, wrong) in workers.map(_batches(source)):
+            rows += count
+            refused += wrong
+            if len(refused) > max(REFUSED_SHARE * rows, _SURELY_WRONG):
+                break
+            for writer, side in zip(writers, sides):
+                flat &= side.pop("plain")
+                writer.add(**side)
+            if progress is not None:
+                progress(source.name, rows, sum(writer.tokens for writer in dict.fromkeys(writers)))
+    if not rows:
+        raise DataError(f"Source '{source.name}' has no rows; check its path and its filters.")
+    if refused:
+        sentence = f"Source '{source.name}': {len(refused)} of {rows} rows do not fit its task; {refused[0]}"
+        if len(refused) > REFUSED_SHARE * rows:
+            raise DataError(sentence)
+        _log.warning("%s They were left out.", sentence)
+    return flat
 
 
 def _batches(source: "SourceSpec") -> Iterator[list[dict[str, Any]]]:

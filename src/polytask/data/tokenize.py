@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from polytask.errors import Error
+from polytask.errors import DataError, Error
 from polytask.tasks.task import check
 from polytask.tokenizers.encode import encode_documents
 from polytask.tokenizers.text import TextTokenizer
@@ -37,17 +37,32 @@ def held_out(row: Mapping[str, Any], share: float) -> bool:
 
 def tokenize(
     rows: Sequence[Mapping[str, Any]], first: int, task: "Task", tokenizer: TextTokenizer, share: float
-) -> tuple[Side, Side]:
-    """The documents of `rows` (training, held out). Raises the task's or tokenizer's error with the row's number,
-    which counts from `first`."""
+) -> tuple[Side, Side, list[str]]:
+    """The documents of `rows` (training, held out), and a sentence for each row that the task refuses.
+
+    Rows are counted from `first`.
+    """
     sides: tuple[list, list] = ([], [])
+    refused = []
     for number, row in enumerate(rows, first):
         try:
             segments = task.segments(check(task, row))
+            _encodable(segments)
         except Error as error:
-            raise type(error)(f"row {number + 1}: {error}") from error
-        sides[held_out(row, share)].append(segments)
-    return _side(sides[0], tokenizer), _side(sides[1], tokenizer)
+            refused.append(f"row {number + 1}: {error}")
+        else:
+            sides[held_out(row, share)].append(segments)
+    return _side(sides[0], tokenizer), _side(sides[1], tokenizer), refused
+
+
+def _encodable(segments: list) -> None:
+    if not any(segment.target for segment in segments):
+        raise DataError("it has no answer to learn from.")
+    try:
+        for segment in segments:
+            segment.text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"its text is not valid Unicode (a lone surrogate at character {error.start}).") from error
 
 
 def _side(documents: list, tokenizer: TextTokenizer) -> Side:

@@ -9,7 +9,7 @@ import pickle
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from polytask.tasks.task import Task
     from polytask.tokenizers.text import TextTokenizer
 
-Rows = list[Mapping[str, Any]]
+Rows = list[dict[str, Any]]
+Answer = tuple[Side, Side, list[str]]  # what `tokenize` returns
 _SMALL = 2  # batches that are quicker done here than by processes that must start first
 
 
@@ -48,7 +49,7 @@ class Workers:
         for process in self._processes:
             process.wait()
 
-    def map(self, batches: "Iterable[list[dict[str, Any]]]") -> Iterator[tuple[int, tuple[Side, Side]]]:
+    def map(self, batches: Iterable[Rows]) -> Iterator[tuple[int, Answer]]:
         """(number of rows, their documents) of each batch, in order."""
         waiting: deque[tuple[int, Future]] = deque()
         first = 0
@@ -84,7 +85,7 @@ class Workers:
             pickle.dump((self._task, self._tokenizer.to_json(), self._holdout), process.stdin)
             self._idle.put(process)
 
-    def _ask(self, batch: Rows, first: int) -> tuple[Side, Side]:
+    def _ask(self, batch: Rows, first: int) -> Answer:
         process = self._idle.get()
         assert process.stdin is not None
         assert process.stdout is not None
