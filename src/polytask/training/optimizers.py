@@ -1,0 +1,116 @@
+"""Which parameter is moved by which rule, and the optimizer's state by parameter name."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from polytask.errors import CheckpointError
+from polytask.registry import Registry
+from polytask.training.parallel.tensors import like
+
+if TYPE_CHECKING:
+    from polytask.training.config import TrainingConfig
+
+Named = list[tuple[str, nn.Parameter]]
+
+
+class Optimizer:
+    """One or more torch optimizers that step together; state goes by parameter name, so files outlive their order."""
+
+    def __init__(self, parts: list[torch.optim.Optimizer], named: Named):
+        self.parts = parts
+        self._names: dict[Tensor, str] = {parameter: name for name, parameter in named}
+
+    def step(self, lr: float) -> None:
+        for part in self.parts:
+            for group in part.param_groups:
+                group["lr"] = lr
+            part.step()
+
+    def zero_grad(self) -> None:
+        for part in self.parts:
+            part.zero_grad(set_to_none=True)
+
+    def state(self) -> dict[str, Tensor]:
+        """Tensors named "PARAMETER|KEY", such as "norm.weight|exp_avg"."""
+        return {
+            f"{self._names[parameter]}|{key}": torch.as_tensor(value)
+            for part in self.parts
+            for parameter, values in part.state.items()
+            for key, value in values.items()
+        }
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Inverse of `state`. Raises CheckpointError where the state belongs to other parameters."""
+        owners = {
+            self._names[p]: (part, p) for part in self.parts for group in part.param_groups for p in group["params"]
+        }
+        for part in self.parts:
+            part.state.clear()
+        for label, tensor in tensors.items():
+            name, _, key = label.rpartition("|")
+            if name not in owners:
+                raise CheckpointError(
+                    f"The optimizer state holds '{name}', which this network does not train. "
+                    "Resume with the recipe that the run began with."
+                )
+            part, parameter = owners[name]
+            part.state[parameter][key] = like(tensor, parameter)
+
+
+def decay_groups(named: Named, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices decay; vectors (norms, biases) do not (Brown et al. 2020 as ported by nanoGPT)."""
+    matrices = [p for _, p in named if p.ndim >= 2]
+    vectors = [p for _, p in named if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def adamw(network: nn.Module, named: Named, config: "TrainingConfig") -> list[torch.optim.Optimizer]:
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019), in one fused kernel a step."""
+    groups = decay_groups(named, config.weight_decay)
+    return [torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)]
+
+
+def hidden_matrices(network: nn.Module) -> set[Tensor]:
+    """Weights of linear layers other than the output's: what Muon is made for (Jordan et al. 2024)."""
+    output = getattr(network, "output_weight", None)
+    return {module.weight for module in network.modules() if isinstance(module, nn.Linear)} - {output}
+
+
+def muon(network: nn.Module, named: Named, config: "TrainingConfig") -> list[torch.optim.Optimizer]:
+    """Momentum made orthogonal for hidden matrices (Jordan et al. 2024), AdamW for embeddings, norms, biases, output.
+
+    Updates are scaled to AdamW's usual size (Liu et al. 2025, section 2.2), so one learning rate serves both.
+    """
+    matrices = hidden_matrices(network)
+    chosen = [parameter for _, parameter in named if parameter in matrices]
+    rest = [(name, parameter) for name, parameter in named if parameter not in matrices]
+    parts: list[torch.optim.Optimizer] = []
+    if chosen:
+        parts.append(
+            torch.optim.Muon(
+                chosen, lr=config.lr, weight_decay=config.weight_decay, momentum=config.momentum,
+                adjust_lr_fn="match_rms_adamw",
+            )
+        )  # fmt: skip
+    return parts + (adamw(network, rest, config) if rest else [])
+
+
+def adafactor(network: nn.Module, named: Named, config: "TrainingConfig") -> list[torch.optim.Optimizer]:
+    """Second moments kept as row and column means: a fraction of Adam's memory (Shazeer and Stern 2018).
+
+    The rate is relative to the size of each parameter, as in the paper, and never above 1 / sqrt(step).
+    """
+    return [torch.optim.Adafactor(decay_groups(named, config.weight_decay), lr=config.lr)]
+
+
+OPTIMIZERS = Registry("optimizer", {"adamw": adamw, "muon": muon, "adafactor": adafactor})
+
+
+def build_optimizer(network: nn.Module, config: "TrainingConfig") -> Optimizer:
+    """The optimizer of `config` over the parameters that require a gradient."""
+    named = [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
+    return Optimizer(OPTIMIZERS.get(config.optimizer)(network, named, config), named)

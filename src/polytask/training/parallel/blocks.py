@@ -1,0 +1,26 @@
+"""What is applied to each block of a built network from outside: recomputation and compilation."""
+
+from functools import partial
+
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+
+def blocks_of(network: nn.Module) -> list[nn.Module]:
+    """The members of the outermost module lists: the layers of every stack."""
+    found = []
+    for child in network.children():
+        found += list(child) if isinstance(child, nn.ModuleList) else blocks_of(child)
+    return found
+
+
+def checkpoint_activations(blocks: list[nn.Module]) -> None:
+    """Keeps only each block's input for the backward pass and computes the rest again (Chen et al. 2016)."""
+    for block in blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+
+
+def compile_blocks(blocks: list[nn.Module]) -> None:
+    """Compiles block by block: blocks of one shape share one compilation, and names stay as they are."""
+    for block in blocks:
+        block.compile()
