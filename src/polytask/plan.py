@@ -82,9 +82,9 @@ def plan(
 ) -> Plan:  # fmt: skip
     """The cost of training `config` on `tokens` tokens.
 
-    rows: rows of `length` tokens that are in memory at once (a micro-batch). optimizer: a name in training.optimizers. average: a
-    moving average of the weights is kept. rate: FLOP/s and what was measured (see `measured_rate`). available: bytes
-    of the device, 0 where unknown; a plan beyond it carries a note that says so.
+    rows: rows of `length` tokens that are in memory at once (a micro-batch). optimizer: a name in training.optimizers.
+    average: a moving average of the weights is kept. rate: FLOP/s and what was measured (see `measured_rate`).
+    available: bytes of the device, 0 where unknown; a plan beyond it carries a note that says so.
     """
     memory = memory_by_term(
         config, rows=rows, length=length, precision=precision, optimizer=optimizer,

@@ -1,0 +1,42 @@
+"""What a long job prints last: how it went, and the next commands."""
+
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+
+from rich.console import Console
+
+from polytask.training.callbacks import Result, Stopped
+
+
+def next_commands(model: Path, tasks: Iterable[str] = ()) -> list[str]:
+    """Commands for a model: ask it, evaluate it, look at it."""
+    folder = shlex.quote(str(model))
+    task = next(iter(tasks), "translation")
+    return [
+        f"polytask ask {folder} {task} {_fields(task)}",
+        f"polytask eval {folder} --task {task} --data FILE",
+        f"polytask show {folder}",
+    ]
+
+
+def _fields(task: str) -> str:
+    from polytask.tasks import get_task
+
+    return " ".join(f"--{name} ..." for name, field in get_task(task).fields.items() if field.required)
+
+
+def print_ending(result: Result, tasks: Iterable[str] = ()) -> None:
+    """Prints how a run ended and what to do next."""
+    console = Console(highlight=False)
+    console.print(result.message, markup=False, soft_wrap=True)
+    if not isinstance(result, Stopped):
+        print_next(next_commands(result.model, tasks), console)
+
+
+def print_next(commands: list[str], console: Console | None = None) -> None:
+    """Prints commands to go on with."""
+    console = console or Console(highlight=False)
+    console.print("\nNext:")
+    for command in commands:
+        console.print(f"  {command}", markup=False, soft_wrap=True)

@@ -1,0 +1,44 @@
+"""What a checkpoint folder says about itself, in words for people."""
+
+from typing import Any
+
+from polytask.interop.folder import read_folder
+from polytask.models import cost
+from polytask.models.config import TransformerConfig
+from polytask.nn.part import Part, to_plain
+
+
+def describe(model: str) -> dict[str, Any]:
+    """Nested plain data. Raises CheckpointError where there is no sound checkpoint at `model`."""
+    folder = read_folder(model)
+    config, about = folder.config, dict(folder.about)
+    parts = {name: count for name, count in cost.parameters_by_part(config).items() if count}
+    return {
+        "folder": str(folder.path),
+        "parameters": cost.parameters(config),
+        "by part": parts,
+        "architecture": _architecture(config),
+        "tokenizer": {"tokens": folder.tokenizer.vocab_size, "fingerprint": folder.tokenizer.fingerprint[:12]},
+        "own tasks": [file.stem for file in folder.task_files],
+        "cache": f"{cost.kv_bytes_per_token(config) / 1024:.1f} KiB a token",
+        **about,
+    }
+
+
+def _architecture(config: TransformerConfig) -> dict[str, Any]:
+    kind = "encoder-decoder" if config.encoder_layers else "decoder"
+    shown = {"kind": kind, "layers": config.layers, "encoder layers": config.encoder_layers or None}
+    shown |= {"width": config.dim, "context": config.context_length, "vocabulary": config.vocab_size}
+    for name in ("attention", "feedforward", "norm", "position"):
+        shown[name] = _words(getattr(config, name))
+    return shown | {"norms": f"{config.placement}-norm", "tied output": config.tied}
+
+
+def _words(part: Any) -> str:
+    if isinstance(part, tuple):
+        return "; ".join(map(_words, part))
+    if not isinstance(part, Part):
+        return str(part)
+    plain = to_plain(part)
+    fields = ", ".join(f"{k}={v['kind'] if isinstance(v, dict) else v}" for k, v in plain.items() if k != "kind" and v)
+    return f"{plain['kind']}({fields})"
