@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+
 from polytask import plan as planning
 from polytask.models import cost
 from polytask.models.heads import cross_entropy
@@ -25,7 +26,7 @@ def test_totals_are_the_sums_of_their_parts():
 
 
 def test_gpt3_needs_the_compute_that_was_published():
-    """3.14e23 FLOPs for 300B tokens (Brown et al. 2020, table D.1), which leaves out attention and embeddings' share."""
+    """3.14e23 FLOPs for 300B tokens (Brown et al. 2020, table D.1), attention apart."""
     made = planning.plan(SIZES["175b"].config, tokens=300_000_000_000, rows=1, length=2048)
     assert made.flops == pytest.approx(3.14e23, rel=0.05)
 
