@@ -27,8 +27,8 @@ class Clean:
     exact           rows that are equal but for case, spaces and the form of their characters (NFKC)
     near            rows whose sets of word 5-grams overlap by more than this (Jaccard, estimated by MinHash; Lee et al.
                     2021 take 0.8); None removes none. Needs the extra `clean`.
-    decontaminate   benchmark files, folders or globs: a row that shares a run of `ngram` words with one of their rows is
-                    removed (Brown et al. 2020, appendix C, take 13)
+    decontaminate   benchmark files, folders or globs: a row that shares a run of `ngram` words with one of their rows
+                    is removed (Brown et al. 2020, appendix C, take 13)
     columns         the columns of benchmark files that count; all that hold text if empty
     """
 
@@ -150,7 +150,7 @@ class _Near:
 
     def __init__(self, spec: Clean):
         try:
-            from rensa import RMinHash, RMinHashLSH
+            from rensa import RMinHash, RMinHashLSH  # pyright: ignore[reportAttributeAccessIssue]
         except ImportError as error:
             raise MissingExtra("rensa (near-duplicates)", "clean") from error
         assert spec.near is not None
@@ -222,9 +222,8 @@ class _Benchmarks:
 
 def _runs(found: list[str], size: int) -> Iterator[int]:
     for i in range(len(found) - size + 1):
-        yield int.from_bytes(
-            hashlib.blake2b("\0".join(found[i : i + size]).encode(), digest_size=_BITS).digest(), "big"
-        )
+        run = " ".join(found[i : i + size]).encode("utf-8", "surrogatepass")
+        yield int.from_bytes(hashlib.blake2b(run, digest_size=_BITS).digest(), "big")
 
 
 def _short(text: str, limit: int = 60) -> str:

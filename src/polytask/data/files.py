@@ -88,7 +88,7 @@ def _kind(path: Path) -> str:
 
 def _open(path: Path) -> IO[bytes]:
     try:
-        file: Any = gzip.open(path) if path.suffix == ".gz" else open(path, "rb")
+        file: Any = gzip.open(path) if path.suffix == ".gz" else open(path, "rb")  # noqa: SIM115 - the caller closes it
         file.peek(1)  # so that a folder, a lock or a broken archive is known at once
         return file
     except (OSError, EOFError) as error:
@@ -141,7 +141,12 @@ def _json_lines(path: Path) -> Iterator[dict[str, Any] | Skip]:
         except (ValueError, RecursionError) as error:
             yield Skip(where, f"not JSON ({error})")
             continue
-        yield row if isinstance(row, dict) else Skip(where, "not a JSON object with named fields")
+        if not isinstance(row, dict):
+            yield Skip(where, "not a JSON object with named fields")
+        elif "\\ud" in text and _broken(json.dumps(row, ensure_ascii=False)):  # half of a pair, escaped: no text has it
+            yield Skip(where, "not Unicode (half of a surrogate pair)")
+        else:
+            yield row
 
 
 def _json_list(path: Path) -> Iterator[dict[str, Any] | Skip]:

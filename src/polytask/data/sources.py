@@ -47,7 +47,7 @@ class SourceSpec:
     held_out     share kept for validation, where it differs from the run's
     validation   a file of the same columns to validate on, in place of a share held out
     objective    in place of the run's: "next_token", "prefix", "span_corruption", "seq2seq"
-    options      of the reader: lines=True makes each line of a text file a document; of a generated world: objects=[1, 3]
+    options      of the reader: lines=True makes each line of a text file a document; of blocksworld: objects=[1, 3]
     clean        duplicates and benchmark rows to drop
     base         the folder that relative paths start from; else $POLYTASK_DATA, else the current folder
     """

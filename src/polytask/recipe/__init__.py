@@ -1,0 +1,297 @@
+"""A recipe: the one file a user writes, from YAML to a validated, frozen value.
+
+    recipe = load_recipe("demo", ["training.steps=100"])     # a shipped recipe by name, or a path
+    recipe.sources()                                         # what to read
+    recipe.network(vocab_size)                               # what to build
+    recipe.training_config(seed=...)                         # how to train it
+
+Keys and their values stand in `polytask.recipe.schema`.
+"""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from pydantic import BaseModel, Field, ValidationError
+
+from polytask.data.clean import Clean
+from polytask.data.mixture import Mixture
+from polytask.data.sources import SourceSpec
+from polytask.errors import ConfigError, Error
+from polytask.recipe.document import Document, dump, read_document
+from polytask.recipe.schema import Data, Evaluation, EvaluationTask, Network, Parallel, Section, Tokenizer, Training
+from polytask.registry import nearest
+
+if TYPE_CHECKING:
+    from polytask.models.config import TransformerConfig
+    from polytask.training.config import TrainingConfig
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+_NEAR = 0.8  # Jaccard similarity above which Lee et al. 2021 call two documents near duplicates
+
+
+class Recipe(Section):
+    """All of a run but the machine it runs on."""
+
+    name: str = ""
+    seed: int = Field(0, ge=0)
+    model: Network
+    tokenizer: Tokenizer = Tokenizer()
+    data: Data
+    training: Training
+    evaluation: Evaluation = Evaluation()
+    parallel: Parallel = Parallel()
+
+    def sources(self) -> tuple[SourceSpec, ...]:
+        """What to train on, each under a name of its own."""
+        clean = self._clean()
+        specs: list[SourceSpec] = []
+        for source in self.data.sources:
+            given = source.model_dump()
+            spec = SourceSpec(**given, clean=clean, base=self.data.folder)
+            taken = {other.name for other in specs}
+            names = [spec.name, *(f"{spec.name}-{number}" for number in range(2, len(specs) + 3))]
+            specs.append(dataclasses.replace(spec, name=next(name for name in names if name not in taken)))
+        return tuple(specs)
+
+    def evaluated(self) -> tuple[tuple[EvaluationTask, SourceSpec], ...]:
+        """The tasks to score while training, with where their examples are."""
+        same = ("task", "from_", "name", "columns", "fields", "where", "split", "options", "limit")
+        return tuple(
+            (task, SourceSpec(**{key: getattr(task, key) for key in same}, base=self.data.folder))
+            for task in self.evaluation.tasks
+        )
+
+    def mixture(self) -> Mixture:
+        """How the sources are mixed; by their weights unless the recipe says otherwise or none states one."""
+        mixing, specs = self.data.mixture, self.sources()
+        if mixing.by == "stages":
+            stages = tuple((stage.until, stage.weights) for stage in mixing.stages)
+            return Mixture(stages=stages)
+        if mixing.by == "size" or all(spec.weight is None for spec in specs):
+            return Mixture(temperature=mixing.temperature)
+        return Mixture({spec.name: 1.0 if spec.weight is None else spec.weight for spec in specs})
+
+    def network(self, vocab_size: int) -> "TransformerConfig":
+        """The network of the recipe's system for this vocabulary. Raises ConfigError naming the key."""
+        from polytask.models.catalogue import build_config
+
+        if self.model.system is None:
+            raise ConfigError(f"model: it comes from {self.model.from_}; read its configuration there.")
+        longest = max(self.training.context_length, self.training.encoder_length or 0)
+        sizes: dict[str, Any] = {"vocab_size": vocab_size, "context_length": longest}
+        if self.training.dropout is not None:
+            sizes["dropout"] = self.training.dropout
+        return build_config(self.model.system, self.model.size, **(sizes | self.model.changes))
+
+    @property
+    def batch_rows(self) -> int:
+        """Rows that a step sees, over all micro-batches and processes."""
+        training = self.training
+        return training.batch_rows or max(1, (training.batch_tokens or 0) // training.context_length)
+
+    @property
+    def steps(self) -> int:
+        """Steps of the run."""
+        tokens = self.batch_rows * self.training.context_length
+        return self.training.steps or max(1, -(-(self.training.tokens or 0) // tokens))
+
+    @property
+    def objective(self) -> str:
+        """The run's objective: as the recipe says, else seq2seq for networks with an encoder and next_token without."""
+        if self.training.objective is not None or self.model.system is None:
+            return self.training.objective or "next_token"
+        return "seq2seq" if self.network(1000).encoder_layers else "next_token"
+
+    def training_config(self, precision: str | None = None) -> "TrainingConfig":
+        """For the trainer. `precision` replaces "auto", which only the machine can decide. Raises ConfigError."""
+        from polytask.training.config import FIELDS, TrainingConfig
+
+        evaluation, best = self.evaluation, self.evaluation.keep_best
+        given = {key: value for key, value in self.training.model_dump().items() if key in FIELDS}
+        derived = {
+            "steps": self.steps,
+            "seed": self.seed,
+            "warmup": self._part(self.training.warmup),
+            "decay": self._part(self.training.decay),
+            "betas": tuple(self.training.betas),
+            "evaluate_every": evaluation.every,
+            "patience": evaluation.patience,
+            "keep_best": best.metric if best else None,
+            "best": best.mode if best else "lowest",
+        }
+        if self.training.precision == "auto":
+            derived["precision"] = precision or "float32"
+        return TrainingConfig(**(given | derived))
+
+    def dump(self) -> str:
+        """The recipe with everything resolved, as YAML that `load_recipe` reads back to an equal one."""
+        return dump(_without_defaults(self.model_dump(by_alias=True)))
+
+    def _clean(self) -> Clean | None:
+        clean = self.data.clean
+        if clean is None:
+            return None
+        near = _NEAR if clean.near is True else clean.near or None
+        return Clean(clean.exact, near, tuple(clean.decontaminate), clean.ngram, tuple(clean.columns))
+
+    def _part(self, value: float) -> int:
+        """Steps, from a number of them or a share of the run below 1."""
+        return round(value * self.steps) if value < 1 else int(value)
+
+
+def load_recipe(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe by path, or one that polytask comes with by name; `overrides` are "training.lr=1e-3" and the like.
+
+    Raises ConfigError naming file, line and key, with the nearest name where one is unknown.
+    """
+    path = _find(path_or_name)
+    document = read_document(path, overrides)
+    data = document.data
+    data.setdefault("name", path.stem)
+    own = isinstance(data.get("data"), dict) and path.parent.resolve() != RECIPES.resolve()
+    if own:
+        _start_paths(data["data"], path)
+    try:
+        recipe = Recipe.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(_sentences(document, error)) from None
+    _check(recipe, document)
+    return recipe
+
+
+def names() -> list[str]:
+    """The recipes that polytask comes with."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def _find(path_or_name: str | Path) -> Path:
+    path = Path(path_or_name).expanduser()
+    if path.is_file():
+        return path
+    shipped = RECIPES / f"{path_or_name}.yaml"
+    if path.name == str(path_or_name) and shipped.is_file():
+        return shipped
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder; name the recipe inside of it.")
+    raise ConfigError(f"There is no recipe '{path_or_name}', neither a file nor a name: {nearest(path.stem, names())}")
+
+
+def _start_paths(data: dict[str, Any], recipe: Path) -> None:
+    """Relative paths of a user's recipe start where the recipe lies, from wherever it is run."""
+    here = recipe.resolve().parent
+    folder = data.get("folder")
+    if folder is None or isinstance(folder, str):
+        data["folder"] = str(here / Path(folder or ".").expanduser())
+
+
+def _check(recipe: Recipe, document: Document) -> None:
+    """What can be known to fail before any data is read: the network, the training, the names of sources and stages."""
+    if recipe.model.system is not None:
+        _locate(document, ("model",), lambda: recipe.network(1000))
+    _locate(document, ("training",), recipe.training_config)
+    _locate(document, ("data", "clean"), recipe._clean)
+    known = [spec.name for spec in recipe.sources()]
+    for index, stage in enumerate(recipe.data.mixture.stages):
+        for name in stage.weights:
+            if name not in known:
+                where = document.where(("data", "mixture", "stages", index, "weights", name))
+                raise ConfigError(f"{where}: a stage weighs source '{name}', not in the data: {nearest(name, known)}")
+
+
+def _locate(document: Document, section: tuple[str, ...], action: Any) -> None:
+    """Adds file and line to an error that `action` raises about a key of the section."""
+    try:
+        action()
+    except Error as error:
+        text = str(error)
+        keys = [path for path in document.lines | document.overridden if path[: len(section)] == section]
+        # The key that is at fault is the first one that the sentence speaks of.
+        at = {path: re.search(rf"\b{re.escape(str(path[-1]))}\b", text) for path in keys if len(path) > len(section)}
+        named = {path: match.start() for path, match in at.items() if match}
+        path = min(named, key=lambda path: named[path]) if named else section
+        raise type(error)(f"{document.where(path)}: {text}") from error
+
+
+def _sentences(document: Document, error: ValidationError) -> str:
+    """One line for each thing that is wrong, at most five."""
+    found: dict[str, None] = {}
+    for item in error.errors():
+        # Unions add their branches' names to the path; keep what is in the document.
+        path = _real(document.data, item["loc"], item["type"])
+        found[f"{document.where(path)}: {_sentence(path, item)}"] = None
+    sentences = list(found)
+    return "\n".join([*sentences[:5], *([f"... and {len(sentences) - 5} more."] if len(sentences) > 5 else [])])
+
+
+def _real(data: Any, loc: tuple[Any, ...], kind: str) -> tuple[Any, ...]:
+    path: list[Any] = []
+    for part in loc:
+        present = (isinstance(data, dict) and part in data) or (isinstance(data, list) and isinstance(part, int))
+        if not present and not (kind == "missing" and part == loc[-1]):
+            break
+        path.append(part)
+        data = data[part] if present else None
+    return tuple(path)
+
+
+def _sentence(path: tuple[Any, ...], item: Any) -> str:
+    key, context, value = ".".join(map(str, path)) or "the recipe", item.get("ctx", {}), item.get("input")
+    match item["type"]:
+        case "extra_forbidden":
+            return f"{key}: there is no such key; {_hint(path)}"
+        case "missing":
+            return f"{key} is missing; write it."
+        case "literal_error":
+            allowed = re.findall(r"'([^']*)'", context.get("expected", ""))
+            return f"{key}: '{value}' is not one of {', '.join(allowed)}; {nearest(str(value), allowed)}"
+        case "value_error":
+            return f"{key}: {context.get('error')}."
+        case _:
+            wanted = item["msg"].replace("Input should be", "it must be")
+            return f"{key}: {value!r} will not do: {wanted}."
+
+
+def _hint(path: tuple[Any, ...]) -> str:
+    """The nearest key of that section, or the section that has this one."""
+    section = _section(Recipe, path[:-1])
+    known = _keys(section) if section else []
+    hint = nearest(str(path[-1]), known)
+    if not hint.startswith("did you mean"):
+        for name, field in Recipe.model_fields.items():
+            inner = _model(field.annotation)
+            if inner and inner is not section and path[-1] in _keys(inner):
+                return f"it belongs under `{name}`."
+    return hint
+
+
+def _section(model: type[BaseModel] | None, path: tuple[Any, ...]) -> type[BaseModel] | None:
+    for part in path:
+        if isinstance(part, int) or model is None:
+            continue
+        fields = {field.alias or name: field for name, field in model.model_fields.items()}
+        model = _model(fields[part].annotation) if part in fields else None
+    return model
+
+
+def _model(annotation: Any) -> type[BaseModel] | None:
+    """The section inside of an annotation: Data, list[Source], Cleaning | None."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((model for part in get_args(annotation) if (model := _model(part))), None)
+
+
+def _keys(model: type[BaseModel]) -> list[str]:
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _without_defaults(value: Any) -> Any:
+    """Leaves out what is empty, which says nothing and would bury the rest."""
+    if isinstance(value, dict):
+        return {k: _without_defaults(v) for k, v in value.items() if v is not None and v != {} and v != [] and v != ""}
+    return [_without_defaults(item) for item in value] if isinstance(value, list) else value
+
+
+__all__ = ["RECIPES", "Recipe", "load_recipe", "names"]

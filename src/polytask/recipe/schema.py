@@ -1,0 +1,209 @@
+"""What a recipe may say: every key, its default and the values it takes. `polytask.recipe` reads files into it."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+ObjectiveName = Literal["next_token", "prefix", "span_corruption", "seq2seq"]
+
+
+class Section(BaseModel):
+    """A frozen value; unknown keys are errors, and no value is taken for another type."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
+
+
+class Network(Section):
+    """The model: a system, perhaps one of its published sizes, and any field of its family or of TransformerConfig.
+
+    `{system: generalist, depth: 6}`, `{system: gpt3, size: small, dropout: 0.1}`, or `{from: a checkpoint folder}`.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True, populate_by_name=True)
+
+    system: str | None = None
+    size: str | None = None
+    from_: str | None = Field(None, alias="from")
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """What is said beside system and size."""
+        return dict(self.model_extra or {})
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "Network":
+        if (self.system is None) == (self.from_ is None):
+            raise ValueError("name either a `system` or, to go on from a checkpoint, `from`")
+        if self.from_ is not None and (self.size is not None or set(self.changes) - {"dropout"}):
+            raise ValueError("a model that comes `from` a checkpoint has its sizes already; dropout alone can be set")
+        return self
+
+
+class Tokenizer(Section):
+    """bpe learns `size` pieces from the data; bytes and characters need no size; `file` is a tokenizer.json to use."""
+
+    kind: Literal["bpe", "bytes", "characters"] = "bpe"
+    size: int = Field(8192, ge=300, le=1_000_000)
+    file: str | None = None
+    rows: int = Field(200_000, ge=1)  # of each source, at the most, that it is learned from
+
+
+class Cleaning(Section):
+    """As `polytask.data.clean.Clean`, for each source by itself; `near: true` takes 0.8."""
+
+    exact: bool = True
+    near: bool | float | None = None
+    decontaminate: list[str] = []
+    ngram: int = Field(13, ge=1)
+    columns: list[str] = []
+
+
+class Source(Section):
+    """Examples of one task, as `polytask.data.sources.SourceSpec`."""
+
+    task: str
+    from_: str = Field(alias="from")
+    name: str = ""
+    columns: dict[str, str] = {}
+    fields: dict[str, Any] = {}
+    where: dict[str, Any] = {}
+    weight: float | None = Field(None, ge=0)
+    limit: int | None = Field(None, ge=1)
+    split: str | None = None
+    held_out: float | None = Field(None, ge=0, lt=1)
+    validation: str | None = None
+    objective: ObjectiveName | None = None
+    options: dict[str, Any] = {}
+    licence: str = ""
+    attribution: str = ""
+
+
+class Stage(Section):
+    """Until a step, or a share of the run (0.8), the sources have these weights by name; the last goes on."""
+
+    until: float | int = Field(1.0, gt=0)
+    weights: dict[str, float]
+
+
+class Mixing(Section):
+    """by weight: the sources' own; by size: tokens ** (1 / temperature); by stages: weights that change."""
+
+    by: Literal["weight", "size", "stages"] = "weight"
+    temperature: float = Field(1.0, gt=0)
+    stages: list[Stage] = []
+
+    @model_validator(mode="after")
+    def _stages(self) -> "Mixing":
+        if (self.by == "stages") != bool(self.stages):
+            raise ValueError("`by: stages` and a list of `stages` go together")
+        return self
+
+
+class Data(Section):
+    """folder: where relative paths start; else the recipe's own folder, $POLYTASK_DATA, the current folder."""
+
+    sources: list[Source] = Field(min_length=1)
+    folder: str | None = None
+    mixture: Mixing = Mixing()
+    held_out: float = Field(0.01, ge=0, lt=1)
+    clean: Cleaning | None = None
+
+
+class Training(Section):
+    """How to train; the names of `polytask.training.config.TrainingConfig`, and what decides the batch.
+
+    Either steps or tokens; batch_rows or batch_tokens. warmup and decay are steps, or a share of the run where they are
+    below 1.
+    """
+
+    steps: int | None = Field(None, ge=1)
+    tokens: int | None = Field(None, ge=1)
+    batch_rows: int | None = Field(None, ge=1)
+    batch_tokens: int | None = Field(None, ge=1)
+    context_length: int = Field(512, ge=8)
+    encoder_length: int | None = Field(None, ge=8)
+    objective: ObjectiveName | None = None
+    optimizer: Literal["adamw", "muon", "adafactor"] = "adamw"
+    lr: float = Field(1e-3, gt=0, le=1e3)
+    min_lr: float = Field(0.0, ge=0, le=1e3)
+    betas: list[float] = Field([0.9, 0.95], min_length=2, max_length=2)
+    eps: float = Field(1e-8, gt=0, le=1)
+    momentum: float = Field(0.95, ge=0, lt=1)
+    weight_decay: float = Field(0.1, ge=0)
+    schedule: Literal["cosine", "inverse_sqrt", "wsd", "constant"] = "cosine"
+    warmup: float | int = Field(0.02, ge=0)
+    decay: float | int = Field(0.2, ge=0)
+    clip: float = Field(1.0, ge=0)
+    accumulate: int = Field(1, ge=1)
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: bool = False
+    checkpointing: bool = False
+    dropout: float | None = Field(None, ge=0, lt=1)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    z_loss: float = Field(0.0, ge=0, le=1)
+    ema: float = Field(0.0, ge=0, lt=1)
+    spike: float = Field(10.0, ge=0)
+    skips: int = Field(5, ge=1)
+    save_every: int = Field(500, ge=0)
+    keep: int = Field(2, ge=1)
+    average_last: int = Field(0, ge=0)
+    log_every: int = Field(10, ge=1)
+    tensorboard: bool = False
+
+    @model_validator(mode="after")
+    def _length_and_batch(self) -> "Training":
+        if (self.steps is None) == (self.tokens is None):
+            raise ValueError("say how long: either `steps` or `tokens`")
+        if (self.batch_rows is None) == (self.batch_tokens is None):
+            raise ValueError("say how much a step sees: either `batch_rows` or `batch_tokens`")
+        if self.batch_tokens is not None and self.batch_tokens < self.context_length:
+            raise ValueError(f"batch_tokens is less than one row of {self.context_length} tokens (context_length)")
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr is above lr ({self.lr:g})")
+        return self
+
+
+class EvaluationTask(Section):
+    """A task scored on a source while training; sampling takes the names of `polytask.inference` Sampling."""
+
+    task: str
+    from_: str = Field(alias="from")
+    name: str = ""
+    columns: dict[str, str] = {}
+    fields: dict[str, Any] = {}
+    where: dict[str, Any] = {}
+    split: str | None = "validation"
+    options: dict[str, Any] = {}
+    limit: int | None = Field(200, ge=1)
+    shots: int = Field(0, ge=0)
+    sampling: dict[str, Any] = {}
+    metric: str | None = None
+
+
+class KeepBest(Section):
+    """The checkpoint that is best by `metric`, "validation_loss" or "NAME/metric" of an evaluated task."""
+
+    metric: str = "validation_loss"
+    mode: Literal["lowest", "highest"] = "lowest"
+
+
+class Evaluation(Section):
+    """every: steps between evaluations (0: none); samples: how many answers of each task are shown."""
+
+    every: int = Field(500, ge=0)
+    tasks: list[EvaluationTask] = []
+    samples: int = Field(0, ge=0)
+    keep_best: KeepBest | None = None
+    patience: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _patient_for_something(self) -> "Evaluation":
+        if self.patience and self.keep_best is None:
+            raise ValueError("`patience` needs `keep_best`, the metric that must get better")
+        return self
+
+
+class Parallel(Section):
+    """data: replicas, each with its share of the batch; "auto" takes as many as there are processes."""
+
+    data: Literal["auto"] | int = "auto"
