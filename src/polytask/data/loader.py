@@ -78,6 +78,7 @@ class Loader:
         if "seq2seq" in self.objectives and encoder_length is None:
             self.length, self.encoder_length = _balanced(prepared, context_length)
         self._train = [self._arrange(index, source.train) for index, source in enumerate(prepared.sources)]
+        self._held: dict[int, Arrangement] = {}  # of held-out rows, made when they are first asked for
         self.rows = [arrangement.rows for arrangement in self._train]
         if not any(self.rows):
             raise DataError("The data has no training examples; add rows or hold out a smaller share.")
@@ -137,7 +138,9 @@ class Loader:
         chosen = self.prepared.sources[index]
         if not len(chosen.validation):
             raise DataError(f"Source '{chosen.name}' has no held-out examples; prepare it with a larger `holdout`.")
-        arrangement = self._arrange(index, chosen.validation)
+        if index not in self._held:
+            self._held[index] = self._arrange(index, chosen.validation)
+        arrangement = self._held[index]
         arrangements: list[Arrangement] = [arrangement] * len(self.prepared.sources)
         count = -(-arrangement.rows // self.batch_rows)
         for step in range(count if limit is None else min(count, limit)):

@@ -11,7 +11,7 @@ import os
 import pickle
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -26,12 +26,14 @@ if TYPE_CHECKING:
 Side = dict[str, Any]  # what StoreWriter.add takes, and `plain`
 
 
+_JSON = json.JSONEncoder(sort_keys=True, ensure_ascii=False, default=str)
+
+
 def held_out(row: Mapping[str, Any], share: float) -> bool:
     """Does an example belong to the held-out ones? Its content alone decides, so duplicates stay together."""
     if share <= 0:
         return False
-    text = json.dumps(row, sort_keys=True, ensure_ascii=False, default=str)
-    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    digest = hashlib.blake2b(_JSON.encode(row).encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big") < share * 2**64
 
 
@@ -42,41 +44,50 @@ def tokenize(
 
     Rows are counted from `first`.
     """
-    sides: tuple[list, list] = ([], [])
+    sides = (_Documents([], []), _Documents([], []))
     refused = []
     for number, row in enumerate(rows, first):
         try:
             segments = task.segments(check(task, row))
-            _encodable(segments)
+            size = _size(segments)
         except Error as error:
             refused.append(f"row {number + 1}: {error}")
         else:
-            sides[held_out(row, share)].append(segments)
+            side = sides[held_out(row, share)]
+            side.segments.append(segments)
+            side.sizes.append(size)
     return _side(sides[0], tokenizer), _side(sides[1], tokenizer), refused
 
 
-def _encodable(segments: list) -> None:
-    if not any(segment.target for segment in segments):
-        raise DataError("it has no answer to learn from.")
-    try:
-        for segment in segments:
-            segment.text.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"its text is not valid Unicode (a lone surrogate at character {error.start}).") from error
+class _Documents(NamedTuple):
+    segments: list
+    sizes: list[tuple[int, int, int]]
 
 
-def _side(documents: list, tokenizer: TextTokenizer) -> Side:
-    encoded = encode_documents(documents, tokenizer)
-    characters = total = 0
-    predicted = np.zeros(len(documents), dtype=np.int64)
-    for index, segments in enumerate(documents):
-        for segment in segments:
+def _size(segments: list) -> tuple[int, int, int]:
+    """(bytes of the answers, characters, bytes). Raises DataError where there is no answer or no valid Unicode."""
+    predicted = characters = total = 0
+    answered = False
+    for segment in segments:
+        try:
             size = len(segment.text.encode())
-            characters += len(segment.text)
-            total += size
-            if segment.target:
-                predicted[index] += size
-    return vars(encoded) | {"predicted_bytes": predicted, "characters": characters, "bytes": total}
+        except UnicodeEncodeError as error:
+            raise DataError(f"its text is not valid Unicode (a lone surrogate at character {error.start}).") from error
+        characters += len(segment.text)
+        total += size
+        if segment.target:
+            predicted += size
+            answered = True
+    if not answered:
+        raise DataError("it has no answer to learn from.")
+    return predicted, characters, total
+
+
+def _side(documents: _Documents, tokenizer: TextTokenizer) -> Side:
+    sizes = np.array(documents.sizes, dtype=np.int64).reshape(-1, 3)
+    _, characters, total = sizes.sum(axis=0).tolist()
+    encoded = encode_documents(documents.segments, tokenizer)
+    return vars(encoded) | {"predicted_bytes": sizes[:, 0], "characters": characters, "bytes": total}
 
 
 def work() -> None:
