@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 SKIP_SHARE = 0.01  # of the rows; above it a source is refused
 _SURELY_WRONG = 1000  # so many broken rows, and most of all, end the reading before the end of the file
 _OPTIONS = ("lines",)  # of files; a generated world has its own
+_VALIDATED = 500  # examples of a generated world to validate on
 _GENERATED = 10_000  # examples of a generated world where no limit says another number
 
 _log = logging.getLogger(__name__)
@@ -78,7 +79,10 @@ class SourceSpec:
         """The source of the validation file, read in the same way but whole; None where there is no such file."""
         if self.validation is None:
             return None
-        return dataclasses.replace(self, from_=self.validation, limit=None, clean=None, validation=None, held_out=None)
+        limit = _VALIDATED if self.validation in GENERATORS else None
+        return dataclasses.replace(
+            self, from_=self.validation, split="validation", limit=limit, clean=None, validation=None, held_out=None
+        )
 
     def fingerprint(self) -> str:
         """A hash of all that decides which rows come out: the files' names, sizes and times, and how they are read.
@@ -285,8 +289,11 @@ def _generate(spec: SourceSpec, name: str) -> Iterator[dict[str, Any]]:
         examples = GENERATORS.get(name)(task, count, split=spec.split or "train", **spec.options)
     except TypeError as error:
         raise ConfigError(f"Source '{spec.name}': {name} does not take these options ({error}).") from error
+    from polytask.tasks import get_task
+
+    known = (get_task(task) if isinstance(spec.task, str) else spec.task).fields
     for example in examples:
-        yield {**example, **spec.fields}
+        yield {name: value for name, value in example.items() if name in known} | dict(spec.fields)
 
 
 def _name(spec: SourceSpec) -> str:

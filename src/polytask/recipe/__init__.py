@@ -36,7 +36,7 @@ class Recipe(Section):
     """All of a run but the machine it runs on."""
 
     name: str = ""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     model: Network
     tokenizer: Tokenizer = Tokenizer()
     data: Data
@@ -142,18 +142,21 @@ class Recipe(Section):
         return round(value * self.steps) if value < 1 else int(value)
 
 
-def load_recipe(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(path_or_name: str | Path, overrides: Sequence[str] = (), data_dir: str | Path | None = None) -> Recipe:
     """A recipe by path, or one that polytask comes with by name; `overrides` are "training.lr=1e-3" and the like.
 
+    data_dir: where relative paths of data start, in place of `data.folder`.
     Raises ConfigError naming file, line and key, with the nearest name where one is unknown.
     """
     path = _find(path_or_name)
     document = read_document(path, overrides)
     data = document.data
     data.setdefault("name", path.stem)
-    own = isinstance(data.get("data"), dict) and path.parent.resolve() != RECIPES.resolve()
-    if own:
-        _start_paths(data["data"], path)
+    if isinstance(data.get("data"), dict):
+        if data_dir is not None:
+            data["data"]["folder"] = str(Path(data_dir).expanduser().resolve())
+        elif path.parent.resolve() != RECIPES.resolve():
+            _start_paths(data["data"], path)
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:

@@ -44,7 +44,7 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _integer)
 
 # Two ways to say one thing: an override of one takes the place of the other that the file has.
 _PAIRS = (("steps", "tokens"), ("batch_rows", "batch_tokens"))
-_INSTEAD = {("training", a): b for pair in _PAIRS for a, b in (pair, pair[::-1])}
+_INSTEAD: dict[Key, str] = {("training", a): b for pair in _PAIRS for a, b in (pair, pair[::-1])}
 
 
 class Document:
@@ -114,13 +114,13 @@ class Document:
         if other is not None and (*path[:-1], other) not in self.overridden:
             at.pop(other, None)
 
-    def _enter(self, at: Any, part: str | int, text: str, path: Key, *value: Any) -> Any:
+    def _enter(self, at: Any, part: Any, text: str, path: Key, *value: Any) -> Any:
         """The item `part` of `at`, set to `value` where one is given."""
         if isinstance(at, list):
             if not isinstance(part, int) or part >= len(at):
                 above = ".".join(map(str, path[:-1]))
                 raise ConfigError(
-                    f"override '{text}': {above} is a list of {len(at)}; use {above}.0 to .{len(at) - 1}."
+                    f"override '{text}': {above} is a list of {len(at)}; items are named by number, 0 to {len(at) - 1}."
                 )
         elif not isinstance(at, dict):
             raise ConfigError(f"override '{text}': {'.'.join(map(str, path[:-1]))} is a value without keys.")

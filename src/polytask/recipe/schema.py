@@ -23,7 +23,7 @@ class Network(Section):
 
     system: str | None = None
     size: str | None = None
-    from_: str | None = Field(None, alias="from")
+    from_: str | None = Field(default=None, alias="from")
 
     @property
     def changes(self) -> dict[str, Any]:
@@ -43,9 +43,9 @@ class Tokenizer(Section):
     """bpe learns `size` pieces from the data; bytes and characters need no size; `file` is a tokenizer.json to use."""
 
     kind: Literal["bpe", "bytes", "characters"] = "bpe"
-    size: int = Field(8192, ge=300, le=1_000_000)
+    size: int = Field(default=8192, ge=300, le=1_000_000)
     file: str | None = None
-    rows: int = Field(200_000, ge=1)  # of each source, at the most, that it is learned from
+    rows: int = Field(default=200_000, ge=1)  # of each source, at the most, that it is learned from
 
 
 class Cleaning(Section):
@@ -54,7 +54,7 @@ class Cleaning(Section):
     exact: bool = True
     near: bool | float | None = None
     decontaminate: list[str] = []
-    ngram: int = Field(13, ge=1)
+    ngram: int = Field(default=13, ge=1)
     columns: list[str] = []
 
 
@@ -67,10 +67,10 @@ class Source(Section):
     columns: dict[str, str] = {}
     fields: dict[str, Any] = {}
     where: dict[str, Any] = {}
-    weight: float | None = Field(None, ge=0)
-    limit: int | None = Field(None, ge=1)
+    weight: float | None = Field(default=None, ge=0)
+    limit: int | None = Field(default=None, ge=1)
     split: str | None = None
-    held_out: float | None = Field(None, ge=0, lt=1)
+    held_out: float | None = Field(default=None, ge=0, lt=1)
     validation: str | None = None
     objective: ObjectiveName | None = None
     options: dict[str, Any] = {}
@@ -81,7 +81,7 @@ class Source(Section):
 class Stage(Section):
     """Until a step, or a share of the run (0.8), the sources have these weights by name; the last goes on."""
 
-    until: float | int = Field(1.0, gt=0)
+    until: float | int = Field(default=1.0, gt=0)
     weights: dict[str, float]
 
 
@@ -89,7 +89,7 @@ class Mixing(Section):
     """by weight: the sources' own; by size: tokens ** (1 / temperature); by stages: weights that change."""
 
     by: Literal["weight", "size", "stages"] = "weight"
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0)
     stages: list[Stage] = []
 
     @model_validator(mode="after")
@@ -105,7 +105,7 @@ class Data(Section):
     sources: list[Source] = Field(min_length=1)
     folder: str | None = None
     mixture: Mixing = Mixing()
-    held_out: float = Field(0.01, ge=0, lt=1)
+    held_out: float = Field(default=0.01, ge=0, lt=1)
     clean: Cleaning | None = None
 
 
@@ -116,38 +116,38 @@ class Training(Section):
     below 1.
     """
 
-    steps: int | None = Field(None, ge=1)
-    tokens: int | None = Field(None, ge=1)
-    batch_rows: int | None = Field(None, ge=1)
-    batch_tokens: int | None = Field(None, ge=1)
-    context_length: int = Field(512, ge=8)
-    encoder_length: int | None = Field(None, ge=8)
+    steps: int | None = Field(default=None, ge=1)
+    tokens: int | None = Field(default=None, ge=1)
+    batch_rows: int | None = Field(default=None, ge=1)
+    batch_tokens: int | None = Field(default=None, ge=1)
+    context_length: int = Field(default=512, ge=8)
+    encoder_length: int | None = Field(default=None, ge=8)
     objective: ObjectiveName | None = None
     optimizer: Literal["adamw", "muon", "adafactor"] = "adamw"
-    lr: float = Field(1e-3, gt=0, le=1e3)
-    min_lr: float = Field(0.0, ge=0, le=1e3)
-    betas: list[float] = Field([0.9, 0.95], min_length=2, max_length=2)
-    eps: float = Field(1e-8, gt=0, le=1)
-    momentum: float = Field(0.95, ge=0, lt=1)
-    weight_decay: float = Field(0.1, ge=0)
+    lr: float = Field(default=1e-3, gt=0, le=1e3)
+    min_lr: float = Field(default=0.0, ge=0, le=1e3)
+    betas: list[float] = Field(default=[0.9, 0.95], min_length=2, max_length=2)
+    eps: float = Field(default=1e-8, gt=0, le=1)
+    momentum: float = Field(default=0.95, ge=0, lt=1)
+    weight_decay: float = Field(default=0.1, ge=0)
     schedule: Literal["cosine", "inverse_sqrt", "wsd", "constant"] = "cosine"
-    warmup: float | int = Field(0.02, ge=0)
-    decay: float | int = Field(0.2, ge=0)
-    clip: float = Field(1.0, ge=0)
-    accumulate: int = Field(1, ge=1)
+    warmup: float | int = Field(default=0.02, ge=0)
+    decay: float | int = Field(default=0.2, ge=0)
+    clip: float = Field(default=1.0, ge=0)
+    accumulate: int = Field(default=1, ge=1)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     compile: bool = False
     checkpointing: bool = False
-    dropout: float | None = Field(None, ge=0, lt=1)
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    z_loss: float = Field(0.0, ge=0, le=1)
-    ema: float = Field(0.0, ge=0, lt=1)
-    spike: float = Field(10.0, ge=0)
-    skips: int = Field(5, ge=1)
-    save_every: int = Field(500, ge=0)
-    keep: int = Field(2, ge=1)
-    average_last: int = Field(0, ge=0)
-    log_every: int = Field(10, ge=1)
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    z_loss: float = Field(default=0.0, ge=0, le=1)
+    ema: float = Field(default=0.0, ge=0, lt=1)
+    spike: float = Field(default=10.0, ge=0)
+    skips: int = Field(default=5, ge=1)
+    save_every: int = Field(default=500, ge=0)
+    keep: int = Field(default=2, ge=1)
+    average_last: int = Field(default=0, ge=0)
+    log_every: int = Field(default=10, ge=1)
     tensorboard: bool = False
 
     @model_validator(mode="after")
@@ -174,8 +174,8 @@ class EvaluationTask(Section):
     where: dict[str, Any] = {}
     split: str | None = "validation"
     options: dict[str, Any] = {}
-    limit: int | None = Field(200, ge=1)
-    shots: int = Field(0, ge=0)
+    limit: int | None = Field(default=200, ge=1)
+    shots: int = Field(default=0, ge=0)
     sampling: dict[str, Any] = {}
     metric: str | None = None
 
@@ -190,11 +190,11 @@ class KeepBest(Section):
 class Evaluation(Section):
     """every: steps between evaluations (0: none); samples: how many answers of each task are shown."""
 
-    every: int = Field(500, ge=0)
+    every: int = Field(default=500, ge=0)
     tasks: list[EvaluationTask] = []
-    samples: int = Field(0, ge=0)
+    samples: int = Field(default=0, ge=0)
     keep_best: KeepBest | None = None
-    patience: int = Field(0, ge=0)
+    patience: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _patient_for_something(self) -> "Evaluation":
