@@ -50,4 +50,5 @@ class MissingExtra(Error):
     """Raised where an optional library is used but not installed."""
 
     def __init__(self, library: str, extra: str):
-        super().__init__(f"This needs {library}, which is not installed. Install it with: pip install 'polytask[{extra}]'")
+        install = f"pip install 'polytask[{extra}]'"
+        super().__init__(f"This needs {library}, which is not installed. Install it with: {install}")
