@@ -28,7 +28,18 @@ def _print(out: Any, about: dict[str, Any], depth: int) -> None:
         if isinstance(value, dict) and value:
             out.print(head)
             _print(out, value, depth + 1)
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            out.print(head)
+            for item in value:
+                words = ", ".join(f"{key} {_shown(part)}" for key, part in item.items() if key != "name")
+                out.print(f"{'  ' * (depth + 1)}[bold]{escape(str(item.get('name', '')))}[/]  {escape(words)}")
+        elif isinstance(value, str) and "\n" in value:
+            out.print(f"{head}  [dim]{value.count(chr(10))} lines; print them with --json[/]")
         elif value not in (None, "", [], {}):
-            shown = ", ".join(map(str, value)) if isinstance(value, list) else value
-            shown = f"{shown:,}" if isinstance(shown, int) and not isinstance(shown, bool) else str(shown)
-            out.print(f"{head}  {escape(shown)}", soft_wrap=True)
+            out.print(f"{head}  {escape(_shown(value))}", soft_wrap=True)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

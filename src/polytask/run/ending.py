@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from polytask.interop.folder import read_folder
 from polytask.training.callbacks import Result, Stopped
 
 
@@ -26,11 +27,12 @@ def _fields(task: str) -> str:
     return " ".join(f"--{name} ..." for name, field in get_task(task).fields.items() if field.required)
 
 
-def print_ending(result: Result, tasks: Iterable[str] = ()) -> None:
+def print_ending(result: Result) -> None:
     """Prints how a run ended and what to do next."""
     console = Console(highlight=False)
     console.print(result.message, markup=False, soft_wrap=True)
     if not isinstance(result, Stopped):
+        tasks = read_folder(result.model, check=False).about.get("tasks", ())
         print_next(next_commands(result.model, tasks), console)
 
 

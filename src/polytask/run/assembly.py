@@ -1,0 +1,142 @@
+"""What a recipe becomes: a tokenizer, prepared data, a loader, a network."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from polytask.data.loader import Loader
+from polytask.data.mixture import Mixture
+from polytask.data.prepare import Prepared, Progress, cache_folder, prepare
+from polytask.data.sources import SourceSpec, read
+from polytask.errors import ConfigError
+from polytask.interop.folder import load_network, read_folder
+from polytask.models.config import TransformerConfig
+from polytask.models.transformer import Transformer
+from polytask.recipe import Recipe, load_recipe
+from polytask.tasks import check, get_task
+from polytask.tokenizers.text import TextTokenizer
+
+if TYPE_CHECKING:
+    import torch
+
+    from polytask.data.batch import Batch
+    from polytask.training.parallel.data import World
+
+VALIDATION_BATCHES = 50  # of each source at most, which is enough for three digits of a loss
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """A recipe with its tokenizer, its data and its network's configuration; nothing of it is on a device yet."""
+
+    recipe: Recipe
+    tokenizer: TextTokenizer
+    prepared: Prepared
+    config: TransformerConfig
+
+    def loader(self, world: "World | None" = None) -> Loader:
+        """Rows of one micro-batch over all processes, so that step x accumulate + micro counts its batches."""
+        recipe, accumulate = self.recipe, self.recipe.training.accumulate
+        if recipe.batch_rows % accumulate:
+            raise ConfigError(f"training: {recipe.batch_rows} rows a step are no multiple of accumulate={accumulate}.")
+        return Loader(
+            self.prepared,
+            recipe.batch_rows // accumulate,
+            recipe.training.context_length,
+            mixture=_by_micro_batch(recipe.mixture(), accumulate),
+            seed=recipe.seed,
+            rank=world.rank if world else 0,
+            world=world.size if world else 1,
+            objective=recipe.objective,  # type: ignore[arg-type]
+            encoder_length=recipe.training.encoder_length,
+            total_steps=recipe.steps * accumulate,
+        )
+
+    def network(self, device: "torch.device") -> Transformer:
+        """Fresh weights from the recipe's seed, or those of the checkpoint that the model comes from."""
+        if self.recipe.model.from_ is None:
+            return Transformer(self.config).initialize(self.recipe.seed).to(device)
+        folder = replace(read_folder(self.recipe.model.from_), config=self.config)
+        return load_network(folder, device=str(device))
+
+    def validation(self, loader: Loader) -> "dict[str, Callable[[], Iterator[Batch]]]":
+        """A pass over the held-out rows of each source that has any."""
+        held = [source.name for source in self.prepared.sources if len(source.validation)]
+        return {name: lambda name=name: loader.validation_batches(name, VALIDATION_BATCHES) for name in held}
+
+
+def read_recipe(name: str, changes: Sequence[str], data_dir: Path | None = None) -> Recipe:
+    """The recipe with changes; `data_dir` replaces the folder in which its data lies. Raises ConfigError."""
+    folder = [f"data.folder={json.dumps(str(data_dir.expanduser().resolve()))}"] if data_dir else []
+    recipe = load_recipe(name, [*changes, *folder])
+    if recipe.data.folder is not None:
+        return recipe
+    # One that polytask comes with; a run keeps its recipe, which must mean the same from wherever it is read again.
+    here = str(Path(os.environ.get("POLYTASK_DATA") or ".").expanduser().resolve())
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"folder": here})})
+
+
+def assemble(recipe: Recipe, *, tokenizer: TextTokenizer | None = None, progress: Progress | None = None) -> Assembly:
+    """Learns the tokenizer unless one is given, tokenizes the data, derives the network; all of it cached."""
+    tokenizer = tokenizer or tokenizer_of(recipe)
+    prepared = prepare(recipe.sources(), tokenizer, recipe.data.held_out, progress=progress)
+    return Assembly(recipe, tokenizer, prepared, config_of(recipe, tokenizer))
+
+
+def config_of(recipe: Recipe, tokenizer: TextTokenizer) -> TransformerConfig:
+    """The network's configuration, from the recipe's system or the checkpoint that it goes on from."""
+    if recipe.model.from_ is None:
+        return recipe.network(tokenizer.vocab_size)
+    config = read_folder(recipe.model.from_, check=False).config
+    longest = max(recipe.training.context_length, recipe.training.encoder_length or 0)
+    if longest > config.context_length:
+        raise ConfigError(
+            f"training.context_length={longest} is longer than the {config.context_length} tokens that "
+            f"{recipe.model.from_} was built for."
+        )
+    dropout = recipe.training.dropout
+    dropout = recipe.model.changes.get("dropout", config.dropout) if dropout is None else dropout
+    return replace(config, dropout=dropout)
+
+
+def tokenizer_of(recipe: Recipe) -> TextTokenizer:
+    """The tokenizer that the recipe names, or one learned from its data, once; later runs find it in the cache."""
+    wish = recipe.tokenizer
+    if recipe.model.from_ is not None:
+        return read_folder(recipe.model.from_, check=False).tokenizer
+    if wish.file is not None:
+        return TextTokenizer.load(Path(recipe.data.folder or ".") / Path(wish.file).expanduser())
+    if wish.kind == "bytes":
+        return TextTokenizer.bytes()
+    sources = recipe.sources()
+    parts = [wish.kind, wish.size, wish.rows, *((s.fingerprint(), str(s.task)) for s in sources)]
+    name = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+    file = cache_folder() / "tokenizers" / f"{name}.json"
+    if file.is_file():
+        return TextTokenizer.load(file)
+    texts = _texts(sources, wish.rows)
+    made = TextTokenizer.characters(texts) if wish.kind == "characters" else TextTokenizer.train(texts, wish.size)
+    fresh = file.with_suffix(f".{os.getpid()}")
+    made.save(fresh)
+    os.replace(fresh, file)
+    return made
+
+
+def _texts(sources: Sequence[SourceSpec], rows: int) -> Iterator[str]:
+    """All that the model will read and write, prompts included."""
+    for source in sources:
+        task = get_task(source.task) if isinstance(source.task, str) else source.task
+        for row in islice(read(source), rows):
+            for segment in task.segments(check(task, row)):
+                yield segment.text
+
+
+def _by_micro_batch(mixture: Mixture, accumulate: int) -> Mixture:
+    """Stages that end at a step, in micro-batches."""
+    stages = tuple((until if isinstance(until, float) else until * accumulate, w) for until, w in mixture.stages)
+    return replace(mixture, stages=stages)

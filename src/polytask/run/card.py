@@ -1,0 +1,34 @@
+"""The model card that lies in every checkpoint folder."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def card(about: Mapping[str, Any]) -> str:
+    """README.md of a model: tasks, data with licences, how it was made and how to ask it."""
+    tasks = ", ".join(about["tasks"])
+    head = [
+        "---",
+        "library_name: polytask",
+        f"tags: [polytask, {tasks}]",
+        "---",
+        "",
+        f"# {about['name']}",
+        "",
+        f"{about['parameters']:,} parameters, made with polytask on {about['date']} in {about['steps']:,} steps.",
+        f"It knows the tasks: {tasks}.",
+        *([f"It goes on from {about['from']}."] if about.get("from") else []),
+        "",
+        "    polytask ask THIS_FOLDER TASK --FIELD ...",
+        "",
+        "## Data",
+        "",
+        "| source | task | examples | tokens | licence | attribution |",
+        "|---|---|---:|---:|---|---|",
+    ]
+    rows = [
+        f"| {item['name']} | {item['task']} | {item['examples']:,} | {item['tokens']:,} "
+        f"| {item.get('licence', 'not stated')} | {item.get('attribution', '')} |"
+        for item in about["data"]
+    ]
+    return "\n".join([*head, *rows, "", "## Recipe", "", "```yaml", about["recipe"].rstrip(), "```", ""])

@@ -1,0 +1,97 @@
+"""polytask data: a recipe's data, counted, and as the model sees it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from polytask.data.prepare import Prepared
+from polytask.run.assembly import assemble, read_recipe
+from polytask.run.train import Preparing
+from polytask.tokenizers.text import TextTokenizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Text of neighbouring tokens that the model learns to write, or is only given."""
+
+    text: str
+    learnt: bool
+
+
+@dataclass(frozen=True)
+class Row:
+    """A packed row: its source, and the pieces of each document in it."""
+
+    source: str
+    length: int
+    tokens: int
+    learnt: int
+    documents: list[list[Piece]]
+
+
+def prepare_recipe(recipe: str, changes: Sequence[str] = (), *, data_dir: Path | None = None) -> Prepared:
+    """Tokenizes what is not in the cache yet."""
+    loaded = read_recipe(recipe, changes, data_dir)
+    with Preparing() as progress:
+        return assemble(loaded, progress=progress).prepared
+
+
+def packed_rows(
+    recipe: str, changes: Sequence[str], count: int, step: int = 0, *, data_dir: Path | None = None
+) -> Iterator[Row]:
+    """The first `count` rows that training step `step` sees."""
+    loaded = read_recipe(recipe, changes, data_dir)
+    with Preparing() as progress:
+        assembly = assemble(loaded, progress=progress)
+    loader = assembly.loader()
+    while count > 0:
+        batch = loader.batch(step)
+        for row in range(min(count, len(batch))):
+            documents = _documents(
+                batch.ids[row], batch.targets[row], batch.weights[row], batch.documents[row], assembly.tokenizer
+            )
+            if batch.encoder_ids is not None and batch.encoder_documents is not None:
+                _put_before(documents, batch.encoder_ids[row], batch.encoder_documents[row], assembly.tokenizer)
+            source = int(batch.sources[row])
+            yield Row(
+                assembly.prepared.names[source] if source >= 0 else "padding",
+                batch.ids.shape[1],
+                int((batch.documents[row] > 0).sum()),
+                int((batch.weights[row] > 0).sum()),
+                list(documents.values()),
+            )
+        count -= len(batch)
+        step += 1
+
+
+def _documents(
+    ids: "Tensor", targets: "Tensor", weights: "Tensor", documents: "Tensor", tokenizer: TextTokenizer
+) -> dict[int, list[Piece]]:
+    """By document number: the first id, which nothing predicts, then every target with whether it is learnt."""
+    found: dict[int, list[Piece]] = {}
+    for number in sorted(set(documents[documents > 0].tolist())):
+        places = (documents == number).nonzero().squeeze(1)
+        tokens = [int(ids[places[0]]), *targets[places].tolist()]
+        learnt = [False, *(weights[places] > 0).tolist()]
+        found[number] = _pieces(tokens, learnt, tokenizer)
+    return found
+
+
+def _pieces(tokens: list[int], learnt: list[bool], tokenizer: TextTokenizer) -> list[Piece]:
+    pieces, start = [], 0
+    for end in range(1, len(tokens) + 1):
+        if end == len(tokens) or learnt[end] != learnt[start]:
+            pieces.append(Piece(tokenizer.decode(tokens[start:end], special=True), learnt[start]))
+            start = end
+    return pieces
+
+
+def _put_before(documents: dict[int, list[Piece]], ids: "Tensor", numbers: "Tensor", tokenizer: TextTokenizer) -> None:
+    """What the encoder reads stands before what the decoder writes."""
+    for number, pieces in documents.items():
+        read = ids[numbers == number].tolist()
+        pieces.insert(0, Piece(tokenizer.decode(read, special=True) + " => ", False))

@@ -1,0 +1,188 @@
+"""polytask train: a recipe becomes a model."""
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from polytask import runtime
+from polytask.errors import ConfigError
+from polytask.interop.folder import write_model
+from polytask.models import cost
+from polytask.recipe import Recipe
+from polytask.run.assembly import Assembly, assemble, read_recipe
+from polytask.run.card import card
+from polytask.tasks import get_task
+from polytask.tokenizers.text import TextTokenizer
+from polytask.training.callbacks import Callback, Result
+from polytask.training.objectives import OBJECTIVES
+from polytask.training.parallel.data import World, joined
+from polytask.training.progress import LiveView
+from polytask.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    import torch
+
+
+def train(
+    recipe: str, changes: Sequence[str] = (), *, out: Path | None = None, resume: bool = False,
+    data_dir: Path | None = None,
+) -> Result:  # fmt: skip
+    """Trains as the recipe says, into `out` (runs/NAME by default); under torchrun on all processes.
+
+    Raises an Error that says what is wrong with the recipe, the data, the folder or the machine.
+    """
+    loaded = read_recipe(recipe, changes, data_dir)
+    return train_recipe(loaded, out or Path("runs") / loaded.name, resume=resume)
+
+
+def train_recipe(
+    recipe: Recipe, out: Path, *, resume: bool = False, callbacks: Sequence[Callback] | None = None,
+    samples: Any = None, device_name: str = "auto",
+) -> Result:  # fmt: skip
+    """The same for a recipe that has been read. `samples`: (assembly, network) -> the trainer's function of a step."""
+    runtime.set_threads()
+    with joined(str(runtime.pick_device(device_name))) as world:
+        device = _own_device(device_name, world)
+        tokenizer = _kept_tokenizer(out) if resume else None
+        with Preparing(world.first) as progress:
+            assembly = assemble(recipe, tokenizer=tokenizer, progress=progress)
+        if world.first:
+            keep_recipe(assembly, out, resume)
+        trainer = build_trainer(assembly, out, device, world, callbacks, samples)
+        return trainer.run(resume=resume)
+
+
+def build_trainer(
+    assembly: Assembly, out: Path, device: "torch.device", world: World,
+    callbacks: Sequence[Callback] | None = None, samples: Any = None,
+) -> Trainer:  # fmt: skip
+    """The trainer of an assembled recipe."""
+    recipe, network, loader = assembly.recipe, assembly.network(device), assembly.loader(world)
+    precision = runtime.pick_precision(recipe.training.precision, device)
+    training = recipe.training_config(precision)
+    objective = OBJECTIVES.get(recipe.objective)(training.label_smoothing, training.z_loss)
+    accumulate = training.accumulate
+    # The rate of a CPU swings with what else it does; a share of it would say nothing.
+    peak = runtime.matmul_rate(device, precision) if device.type == "cuda" else 0.0
+    from polytask.run.evaluate import scoring
+
+    return Trainer(
+        network,
+        objective,
+        lambda step, micro: loader.batch(step * accumulate + micro),
+        training,
+        out,
+        save=saver(assembly, network),
+        callbacks=[LiveView()] if callbacks is None else callbacks,
+        validation=assembly.validation(loader),
+        evaluate=scoring(recipe, network, assembly.tokenizer),
+        samples=samples(assembly, network) if samples else None,
+        sources=assembly.prepared.names,
+        flops_per_token=cost.flops_per_token(assembly.config, loader.length),
+        peak_flops=peak,
+        world=world,
+    )
+
+
+def saver(assembly: Assembly, network: Any) -> Any:
+    """The trainer's `save`: a whole model folder, with its card and the user's own tasks."""
+    recipe = assembly.recipe
+    about = about_model(assembly)
+    tasks = {}
+    for source in recipe.sources():
+        if isinstance(source.task, str) and source.task.endswith((".yaml", ".yml")):
+            task = get_task(source.task)
+            tasks[task.name] = Path(source.task).read_text(encoding="utf-8")
+
+    def save(folder: Path, weights: Mapping[str, "torch.Tensor"]) -> None:
+        write_model(
+            folder, network, assembly.tokenizer, card=card(about), about=about, tasks=tasks, weights=weights
+        )  # fmt: skip
+
+    return save
+
+
+def about_model(assembly: Assembly) -> dict[str, Any]:
+    """What a checkpoint says of its making: the recipe, the data with licences and counts."""
+    data = []
+    for spec, source in zip(assembly.recipe.sources(), assembly.prepared.sources):
+        counts = source.train.counts
+        task = spec.task if isinstance(spec.task, str) else spec.task.name
+        said = {"name": source.name, "task": get_task(task).name, "from": spec.from_, "licence": spec.licence}
+        said |= {"attribution": spec.attribution, "examples": counts.documents, "tokens": counts.tokens}
+        data.append({key: value for key, value in said.items() if value not in ("", None)})
+    return {
+        "name": assembly.recipe.name,
+        "date": date.today().isoformat(),
+        "parameters": cost.parameters(assembly.config),
+        "steps": assembly.recipe.steps,
+        "tasks": sorted({item["task"] for item in data}),
+        "data": data,
+        "from": assembly.recipe.model.from_,
+        "recipe": assembly.recipe.dump(),
+    }
+
+
+def keep_recipe(assembly: Assembly, out: Path, resume: bool) -> None:
+    """Puts recipe and tokenizer into the run's folder; a run that goes on must have the recipe that it began with.
+
+    Raises ConfigError naming the keys that differ.
+    """
+    file, text = out / "recipe.yaml", assembly.recipe.dump()
+    if resume and file.is_file():
+        before, now = file.read_text().splitlines(), text.splitlines()
+        odd = [line.strip() for line in now if line not in before] or [ln.strip() for ln in before if ln not in now]
+        if odd:
+            raise ConfigError(
+                f"{out} began with another recipe: now it says '{odd[0]}'. Go on with {file}, or choose another --out."
+            )
+        return
+    if (out / "checkpoints").is_dir() and any((out / "checkpoints").iterdir()):
+        return  # the trainer refuses, and nothing of the run that is there may change
+    out.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    assembly.tokenizer.save(out / "tokenizer.json")
+
+
+def _kept_tokenizer(out: Path) -> TextTokenizer | None:
+    file = out / "tokenizer.json"
+    return TextTokenizer.load(file) if file.is_file() else None
+
+
+def _own_device(name: str, world: World) -> "torch.device":
+    import os
+
+    device = runtime.pick_device(name)
+    if world.size > 1 and device.type == "cuda":
+        return runtime.pick_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
+    return device
+
+
+class Preparing:
+    """Shows how far the tokenization of sources is, on a terminal's last line or as one line a source."""
+
+    def __init__(self, shown: bool = True):
+        self.shown = shown
+        self._at: dict[str, tuple[int, int]] = {}
+        self._last = 0.0
+
+    def __enter__(self) -> "Preparing":
+        return self
+
+    def __call__(self, source: str, rows: int, tokens: int) -> None:
+        self._at[source] = (rows, tokens)
+        now = time.monotonic()
+        if self.shown and sys.stderr.isatty() and now - self._last > 0.2:
+            self._last = now
+            print(f"\r\x1b[2Kpreparing {source}: {rows:,} rows, {tokens:,} tokens", end="", file=sys.stderr)
+
+    def __exit__(self, *_: object) -> None:
+        if not self.shown:
+            return
+        if self._at and sys.stderr.isatty():
+            print("\r\x1b[2K", end="", file=sys.stderr)
+        for source, (rows, tokens) in self._at.items():
+            print(f"prepared {source}: {rows:,} rows, {tokens:,} tokens", file=sys.stderr)
