@@ -46,12 +46,14 @@ def test_pairs_fit_both_budgets(pairs):
         assert total[1] <= 20
 
 
-def test_padding_of_translations_is_small():
+@pytest.mark.parametrize("instruction", [0, 12])
+def test_padding_of_translations_is_small(instruction):
     rng = np.random.default_rng(0)
-    source = np.minimum(rng.lognormal(3.3, 0.5, 10_000).astype(int) + 3, 400)
-    target = np.maximum((source * rng.uniform(0.8, 1.2, 10_000)).astype(int), 1)
-    rows = pack_pairs(source, target, 512, 512)
-    assert 1 - (source.sum() + target.sum()) / (len(rows) * 1024) < 0.03
+    target = np.minimum(rng.lognormal(3.3, 0.5, 10_000).astype(int) + 3, 400)
+    source = np.maximum((target * rng.uniform(0.8, 1.2, 10_000)).astype(int), 1) + instruction
+    length = int(512 * target.sum() / source.sum())
+    rows = pack_pairs(source, target, 512, length)
+    assert 1 - (source.sum() + target.sum()) / (len(rows) * (512 + length)) < 0.02
 
 
 def test_too_long_documents_are_refused():

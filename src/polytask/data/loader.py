@@ -222,7 +222,7 @@ def _objectives(prepared: "Prepared", default: str) -> list[str]:
 def _balanced(prepared: "Prepared", length: int) -> tuple[int, int]:
     """(decoder, encoder) lengths of at most `length` in the ratio that the data fills, so that neither side is padding.
 
-    No pair that fits `length` on both sides is cut for it.
+    At most one pair in a thousand that fits `length` on both sides is cut for it.
     """
     stores = [source.train for source in prepared.sources if not source.flat]
     given = np.concatenate([np.zeros(0, np.int64), *(pair_lengths(store, prepared.special)[0] for store in stores)])
@@ -235,8 +235,8 @@ def _balanced(prepared: "Prepared", length: int) -> tuple[int, int]:
         return length, length
     ratio = float(np.minimum(given, length).sum() / np.minimum(answer, length).sum())
     if ratio >= 1:
-        return max(_rounded(length / ratio), min(int(answer.max()), length)), length
-    return length, max(_rounded(length * ratio), min(int(given.max()), length))
+        return max(_rounded(length / ratio), min(int(np.quantile(answer, 0.999)), length)), length
+    return length, max(_rounded(length * ratio), min(int(np.quantile(given, 0.999)), length))
 
 
 def _rounded(value: float) -> int:

@@ -104,8 +104,9 @@ def _best_fit(counts: np.ndarray, capacity: int) -> list[tuple[list[int], int]]:
 def pack_pairs(encoder: np.ndarray, decoder: np.ndarray, encoder_capacity: int, decoder_capacity: int) -> Rows:
     """Rows for pairs with two budgets: the sums of `encoder` (N,) and of `decoder` (N,) lengths both fit.
 
-    Largest pairs first, each into the open row that it leaves most evenly full. Raises ValueError for a
-    pair that no row can hold.
+    Largest pairs first, each into the row with most room, as if rows were machines and pairs jobs (Graham 1969): filling
+    rows up one by one would put large pairs together, and their encoder and decoder sides are in another ratio than
+    those of small ones. Raises ValueError for a pair that no row can hold.
     """
     sizes = np.stack([np.asarray(encoder), np.asarray(decoder)], axis=1).astype(np.int64)
     capacity = np.array([encoder_capacity, decoder_capacity], dtype=np.int64)
@@ -128,7 +129,7 @@ def pack_pairs(encoder: np.ndarray, decoder: np.ndarray, encoder_capacity: int, 
         closed += [row for row, done in zip(held, full) if done]
         held = [row for row, done in zip(held, full) if not done]
         room = room[:used][~full]
-    rows = [*closed, *held]
+    rows = [row for row in (*closed, *held) if row]
     return _rows([np.array(row, dtype=np.int64) for row in rows], [np.array([len(row)]) for row in rows])
 
 
@@ -136,6 +137,9 @@ def _fit_pairs(
     chunk: np.ndarray, sizes: np.ndarray, capacity: np.ndarray, room: np.ndarray, held: list[list[int]]
 ) -> int:
     """Puts the pairs of `chunk` into rows, changing `room` (rows, 2) and `held`; how many rows are in use."""
+    # As many rows as could hold all: large pairs spread over them, so that each row gets its mixture of shapes.
+    total = sizes[chunk].sum(axis=0) + (capacity - room[: len(held)]).sum(axis=0)
+    held += [[] for _ in range(max(int((total // capacity).max()) - len(held), 0))]
     used = len(held)
     scale = (1 / capacity).astype(np.float32)
     left = room.astype(np.float32) * scale
@@ -143,9 +147,7 @@ def _fit_pairs(
     for document, size, (a, b) in zip(chunk.tolist(), sizes[chunk], need):
         fits = np.flatnonzero((room[:used, 0] >= size[0]) & (room[:used, 1] >= size[1]))
         if len(fits):
-            after_a, after_b = left[fits, 0] - a, left[fits, 1] - b
-            # What remains should be little, and alike in both budgets so that later pairs can use it up.
-            row = int(fits[np.argmin(after_a + after_b + 2 * np.abs(after_a - after_b))])
+            row = int(fits[np.argmax(np.minimum(left[fits, 0] - a, left[fits, 1] - b))])
         else:
             row, used = used, used + 1
             held.append([])

@@ -224,7 +224,7 @@ def _tokenize(
     """Writes all documents of a source to (training, held out); is all of it plain text?"""
     rows, flat = 0, True
     refused: list[str] = []
-    with Workers(_task(source), tokenizer, holdout, cores) as workers:
+    with Workers(source.task, tokenizer, holdout, cores) as workers:
         for count, (*sides, wrong) in workers.map(_batches(source)):
             rows += count
             refused += wrong

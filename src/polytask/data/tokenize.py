@@ -1,20 +1,20 @@
 """Rows become token arrays: one piece of the work of `prepare`, in this process or in a worker of its own.
 
-Run as a program, it is a worker: tasks come in on standard input and arrays go out on standard output, both pickled by
-the process that started it. A worker is a plain subprocess, not `multiprocessing`, so that a user's script needs no
-`if __name__ == "__main__"`.
+Run as a program, it is a worker: rows come in on standard input as JSON and arrays go out on standard output. A worker
+is a plain subprocess, not `multiprocessing`, so that a user's script needs no `if __name__ == "__main__"`, and nothing
+is ever unpickled.
 """
 
 import hashlib
 import json
 import os
-import pickle
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from polytask import errors
 from polytask.errors import DataError, Error
 from polytask.tasks.task import check
 from polytask.tokenizers.encode import encode_documents
@@ -90,24 +90,71 @@ def _side(documents: _Documents, tokenizer: TextTokenizer) -> Side:
     return vars(encoded) | {"predicted_bytes": sizes[:, 0], "characters": characters, "bytes": total}
 
 
+def send(pipe: IO[bytes], header: Mapping[str, Any], arrays: Sequence[np.ndarray] = ()) -> None:
+    """One message: the header's length, the header as JSON with the arrays' types and lengths, and their bytes."""
+    about = [[array.dtype.str, len(array)] for array in arrays]
+    text = json.dumps({"header": header, "arrays": about}, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    pipe.write(len(text).to_bytes(8, "little") + text)
+    for array in arrays:
+        pipe.write(np.ascontiguousarray(array).data)
+    pipe.flush()
+
+
+def receive(pipe: IO[bytes]) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """What the other end sent. Raises EOFError where it ended."""
+    message = json.loads(_exactly(pipe, int.from_bytes(_exactly(pipe, 8), "little")).decode("utf-8", "surrogatepass"))
+    types = [(np.dtype(kind), length) for kind, length in message["arrays"]]
+    return message["header"], [np.frombuffer(_exactly(pipe, t.itemsize * n), t) for t, n in types]
+
+
+def _exactly(pipe: IO[bytes], size: int) -> bytes:
+    data = pipe.read(size)
+    if len(data) < size:
+        raise EOFError
+    return data
+
+
+_ARRAYS = ("ids", "predicted", "lengths", "openers", "firsts", "predicted_bytes")
+
+
+def send_answer(pipe: IO[bytes], answer: tuple[Side, Side, list[str]]) -> None:
+    *sides, refused = answer
+    scalars = [{name: value for name, value in side.items() if name not in _ARRAYS} for side in sides]
+    send(pipe, {"sides": scalars, "refused": refused}, [side[name] for side in sides for name in _ARRAYS])
+
+
+def receive_answer(pipe: IO[bytes]) -> tuple[Side, Side, list[str]]:
+    """The answer of a worker, or the error it ran into, raised here."""
+    header, arrays = receive(pipe)
+    if "error" in header:
+        raise getattr(errors, header["error"], RuntimeError)(header["sentence"])
+    count = len(_ARRAYS)
+    first, second = (
+        scalars | dict(zip(_ARRAYS, arrays[i * count : (i + 1) * count])) for i, scalars in enumerate(header["sides"])
+    )
+    return first, second, header["refused"]
+
+
 def work() -> None:
     """Serves until standard input ends."""
+    from polytask.tasks import get_task
+
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # there are as many workers as cores
     source, sink = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr
-    task, tokenizer, share = pickle.load(source)
-    tokenizer = TextTokenizer.from_json(tokenizer)
+    start, _ = receive(source)
+    task, tokenizer = get_task(start["task"]), TextTokenizer.from_json(start["tokenizer"])
     while True:
         try:
-            rows, first = pickle.load(source)
+            question, _ = receive(source)
         except (EOFError, KeyboardInterrupt):
             return
         try:
-            answer: Any = tokenize(rows, first, task, tokenizer, share)
+            answer = tokenize(question["rows"], question["first"], task, tokenizer, start["share"])
         except Exception as error:
-            answer = error
-        pickle.dump(answer, sink, protocol=pickle.HIGHEST_PROTOCOL)
-        sink.flush()
+            send(sink, {"error": type(error).__name__, "sentence": str(error)})
+        else:
+            send_answer(sink, answer)
 
 
 if __name__ == "__main__":

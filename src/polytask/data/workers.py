@@ -5,7 +5,6 @@ into arrays) runs on one, and soon is the slower part.
 """
 
 import os
-import pickle
 import subprocess
 import sys
 from collections import deque
@@ -14,8 +13,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from polytask.data.tokenize import Side, tokenize
+from polytask.data.tokenize import Side, receive_answer, send, tokenize
 from polytask.errors import DataError
+from polytask.tasks import get_task
 
 if TYPE_CHECKING:
     from polytask.tasks.task import Task
@@ -29,11 +29,12 @@ _SMALL = 2  # batches that are quicker done here than by processes that must sta
 class Workers:
     """Tokenizes batches of rows; a context manager that ends its processes."""
 
-    def __init__(self, task: "Task", tokenizer: "TextTokenizer", holdout: float, cores: int | None = None):
-        self._task, self._tokenizer, self._holdout = task, tokenizer, holdout
-        self._cores = cores or _cores()
-        if type(task).__module__ == "__main__":
-            self._cores = 1  # a task defined in the user's script cannot be imported by another process
+    def __init__(self, task: "str | Task", tokenizer: "TextTokenizer", holdout: float, cores: int | None = None):
+        self._name, self._tokenizer, self._holdout = task, tokenizer, holdout
+        self._task = get_task(task) if isinstance(task, str) else task
+        # A task that a user's script defines or registers exists in this process alone.
+        known = isinstance(task, str) and type(self._task).__module__.startswith("polytask.")
+        self._cores = (cores or _cores()) if known else 1
         self._processes: list[subprocess.Popen] = []
         self._idle: SimpleQueue[subprocess.Popen] = SimpleQueue()
         self._threads: ThreadPoolExecutor | None = None
@@ -82,7 +83,8 @@ class Workers:
             )
             self._processes.append(process)
             assert process.stdin is not None
-            pickle.dump((self._task, self._tokenizer.to_json(), self._holdout), process.stdin)
+            about = {"task": self._name, "tokenizer": self._tokenizer.to_json(), "share": self._holdout}
+            send(process.stdin, about)
             self._idle.put(process)
 
     def _ask(self, batch: Rows, first: int) -> Answer:
@@ -90,15 +92,14 @@ class Workers:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            pickle.dump((batch, first), process.stdin, protocol=pickle.HIGHEST_PROTOCOL)
-            process.stdin.flush()
-            answer = pickle.load(process.stdout)
+            send(process.stdin, {"rows": batch, "first": first})
+            return receive_answer(process.stdout)
+        except TypeError:  # a row holds what JSON cannot: a date, bytes; nothing was sent
+            return tokenize(batch, first, self._task, self._tokenizer, self._holdout)
         except (OSError, EOFError) as error:
             raise DataError("A tokenizing process ended early, most likely for want of memory; try again.") from error
-        self._idle.put(process)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+        finally:
+            self._idle.put(process)
 
 
 def _cores() -> int:
