@@ -1,0 +1,231 @@
+"""Rows for every task from scenes: an index and a seed give the same row, always and on every machine.
+
+Rows of different tasks with the same index, split, objects and seed tell of the same scene. A row says all of its
+scene, so rows of different splits differ: no scene of one split, before or after events, stands in another.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from random import Random
+from typing import Any
+
+from polytask.blocksworld.events import apply, draw_events, tell_event
+from polytask.blocksworld.grammar import LANGUAGES
+from polytask.blocksworld.language import OPENERS, PLACES, TEMPLATES, describe, facts, listed, tell
+from polytask.blocksworld.program import Stroke, picture, prompt, tests, write
+from polytask.blocksworld.questions import ask, draw_question
+from polytask.blocksworld.scene import GRID, Block, Scene, check_objects, check_split, count_scenes, draw_scene
+from polytask.errors import ConfigError, TaskError
+from polytask.registry import nearest
+
+# What each mood is called. No word belongs to two moods.
+MOODS = {
+    "happy": ("glad", "cheerful", "merry", "joyful", "delighted", "jolly"),
+    "sad": ("gloomy", "tearful", "unhappy", "sorrowful", "miserable", "downcast"),
+    "angry": ("furious", "irate", "enraged", "annoyed", "mad", "outraged"),
+    "calm": ("peaceful", "quiet", "relaxed", "serene", "restful", "placid"),
+}
+LABELS = tuple(MOODS)
+BRIEF = "Answer briefly."
+PAIRS_OF_LANGUAGES = tuple((a, b) for a in LANGUAGES for b in LANGUAGES if (a == "en") != (b == "en"))
+
+
+def example(
+    task: str, index: int, *, split: str = "train", objects: tuple[int, int] = (1, 3), seed: int = 0
+) -> dict[str, Any]:
+    """Row number `index` of the task. Scenes have a number of blocks within `objects`, ends included, before events.
+
+    Raises TaskError for an unknown task, ConfigError for a split, objects or index that there is not.
+    """
+    make = check_task(task)
+    check_split(split)
+    check_objects(objects)
+    if index < 0:
+        raise ConfigError(f"Blocks world: index {index} is negative; rows count from 0.")
+    fewest, most = objects
+    name = f"{split}-{fewest}-{most}-{seed}-{index}"
+    scene = draw_scene(_generator(name), split, (fewest, most))
+    return {"id": f"blocksworld-{task}-{name}", **make(_generator(f"{task}-{name}"), scene, split, most)}
+
+
+def examples(
+    task: str,
+    count: int,
+    *,
+    split: str = "train",
+    start: int = 0,
+    objects: tuple[int, int] = (1, 3),
+    seed: int = 0,
+) -> Iterator[dict[str, Any]]:
+    """Rows `start` to `start + count - 1` of the task."""
+    return (example(task, i, split=split, objects=objects, seed=seed) for i in range(start, start + count))
+
+
+def distinct(task: str, objects: tuple[int, int] = (1, 5)) -> int:
+    """How many distinct rows of the task there are at least in train, validation and test together.
+
+    Every row says all of its scene, so there are as many as there are scenes; translation has six directions for each.
+    """
+    check_task(task)
+    check_objects(objects)
+    return count_scenes(objects) * (len(PAIRS_OF_LANGUAGES) if task == "translation" else 1)
+
+
+def check_task(task: str) -> Callable[[Random, Scene, str, int], dict[str, Any]]:
+    """The function that makes the task's rows. Raises TaskError with the nearest name."""
+    if task not in TASKS:
+        raise TaskError(f"Blocks world has no task '{task}': {nearest(task, TASKS)}")
+    return TASKS[task]
+
+
+def _generator(name: str) -> Random:
+    return Random(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little"))
+
+
+def _among(generator: Random, options: Any) -> Any:
+    return options[int(generator.random() * len(options))]
+
+
+def _story(generator: Random, scene: Scene, split: str, most: int) -> tuple[str, str]:
+    """(a description and what happens then, what there is in the end)"""
+    events, after = draw_events(generator, scene, split, 1 + (generator.random() < 0.5), most)
+    told = " ".join([describe(scene, "en", _among(generator, TEMPLATES)), *map(tell_event, events)])
+    return told, describe(after, "en", "now")
+
+
+def _text(generator: Random, scene: Scene, split: str, most: int) -> dict[str, Any]:
+    return {"text": " ".join(_story(generator, scene, split, most))}
+
+
+def _summarization(generator: Random, scene: Scene, split: str, most: int) -> dict[str, Any]:
+    document, summary = _story(generator, scene, split, most)
+    return {"document": document, "summary": summary}
+
+
+def _translation(generator: Random, scene: Scene, split: str, most: int) -> dict[str, Any]:
+    source, target = _among(generator, PAIRS_OF_LANGUAGES)
+    template = _among(generator, TEMPLATES)
+    said = facts(scene) if len(scene) > 1 and generator.random() < 0.5 else []
+    fact = _among(generator, said) if said else None
+    texts = [describe(scene, lang, template) + (f" {tell(fact, lang)}" if fact else "") for lang in (source, target)]
+    return {"source": texts[0], "target": texts[1], "source_lang": source, "target_lang": target}
+
+
+def _answering(generator: Random, scene: Scene, split: str, most: int) -> dict[str, Any]:
+    question, answer = draw_question(generator, scene)
+    context = describe(scene, "en", _among(generator, TEMPLATES))
+    return {"context": context, "question": ask(question), "answers": [answer.short]}
+
+
+def _chat(generator: Random, scene: Scene, split: str, most: int) -> dict[str, Any]:
+    """Two questions, each with its answer; in some a greeting, a system prompt, an event before the second question."""
+    brief = generator.random() < 0.3
+    turns = [("system", BRIEF)] if brief else []
+    if generator.random() < 0.2:
+        turns += [("user", "Hello!"), ("assistant", "Hello! What do you see?")]
+    told, now, asked = describe(scene, "en", _among(generator, TEMPLATES)), scene, None
+    for second in (False, True):
+        if second:
+            told = ""
+            if generator.random() < 0.5:
+                events, now = draw_events(generator, scene, split, 1, most)
+                told = " ".join(map(tell_event, events))
+        question, answer = draw_question(generator, now)
+        while question == asked:
+            question, answer = draw_question(generator, now)
+        asked = question
+        turns.append(("user", f"{told} {ask(question)}".strip()))
+        turns.append(("assistant", answer.short if brief else answer.full))
+    return {"messages": [{"role": role, "content": content} for role, content in turns]}
+
+
+def _code(generator: Random, scene: Scene, split: str, most: int) -> dict[str, Any]:
+    strokes = [Stroke(*block) for block in scene]
+    if generator.random() < 0.35:
+        strokes = _with_line(strokes)
+    return {"prompt": prompt(strokes), "solution": write(strokes), "tests": tests(picture(strokes))}
+
+
+def _with_line(strokes: list[Stroke]) -> list[Stroke]:
+    """The first block that can be drawn out to a whole row or column, is.
+
+    Only from the left edge or the top edge: so the picture still tells which scene it comes from.
+    """
+    for i, stroke in enumerate(strokes):
+        others = {other.cell for other in strokes if other is not stroke}
+        row, column = divmod(stroke.cell, GRID)
+        if column == 0 and not any(cell // GRID == row for cell in others):
+            return [*strokes[:i], stroke._replace(line="row"), *strokes[i + 1 :]]
+        if row == 0 and not any(cell % GRID == column for cell in others):
+            return [*strokes[:i], stroke._replace(line="column"), *strokes[i + 1 :]]
+    return strokes
+
+
+def _classification(generator: Random, scene: Scene, split: str, most: int) -> dict[str, Any]:
+    """What a block feels now counts; what it felt before is said before or behind it.
+
+    Three moods stand in each text, so to know its words is not to know its label.
+    """
+    label = _among(generator, LABELS)
+    first, second = generator.sample([mood for mood in LABELS if mood != label], 2)
+    now, before = (
+        _among(generator, MOODS[label]),
+        f"{_among(generator, MOODS[first])}, then {_among(generator, MOODS[second])}",
+    )
+    block = _among(generator, scene)
+    order = generator.random() < 0.5
+    feeling = f"was {before}, and is now {now}" if order else f"is now {now} and was {before}"
+    told = describe(scene, "en", _among(generator, TEMPLATES))
+    return {"text": f"{told} The {block.colour} {block.shape} {feeling}.", "label": label, "labels": list(LABELS)}
+
+
+def _infilling(generator: Random, scene: Scene, split: str, most: int) -> dict[str, Any]:
+    """A story of an event with two parts masked, each of which follows from the rest.
+
+    One stands in the end, which follows from what was before; the other in what was or in the event, and then of a
+    block of which the end says all, or in the end too.
+    """
+    events, after = draw_events(generator, scene, split, 1, most)
+    event = events[-1]
+    start, end = [_parts(block) for block in scene], [_parts(block) for block in after]
+    hidden = _among(generator, after)
+    marks = [(end[after.index(hidden)], _among(generator, (0, 1, 2, 3)))]
+    happens = " ".join(map(tell_event, events)).removesuffix(".").rsplit(" ", 1)
+    others: list[tuple[list[str], int]] = [
+        (start[i], part) for i, block in enumerate(scene) if block in after and block != hidden for part in range(4)
+    ]
+    touched = [block for block in scene if block.pair == event.pair]
+    if len(events) == 1 and event.kind in ("move", "paint", "resize") and apply(event, tuple(touched)) != (hidden,):
+        others += [(happens, 1)] * 4
+    others += [(parts, part) for parts in end for part in range(4) if (parts, part) != marks[0]][:4]
+    marks.append(_among(generator, others))
+    order = [*start, happens, *end]
+    marks.sort(key=lambda mark: (next(i for i, parts in enumerate(order) if parts is mark[0]), mark[1]))
+    answers = []
+    for number, (parts, part) in enumerate(marks, start=1):
+        answers.append(parts[part])
+        parts[part] = f"[{number}]"
+    openers = OPENERS["en"]
+    told = f"{openers[_among(generator, ('see', 'show'))]} {_items(start)}. {' '.join(happens)}."
+    return {"masked": f"{told} {openers['now']} {_items(end)}.", "answers": answers}
+
+
+def _parts(block: Block) -> list[str]:
+    """What may be masked of a block: size, colour, shape, place."""
+    return [block.size, block.colour, block.shape, PLACES["en"][block.cell]]
+
+
+def _items(parts: list[list[str]]) -> str:
+    return listed([f"a {' '.join(words)}" for words in parts])
+
+
+TASKS: dict[str, Callable[[Random, Scene, str, int], dict[str, Any]]] = {
+    "text": _text,
+    "translation": _translation,
+    "answering": _answering,
+    "summarization": _summarization,
+    "chat": _chat,
+    "code": _code,
+    "classification": _classification,
+    "infilling": _infilling,
+}
