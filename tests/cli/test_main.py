@@ -1,0 +1,117 @@
+"""The command itself: quick, and one sentence for every mistake."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+VERBS = (
+    "demo plan train tune eval ask generate chat translate answer summarize code classify tasks show doctor data tokenizer"
+).split()
+
+
+def python(*words):
+    return subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=60)
+
+
+def test_the_command_does_not_import_torch():
+    done = python("-c", "import sys, polytask.cli.main; print([m for m in ('torch', 'numpy') if m in sys.modules])")
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_help_is_quick():
+    """0.3 s on a free core; the fastest of a few tries, since others may use this machine."""
+    times = []
+    for _ in range(8):
+        start = time.perf_counter()
+        done = python("-m", "polytask.cli.main", "--help")
+        times.append(time.perf_counter() - start)
+        assert done.returncode == 0
+        if min(times) < 0.3:
+            break
+    assert min(times) < 0.3
+
+
+def test_help_lists_every_verb(polytask):
+    shown = polytask("--help").stdout
+    assert [verb for verb in VERBS if verb not in shown] == []
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(polytask, verb):
+    result = polytask(verb, "--help")
+    assert result.exit_code == 0
+    assert "Usage" in result.stdout
+
+
+@pytest.mark.parametrize("words", [["trian"], ["train", "r.yaml", "--rsume"], ["train"], ["data", "shwo", "demo"]])
+def test_a_wrong_word_exits_with_2(polytask, words):
+    result = polytask(*words)
+    assert result.exit_code == 2
+    assert "Traceback" not in result.stderr + result.stdout
+
+
+def test_a_misspelt_verb_gets_a_hint(polytask):
+    assert "train" in polytask("trian").stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["plan", "dmeo"], "did you mean 'demo'"),
+        (["train", "demo", "--set", "training.stpes=3"], "did you mean 'steps'"),
+        (["train", "demo", "--set", "training.steps"], "key=value"),
+        (["show", "nowhere"], "no checkpoint at nowhere"),
+        (["tasks", "translaton"], "did you mean 'translation'"),
+        (["ask", "nowhere", "translaton"], "did you mean 'translation'"),
+        (["tokenizer", "train", "nowhere.txt"], "nowhere.txt"),
+    ],
+)
+def test_a_users_mistake_is_one_sentence_and_exit_code_2(polytask, words, sentence):
+    result = polytask(*words)
+    assert result.exit_code == 2, result.stdout
+    assert sentence in result.stderr
+    assert result.stderr.startswith("Error: ")
+    assert "Traceback" not in result.stderr
+
+
+def test_ctrl_c_exits_with_130(polytask, monkeypatch):
+    from polytask.run import doctor
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(doctor, "facts", interrupted)
+    assert polytask("doctor").exit_code == 130
+
+
+def test_tasks_lists_fields_and_metrics(polytask):
+    shown = polytask("tasks").stdout
+    for word in ("translation", "target_lang", "bleu", "infilling", "classification", "labels"):
+        assert word in shown
+    assert "bleu" not in polytask("tasks", "classification").stdout
+
+
+def test_doctor_says_what_this_machine_has(polytask):
+    facts = {fact["name"]: fact for fact in json.loads(polytask("doctor", "--json").stdout)}
+    assert facts["torch"]["value"]
+    assert facts["python"]["good"]
+    assert any("products" in name for name in facts)
+    assert "torch" in polytask("doctor").stdout
+
+
+def test_a_tokenizer_is_learned_from_files(polytask, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("the cat sat on the mat and the rat sat on the cat\n" * 200)
+    result = polytask("tokenizer", "train", text, "--size", 320, "--out", tmp_path / "t.json")
+    assert result.exit_code == 0, result.stderr
+    from polytask.tokenizers.text import TextTokenizer
+
+    tokenizer = TextTokenizer.load(tmp_path / "t.json")
+    assert f"{tokenizer.vocab_size:,} tokens" in result.stdout
+    assert tokenizer.decode(tokenizer.encode("the cat")) == "the cat"
+    too_small = polytask("tokenizer", "train", text, "--size", 100, "--out", tmp_path / "u.json")
+    assert too_small.exit_code == 2
+    assert not (tmp_path / "u.json").exists()
