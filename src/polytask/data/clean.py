@@ -5,16 +5,19 @@ row for exact duplicates and a MinHash index (128 numbers a row) for near ones.
 """
 
 import hashlib
+import logging
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from polytask.data.files import Skip, columns_of, records
-from polytask.data.places import locate
+from polytask.data.places import Place, locate
 from polytask.errors import ConfigError, DataError, MissingExtra
 
+_log = logging.getLogger(__name__)
 _WORD = re.compile(r"\w+")
 _NAMED = 5  # examples of what was removed that a report keeps, by reason
 _BITS = 8  # bytes of a hash: of a billion rows, chance makes about 3% of one pair collide
@@ -104,6 +107,8 @@ def clean(
         else:
             report.kept += 1
             yield row
+    if report.removed:
+        _log.info("Source '%s': %s", name, report)
     if report.rows and not report.kept:
         raise DataError(f"Cleaning removed every row of source '{name}': {', '.join(report.removed)}; loosen `clean`.")
 
@@ -191,33 +196,41 @@ class _Benchmarks:
 
     def __init__(self, spec: Clean, base: str | None):
         self.size = spec.ngram
-        self.runs: dict[int, str] = {}
-        for name in spec.decontaminate:
-            place = locate(name, base, "test")
-            before = len(self.runs)
-            for path in place.files:
-                self._take(path, spec.columns)
-            if len(self.runs) == before:
-                raise DataError(f"clean: benchmark '{name}' holds no text of {spec.ngram} words; set a lower `ngram`.")
-
-    def _take(self, path: Any, columns: tuple[str, ...]) -> None:
-        there = columns_of(path) or []
-        missing = [column for column in columns if column not in there]
-        if missing:
-            raise DataError(f"{path}: clean names column '{missing[0]}'; the file has: {', '.join(there)}.")
-        for number, row in enumerate(records(path, list(columns) or None), 1):
-            if isinstance(row, Skip):
-                continue
-            # Runs are taken inside of one column; a run across two is in no text.
-            for value in (row[column] for column in columns or row):
-                for key in _runs(words(text_of(value)), self.size):
-                    self.runs.setdefault(key, f"{path} row {number}")
+        places = tuple((name, locate(name, base, "test")) for name in spec.decontaminate)
+        # Files may change while a process lives, so what they are is part of the question.
+        self.runs = _benchmark_runs(
+            places, repr([place.fingerprint() for _, place in places]), spec.ngram, spec.columns
+        )
 
     def __call__(self, text: str) -> str | None:
         for key in _runs(words(text), self.size):
             if key in self.runs:
                 return f", as in {self.runs[key]}"
         return None
+
+
+@lru_cache(maxsize=1)  # all sources of a run are held against the same benchmarks
+def _benchmark_runs(
+    places: tuple[tuple[str, Place], ...], fingerprint: str, size: int, columns: tuple[str, ...]
+) -> dict[int, str]:
+    """Where each run of `size` words stands."""
+    runs: dict[int, str] = {}
+    for name, place in places:
+        long_enough = False
+        for path in place.files:
+            there = columns_of(path) or []
+            missing = [column for column in columns if column not in there]
+            if missing:
+                raise DataError(f"{path}: clean names column '{missing[0]}'; the file has: {', '.join(there)}.")
+            for number, row in enumerate(records(path, list(columns) or None), 1):
+                # Runs are taken inside of one column; a run across two is in no text.
+                values = [] if isinstance(row, Skip) else [row.get(column) for column in columns or row]
+                for key in (key for value in values for key in _runs(words(text_of(value)), size)):
+                    runs.setdefault(key, f"{path} row {number}")
+                    long_enough = True
+        if not long_enough:
+            raise DataError(f"clean: benchmark '{name}' holds no text of {size} words; set a lower `ngram`.")
+    return runs
 
 
 def _runs(found: list[str], size: int) -> Iterator[int]:

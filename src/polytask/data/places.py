@@ -75,9 +75,8 @@ def _folder(path: Path, split: str | None) -> tuple[Path, ...]:
     files = sorted(file for file in path.rglob("*") if file.is_file() and _is_data(file.relative_to(path)))
     chosen = of_split([str(file.relative_to(path)) for file in files], split)
     if not chosen:
-        raise DataError(
-            f"The folder {path} has no files of {split or 'a kind that is read'} (txt, jsonl, csv, parquet)."
-        )
+        which = f"{split} files" if split else "files"
+        raise DataError(f"The folder {path} has no {which} of a kind that is read (txt, jsonl, csv, parquet).")
     return tuple(path / file for file in chosen)
 
 
