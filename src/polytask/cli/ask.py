@@ -30,7 +30,8 @@ def ask(
 
     A value @FILE is read from a file; the first required field may come by a pipe. `polytask tasks` lists the fields.
     """
-    from polytask.run.ask import find_task, open_model
+    from polytask.run.ask import open_model
+    from polytask.run.source import find_task
 
     chosen = find_task(model, task)
     example = fields(chosen, context.args)

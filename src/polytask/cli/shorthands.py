@@ -16,7 +16,8 @@ def _main(what: str) -> Any:
 
 
 def _ask(model: str, task: str, main: str, value: str | None, others: dict, sampling: dict, as_json: bool) -> None:
-    from polytask.run.ask import find_task, open_model
+    from polytask.run.ask import open_model
+    from polytask.run.source import find_task
 
     chosen = find_task(model, task)
     value = value if value is not None else (stdin() or "").removesuffix("\n")
@@ -90,7 +91,8 @@ def chat(
     sampling: Any = None,
 ) -> None:
     """Talk with a model."""
-    from polytask.run.ask import find_task, open_model
+    from polytask.run.ask import open_model
+    from polytask.run.source import find_task
 
     task = find_task(model, "chat")
     piped = stdin() if text is None else None

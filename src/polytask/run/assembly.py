@@ -39,6 +39,16 @@ class Assembly:
     prepared: Prepared
     config: TransformerConfig
 
+    @property
+    def objective(self) -> str:
+        """The recipe's, else what the network is made for. Raises ConfigError where it cannot do what is asked."""
+        encoder = self.config.encoder_layers > 0
+        chosen = self.recipe.training.objective or ("seq2seq" if encoder else "next_token")
+        if encoder != (chosen == "seq2seq"):
+            kind = "an encoder-decoder, which learns by seq2seq" if encoder else "a decoder, which has no seq2seq"
+            raise ConfigError(f"training.objective={chosen}: the model is {kind}.")
+        return chosen
+
     def loader(self, world: "World | None" = None) -> Loader:
         """Rows of one micro-batch over all processes, so that step x accumulate + micro counts its batches."""
         recipe, accumulate = self.recipe, self.recipe.training.accumulate
@@ -52,7 +62,7 @@ class Assembly:
             seed=recipe.seed,
             rank=world.rank if world else 0,
             world=world.size if world else 1,
-            objective=recipe.objective,  # type: ignore[arg-type]
+            objective=self.objective,  # type: ignore[arg-type]
             encoder_length=recipe.training.encoder_length,
             total_steps=recipe.steps * accumulate,
         )

@@ -57,13 +57,14 @@ def train_recipe(
 
 def build_trainer(
     assembly: Assembly, out: Path, device: "torch.device", world: World,
-    callbacks: Sequence[Callback] | None = None, samples: Any = None,
+    callbacks: Sequence[Callback] | None = None, samples: Any = None, network: Any = None, save: Any = None,
 ) -> Trainer:  # fmt: skip
-    """The trainer of an assembled recipe."""
-    recipe, network, loader = assembly.recipe, assembly.network(device), assembly.loader(world)
+    """The trainer of an assembled recipe; `network` and `save` stand in for those of the recipe."""
+    recipe, loader = assembly.recipe, assembly.loader(world)
+    network = assembly.network(device) if network is None else network
     precision = runtime.pick_precision(recipe.training.precision, device)
     training = recipe.training_config(precision)
-    objective = OBJECTIVES.get(recipe.objective)(training.label_smoothing, training.z_loss)
+    objective = OBJECTIVES.get(assembly.objective)(training.label_smoothing, training.z_loss)
     accumulate = training.accumulate
     # The rate of a CPU swings with what else it does; a share of it would say nothing.
     peak = runtime.matmul_rate(device, precision) if device.type == "cuda" else 0.0
@@ -75,7 +76,7 @@ def build_trainer(
         lambda step, micro: loader.batch(step * accumulate + micro),
         training,
         out,
-        save=saver(assembly, network),
+        save=save or saver(assembly, network),
         callbacks=[LiveView()] if callbacks is None else callbacks,
         validation=assembly.validation(loader),
         evaluate=scoring(recipe, network, assembly.tokenizer),
