@@ -10,9 +10,8 @@ from polytask.cli.fields import example_of, stdin
 from polytask.cli.sampling import with_sampling
 from polytask.errors import TaskError
 
-
-def _main(what: str) -> Any:
-    return Annotated[str | None, typer.Argument(help=f"{what}; by a pipe where it is not given.", show_default=False)]
+TEXT = Annotated[str | None, typer.Argument(help="What to work on; by a pipe where not given.", show_default=False)]
+TO = Annotated[str, typer.Option(help="The language to write, by name or code.", show_default=False)]
 
 
 def _ask(model: str, task: str, main: str, value: str | None, others: dict, sampling: dict, as_json: bool) -> None:
@@ -27,7 +26,7 @@ def _ask(model: str, task: str, main: str, value: str | None, others: dict, samp
 
 
 @with_sampling
-def generate(model: MODEL, text: _main("The beginning") = None, as_json: JSON = False, sampling: Any = None) -> None:
+def generate(model: MODEL, text: TEXT = None, as_json: JSON = False, sampling: Any = None) -> None:
     """Continue a text."""
     _ask(model, "text", "text", text, {}, sampling, as_json)
 
@@ -35,8 +34,8 @@ def generate(model: MODEL, text: _main("The beginning") = None, as_json: JSON = 
 @with_sampling
 def translate(
     model: MODEL,
-    text: _main("The text") = None,
-    to: Annotated[str, typer.Option(help="The language to write, by name or code.", show_default=False)] = ...,  # type: ignore[assignment]
+    to: TO,
+    text: TEXT = None,
     origin: Annotated[str | None, typer.Option("--from", help="The language of the text.")] = None,
     as_json: JSON = False,
     sampling: Any = None,
@@ -48,7 +47,7 @@ def translate(
 @with_sampling
 def answer(
     model: MODEL,
-    question: _main("The question") = None,
+    question: TEXT = None,
     context: Annotated[str | None, typer.Option(help="A passage that holds the answer.")] = None,
     choices: Annotated[list[str] | None, typer.Option(help="The possible answers, one after another.")] = None,
     as_json: JSON = False,
@@ -59,13 +58,13 @@ def answer(
 
 
 @with_sampling
-def summarize(model: MODEL, document: _main("The text") = None, as_json: JSON = False, sampling: Any = None) -> None:
+def summarize(model: MODEL, document: TEXT = None, as_json: JSON = False, sampling: Any = None) -> None:
     """Say a text in short."""
     _ask(model, "summarization", "document", document, {}, sampling, as_json)
 
 
 @with_sampling
-def code(model: MODEL, prompt: _main("What it should do") = None, as_json: JSON = False, sampling: Any = None) -> None:
+def code(model: MODEL, prompt: TEXT = None, as_json: JSON = False, sampling: Any = None) -> None:
     """Write a program."""
     _ask(model, "code", "prompt", prompt, {}, sampling, as_json)
 
@@ -73,7 +72,7 @@ def code(model: MODEL, prompt: _main("What it should do") = None, as_json: JSON 
 @with_sampling
 def classify(
     model: MODEL,
-    text: _main("The text") = None,
+    text: TEXT = None,
     labels: Annotated[list[str] | None, typer.Option(help="The labels, one after another.")] = None,
     as_json: JSON = False,
     sampling: Any = None,
