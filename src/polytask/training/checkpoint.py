@@ -34,6 +34,7 @@ class RunState:
     """What the next step depends on beside weights and optimizer."""
 
     step: int = 0  # steps done
+    optimizer: str = ""
     tokens: int = 0
     bad: int = 0  # bad steps in a row
     recent: list[float] = field(default_factory=list)  # losses of the last good steps

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from polytask.errors import CheckpointError
 from polytask.registry import Registry
+from polytask.training.muon import Muon
 from polytask.training.parallel.tensors import like
 
 if TYPE_CHECKING:
@@ -81,21 +82,13 @@ def hidden_matrices(network: nn.Module) -> set[Tensor]:
 
 
 def muon(network: nn.Module, named: Named, config: "TrainingConfig") -> list[torch.optim.Optimizer]:
-    """Momentum made orthogonal for hidden matrices (Jordan et al. 2024), AdamW for embeddings, norms, biases, output.
-
-    Updates are scaled to AdamW's usual size (Liu et al. 2025, section 2.2), so one learning rate serves both.
-    """
+    """Muon for hidden matrices; AdamW, at the same learning rate, for embeddings, norms, biases and the output."""
     matrices = hidden_matrices(network)
     chosen = [parameter for _, parameter in named if parameter in matrices]
     rest = [(name, parameter) for name, parameter in named if parameter not in matrices]
     parts: list[torch.optim.Optimizer] = []
     if chosen:
-        parts.append(
-            torch.optim.Muon(
-                chosen, lr=config.lr, weight_decay=config.weight_decay, momentum=config.momentum,
-                adjust_lr_fn="match_rms_adamw",
-            )
-        )  # fmt: skip
+        parts.append(Muon(chosen, config.lr, config.weight_decay, config.momentum))
     return parts + (adamw(network, rest, config) if rest else [])
 
 

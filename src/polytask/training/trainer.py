@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -84,7 +85,7 @@ class Trainer:
         self.optimizer = build_optimizer(network, config)
         self.trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
         self.average = MovingAverage(self.trained, config.ema) if config.ema else None
-        self.state = RunState()
+        self.state = RunState(optimizer=config.optimizer)
         self.metrics: dict[str, float] = {}
         self.callbacks = self._watchers(callbacks) if world.first else []
 
@@ -126,6 +127,7 @@ class Trainer:
 
     def _loop(self, ahead: Ahead, interrupt: Interrupt) -> Result:
         config, state = self.config, self.state
+        measured = config.evaluate_every and (self.validation or self.evaluate or self.samples or config.keep_best)
         saved, stop, early = state.step if state.step else -1, False, False
         self._mark = Mark(state.step, state.tokens, time.monotonic())
         while state.step < config.steps and not (stop or early):
@@ -135,7 +137,7 @@ class Trainer:
             done = state.step == config.steps
             if state.step % config.log_every == 0 or done:
                 self._log(figures)
-            if config.evaluate_every and (state.step % config.evaluate_every == 0 or done):
+            if measured and (state.step % config.evaluate_every == 0 or done):
                 early = self._evaluate()
             if done or stop or early or (config.save_every and state.step % config.save_every == 0):
                 self._save()
@@ -163,16 +165,22 @@ class Trainer:
         targets = self._tensors()
         lost = sorted(targets.keys() ^ state.weights.keys())
         wrong = lost or [name for name in targets if targets[name].shape != state.weights[name].shape]
-        if wrong or bool(state.ema) != (self.average is not None):
-            what = f"'{wrong[0]}' differs" if wrong else "one of them keeps a moving average (ema)"
-            raise CheckpointError(
-                f"{path} is of another network or recipe: {what}. Resume with the recipe that it began with."
-            )
+        if wrong:
+            self._refuse(path, f"'{wrong[0]}' differs")
+        if bool(state.ema) != (self.average is not None):
+            self._refuse(path, "one of them keeps a moving average (ema)")
+        if state.run.optimizer != self.config.optimizer:
+            self._refuse(path, f"its optimizer was {state.run.optimizer}, not {self.config.optimizer}")
         copy_into(targets, state.weights)
         self.optimizer.load(state.optimizer)
         if self.average is not None:
             copy_into(self.average.shadow, state.ema)
         self.state = state.run
+
+    def _refuse(self, path: Path, what: str) -> NoReturn:
+        raise CheckpointError(
+            f"{path} is of another network or recipe: {what}. Resume with the recipe that the run began with."
+        )
 
     def _frozen(self) -> dict[str, Tensor]:
         return {name: p for name, p in self.network.named_parameters() if not p.requires_grad}

@@ -1,0 +1,139 @@
+import errno
+import os
+import shutil
+import subprocess
+import warnings
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from polytask.errors import CheckpointError, TrainingError
+from polytask.interop.folder import verify
+from polytask.training import checkpoint as module
+from polytask.training.checkpoint import checkpoints, mean_weights, newest_state, read_state, sweep
+from polytask.training.config import TrainingConfig
+from tests.training.toy import losses, network, trainer
+
+CONFIG = TrainingConfig(6, lr=1e-2, save_every=2, keep=3, log_every=1)
+
+
+@pytest.fixture
+def run(tmp_path):
+    trainer(tmp_path, CONFIG).run()
+    return tmp_path
+
+
+def test_layout_and_number(run):
+    assert [path.name for path in checkpoints(run)] == ["step-000002", "step-000004", "step-000006"]
+    for path in [*checkpoints(run), run / "model"]:
+        verify(path)
+    assert sorted(file.name for file in (run / "model").iterdir()) == ["checksums.json", "model.safetensors"]
+    kept = load_file(run / "model" / "model.safetensors")
+    state = read_state(checkpoints(run)[-1])
+    assert all(torch.equal(kept[name], tensor) for name, tensor in state.weights.items())
+    assert not [file for file in run.rglob("*") if file.suffix in (".pt", ".bin", ".pkl", ".pth")]
+    extra = run.parent / "more"
+    shutil.rmtree(extra, ignore_errors=True)
+    trainer(extra, TrainingConfig(6, save_every=1, keep=1)).run()
+    assert [path.name for path in checkpoints(extra)] == ["step-000006"]
+
+
+@pytest.mark.parametrize("victim", ["model.safetensors", "state/optimizer.safetensors", "state/run.json"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(run, victim):
+    file = checkpoints(run)[-1] / victim
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(bytes(data))
+    with pytest.raises(CheckpointError, match=file.name):
+        read_state(checkpoints(run)[-1])
+    before = losses(run)
+    with pytest.warns(UserWarning, match=rf"{file.name}.*step-000004"):
+        trainer(run, CONFIG).run(resume=True)
+    assert losses(run) == before
+    verify(run / "checkpoints" / "step-000006")
+
+
+def test_where_all_are_damaged_no_fresh_run_begins(run):
+    for path in checkpoints(run):
+        os.truncate(path / "state" / "weights.safetensors", 10)
+    with pytest.raises(CheckpointError, match=r"step-000006.*step-000002"):
+        trainer(run, CONFIG).run(resume=True)
+
+
+def test_missing_files_are_named(run):
+    (checkpoints(run)[-1] / "state" / "weights.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"weights\.safetensors"):
+        read_state(checkpoints(run)[-1])
+    with pytest.raises(CheckpointError, match="not a run to go on with"):
+        read_state(run / "model")
+
+
+def test_a_run_is_not_overwritten(run):
+    with pytest.raises(TrainingError, match=r"step-000006.*--resume"):
+        trainer(run, CONFIG).run()
+
+
+def test_another_network_is_refused(run):
+    with pytest.raises(CheckpointError, match=r"output\.weight"):
+        trainer(run, CONFIG, network(tied=False)).run(resume=True)
+    with pytest.raises(CheckpointError, match="ema"):
+        trainer(run, TrainingConfig(6, ema=0.9)).run(resume=True)
+    with pytest.raises(CheckpointError, match="adamw, not muon"):
+        trainer(run, TrainingConfig(8, optimizer="muon")).run(resume=True)
+
+
+def test_resuming_without_a_checkpoint_begins(tmp_path):
+    assert trainer(tmp_path, CONFIG).run(resume=True).step == 6
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert trainer(tmp_path, CONFIG).run(resume=True).step == 6, "a finished run has nothing left to do"
+
+
+def test_a_full_disk_spares_the_checkpoint_before(run, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(module, "save_file", full)
+    with pytest.raises(CheckpointError, match=r"No space left.*--resume"):
+        trainer(run, TrainingConfig(8, save_every=2, keep=3)).run(resume=True)
+    monkeypatch.undo()
+    found = newest_state(run)
+    assert found is not None
+    assert found[1].run.step == 6
+    assert not list(run.rglob(".*"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_really_full_disk(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=260k", "none", str(disk)], capture_output=True).returncode:
+        pytest.skip("this machine does not let us mount")
+    try:
+        with pytest.raises(CheckpointError, match=r"No space left.*Earlier checkpoints are untouched"):
+            trainer(disk, TrainingConfig(20, save_every=1, keep=20)).run()
+        found = newest_state(disk)
+        assert found is not None
+        assert found[1].run.step == len(checkpoints(disk)) >= 1
+        assert not list((disk / "checkpoints").glob(".*"))
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_sweeping_spares_the_living(tmp_path):
+    folder = tmp_path / "checkpoints"
+    parent, dead = folder / f".step-000001.new-{os.getppid()}", folder / ".step-000001.new-999999999"
+    for path in (parent, dead, folder / "step-000001"):
+        path.mkdir(parents=True)
+    sweep(tmp_path)
+    assert parent.exists()
+    assert not dead.exists()
+    assert (folder / "step-000001").exists()
+
+
+def test_mean_of_checkpoints(run):
+    mean = mean_weights(checkpoints(run))
+    states = [read_state(path).weights for path in checkpoints(run)]
+    for name, tensor in mean.items():
+        torch.testing.assert_close(tensor, torch.stack([state[name] for state in states]).mean(0))
