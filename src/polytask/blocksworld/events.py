@@ -21,6 +21,7 @@ from polytask.blocksworld.scene import (
     SEEN,
     SHAPES,
     SIZES,
+    SPLITS,
     Block,
     Scene,
     split_of,
@@ -107,18 +108,23 @@ def read_event(sentence: str) -> Event:
 def draw_events(generator: Random, scene: Scene, split: str, count: int, most: int) -> tuple[list[Event], Scene]:
     """Random events and the scene after them, another one of the same split with at most `most` blocks.
 
-    There are `count` events, or more where no so short way leads to a scene of the split.
+    There are `count` events, or more where no so short way leads to a scene of the split. Scenes in between
+    hold no held-out pairs but in "compositional", and are of "train" in training.
     """
     pairs = PAIRS if split == "compositional" else SEEN
+    allowed = {"train": ("train",), "compositional": SPLITS}.get(split, SPLITS[:3])
     tries = 0
     while True:
         events, now = [], scene
         while len(events) < count + tries // PATIENCE:
             event = _draw(generator, now, pairs, most)
             after = apply(event, now)
-            if after is not None:
-                events.append(event)
-                now = after
+            if after is None:
+                continue
+            events.append(event)
+            now = after
+            if split_of(now) not in allowed:
+                break
         if split_of(now) == split and set(now) != set(scene):
             return events, now
         tries += 1

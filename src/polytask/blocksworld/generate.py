@@ -1,7 +1,8 @@
 """Rows for every task from scenes: an index and a seed give the same row, always and on every machine.
 
 Rows of different tasks with the same index, split, objects and seed tell of the same scene. A row says all of its
-scene, so rows of different splits differ: no scene of one split, before or after events, stands in another.
+scene, so rows of different splits differ: no scene of one split, before or after events, stands in another. Scenes in
+between, which no row describes, are of "train" in training rows, and may be of "train" in others too.
 """
 
 import hashlib
