@@ -102,6 +102,15 @@ class KVCache:
         """Row i of the batch is slot slots[i], whose first `start[i]` places are filled; `length` tokens follow."""
         return CacheView(self, slots, start, length)
 
+    def take(self, other: "KVCache") -> None:
+        """Copies all of a smaller cache into the corner of this one."""
+        for name in ("keys", "values", "memory_keys", "memory_values"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            # The last place of `keys` and `values` is the spare one, which holds nothing.
+            length = other.length if name in ("keys", "values") else other.memory_length
+            mine[:, : other.slots, :, :length] = theirs[:, :, :, :length]
+        self.memory_lengths[: other.slots] = other.memory_lengths
+
     def copy(self, source: int, targets: list[int], length: int) -> None:
         """Slots `targets` become copies of the first `length` places of slot `source` (n samples of one prompt)."""
         for store in (self.keys, self.values):

@@ -1,0 +1,1 @@
+"""Asking networks: many requests in one batch, sampled, searched or scored."""

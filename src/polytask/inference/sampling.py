@@ -1,0 +1,253 @@
+"""How the next token is chosen: the dials of a request, and one choice for all rows of a batch."""
+
+import math
+import secrets
+from collections.abc import Sequence as List
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from polytask.errors import ConfigError
+
+if TYPE_CHECKING:
+    from polytask.inference.sequence import Sequence
+
+RANKED = 1024  # tokens that are ranked before all are: a nucleus rarely has more
+TIE = 1e-2  # two logits so near to each other may change places when lower precision sums in another order
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a request is answered.
+
+    temperature: 0 takes the likeliest token, and then top_k (0: all), top_p (Holtzman et al. 2020) and min_p (Nguyen et
+    al. 2024: a share of the likeliest token's probability) have no effect. repetition_penalty divides positive and
+    multiplies negative logits of tokens that came before, prompt included (Keskar et al. 2019); presence_penalty and
+    frequency_penalty are subtracted once, and once for each time, for tokens that were produced. min_tokens: neither
+    <|end|> nor a text of `stop` ends an answer sooner. seed: the same one gives the same answer, in whatever batch.
+    n: so many answers. logprobs: so many likeliest tokens are reported for each one produced. beam_size above 1: beam
+    search, ranked by log-probability / ((5 + tokens) / 6) ** length_penalty (Wu et al. 2016, equation 14).
+    """
+
+    max_tokens: int = 256
+    min_tokens: int = 0
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    n: int = 1
+    logprobs: int = 0
+    beam_size: int = 1
+    length_penalty: float = 0.6
+
+    def __post_init__(self) -> None:
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        object.__setattr__(self, "stop", stop)
+        for name, least in (("max_tokens", 1), ("min_tokens", 0), ("top_k", 0), ("n", 1), ("logprobs", 0),
+                            ("beam_size", 1)):  # fmt: skip
+            _check(name, getattr(self, name), int, least, math.inf)
+        for name, least, most in (
+            ("temperature", 0.0, math.inf), ("top_p", 1e-9, 1.0), ("min_p", 0.0, 1.0),
+            ("repetition_penalty", 1e-9, math.inf), ("presence_penalty", -math.inf, math.inf),
+            ("frequency_penalty", -math.inf, math.inf), ("length_penalty", 0.0, math.inf),
+        ):  # fmt: skip
+            _check(name, getattr(self, name), (int, float), least, most)
+        if self.seed is not None:
+            _check("seed", self.seed, int, -math.inf, math.inf)
+        self._check_together()
+
+    def _check_together(self) -> None:
+        if self.min_tokens > self.max_tokens:
+            raise ConfigError(
+                f"sampling: min_tokens={self.min_tokens} is above max_tokens={self.max_tokens}; lower one or raise one."
+            )
+        if not all(isinstance(text, str) and text for text in self.stop):
+            raise ConfigError(f"sampling: stop={self.stop!r} must hold texts that are not empty.")
+        if self.beam_size == 1:
+            return
+        if self.n > self.beam_size:
+            raise ConfigError(f"sampling: n={self.n} answers need beam_size={self.n} or more, not {self.beam_size}.")
+        if self.temperature > 0:
+            raise ConfigError("sampling: beam search draws nothing; set temperature=0, or beam_size=1 to sample.")
+        if self.logprobs:
+            raise ConfigError("sampling: logprobs are not kept by beam search; set logprobs=0 or beam_size=1.")
+
+    @property
+    def penalised(self) -> bool:
+        return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
+
+
+def _check(name: str, value: object, kind: type | tuple[type, ...], least: float, most: float) -> None:
+    whole = "a whole number" if kind is int else "a number"
+    if isinstance(value, bool) or not isinstance(value, kind):
+        raise ConfigError(f"sampling: {name}={value!r} must be {whole}.")
+    if not math.isfinite(value) or not least <= value <= most:  # type: ignore[arg-type, operator]
+        bounds = f"at least {least:g}" if most == math.inf else f"between {least:g} and {most:g}"
+        raise ConfigError(f"sampling: {name}={value!r} must be {bounds if least > -math.inf else 'finite'}.")
+
+
+def threshold(logits: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
+    """(B, 1): logits (B, V) below it are not to be drawn. top_k (B,) with 0 for all, then top_p (B,) of what is left.
+
+    Tokens that tie with the last one kept are kept too.
+    """
+    size = logits.shape[1]
+    limit = torch.where(top_k > 0, top_k, size).clamp(max=size)[:, None]  # (B, 1)
+    unlimited = bool((limit == size).any())
+    count = min(size, RANKED) if unlimited else int(limit.max())
+    total = logits.logsumexp(-1, keepdim=True)
+    while True:
+        ranked = logits.topk(count, dim=-1).values  # (B, count)
+        place = torch.arange(count, device=logits.device)
+        ranked = ranked.masked_fill(place >= limit, -math.inf)
+        kept = torch.where(limit < size, ranked.logsumexp(-1, keepdim=True), total)
+        mass = (ranked - kept).exp().cumsum(-1)
+        # Short of the wanted mass: the nucleus is larger than what was ranked.
+        short = (mass[:, -1:] < top_p[:, None]) & (limit > count) & (top_p[:, None] < 1)
+        if count == size or not bool(short.any()):
+            break
+        count = size
+    before = mass - (ranked - kept).exp()
+    last = ((before < top_p[:, None]) & (ranked > -math.inf)).sum(-1, keepdim=True).clamp(min=1) - 1
+    edge = ranked.gather(1, last)
+    return torch.where((top_p[:, None] >= 1) & (limit == size), -math.inf, edge)
+
+
+def draw(logits: Tensor, uniform: Tensor) -> Tensor:
+    """Ids (B,) drawn from softmax(logits (B, V)) by numbers (B,) uniform in [0, 1): the inverse of the distribution.
+
+    One number a row makes the draw independent of the batch that it happens in.
+    """
+    mass = logits.softmax(-1).to(uniform.dtype).cumsum(-1)
+    whole = mass[:, -1:]
+    wanted = torch.minimum(uniform[:, None] * whole, torch.nextafter(whole, torch.zeros_like(whole)))
+    return torch.searchsorted(mass, wanted, right=True)[:, 0]
+
+
+@dataclass
+class Chosen:
+    """One token a row, its log-probability by the network alone, and what else was asked for.
+
+    top: of each row, the likeliest tokens with their log-probabilities (None where nobody asked); ties: whether the
+    choice was between two logits that nearly tie, where lower precision makes that matter.
+    """
+
+    ids: list[int]
+    logprobs: list[float]
+    top: list[dict[int, float]] | None
+    ties: list[bool] | None
+
+
+_COLUMNS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
+
+
+class Sampler:
+    """Chooses for all rows at once; what each slot asked for lies in tables, so that no step builds them again."""
+
+    def __init__(self, slots: int, vocabulary: int, length: int, end: int, device: torch.device):
+        self.slots, self.vocabulary, self.end, self.device = slots, vocabulary, end, device
+        self.dtype = torch.float32 if device.type == "mps" else torch.float64
+        self.options = torch.zeros(slots, len(_COLUMNS), device=device)
+        self.uniforms = torch.zeros(slots, length + 1, dtype=self.dtype, device=device)
+        self.counts: Tensor | None = None  # (slots, V): how often a token was produced; made when first needed
+        self.prompted: Tensor | None = None  # (slots, V): whether a token is in the prompt
+
+    def admit(self, sequence: "Sequence") -> None:
+        """Takes up what a sequence asks for; its slot is its own from now on."""
+        slot, sampling = sequence.slot, sequence.sampling
+        self.options[slot] = torch.tensor([float(getattr(sampling, name)) for name in _COLUMNS])
+        if sampling.temperature > 0:
+            seed = secrets.randbits(62) if sampling.seed is None else sampling.seed
+            generator = torch.Generator().manual_seed((seed + sequence.index * 0x9E3779B97F4A7C15) % 2**63)
+            numbers = torch.rand(sequence.limit, generator=generator, dtype=torch.float64)
+            self.uniforms[slot, : sequence.limit] = numbers.to(self.dtype)
+        if sampling.penalised:
+            if self.counts is None or self.prompted is None:
+                self.counts = torch.zeros(self.slots, self.vocabulary, device=self.device)
+                self.prompted = torch.zeros(self.slots, self.vocabulary, dtype=torch.bool, device=self.device)
+            self.counts[slot] = 0
+            self.prompted[slot] = False
+            self.prompted[slot, torch.tensor(sequence.ids, device=self.device)] = True
+
+    def reorder(self, slots: list[int], parents: list[int]) -> None:
+        """Slot slots[i] goes on with what slot parents[i] produced (beam search); a moved sequence likewise."""
+        if self.counts is not None:
+            self.counts[slots] = self.counts[parents]
+
+    def move(self, source: int, target: int) -> None:
+        for table in (self.options, self.uniforms, self.counts, self.prompted):
+            if table is not None:
+                table[target] = table[source]
+
+    def count(self, sequences: "List[Sequence]", ids: List[int]) -> None:
+        """Notes the tokens that were produced, for penalties."""
+        rows = [(s.slot, i) for s, i in zip(sequences, ids) if s.sampling.penalised]
+        if rows and self.counts is not None:
+            slots, tokens = torch.tensor(rows, device=self.device).T
+            self.counts[slots, tokens] += 1
+
+    def adjust(self, logits: Tensor, sequences: "List[Sequence]") -> Tensor:
+        """Penalties, then hooks, then min_tokens, for logits (B, V); the tensor itself where nothing applies."""
+        adjusted = logits
+        if rows := [row for row, s in enumerate(sequences) if s.sampling.penalised]:
+            adjusted = logits.clone()
+            adjusted[rows] = self._penalise(logits[rows], [sequences[row].slot for row in rows])
+        for row, sequence in enumerate(sequences):
+            for hook in sequence.hooks:
+                changed = hook(adjusted[row : row + 1], [sequence.ids], [sequence.prompt])
+                adjusted = adjusted.clone() if adjusted is logits else adjusted
+                adjusted[row] = changed[0]
+        if rows := [row for row, s in enumerate(sequences) if s.produced < s.sampling.min_tokens]:
+            adjusted = adjusted.clone() if adjusted is logits else adjusted
+            adjusted[rows, self.end] = -math.inf
+        return adjusted
+
+    def _penalise(self, logits: Tensor, slots: list[int]) -> Tensor:
+        assert self.counts is not None and self.prompted is not None
+        counts = self.counts[slots]
+        repetition, presence, frequency = self.options[slots, 4:, None].unbind(1)  # (B, 1) each
+        seen = self.prompted[slots] | (counts > 0)
+        scaled = torch.where(logits > 0, logits / repetition, logits * repetition)
+        return torch.where(seen, scaled, logits) - presence * (counts > 0) - frequency * counts
+
+    def choose(self, logits: Tensor, sequences: "List[Sequence]") -> Chosen:
+        """The next token of each row from logits (B, V)."""
+        precise = logits.dtype in (torch.float32, torch.float64)
+        logits = logits if precise else logits.float()
+        scores = self.adjust(logits, sequences)
+        ids = scores.argmax(-1)
+        drawn = [row for row, s in enumerate(sequences) if s.sampling.temperature > 0]
+        if drawn:
+            part = scores if len(drawn) == len(sequences) else scores[drawn]
+            ids[drawn] = self._draw(part, [sequences[row] for row in drawn])
+        picked = logits.gather(1, ids[:, None])[:, 0]
+        total = logits.logsumexp(-1)
+        chosen = Chosen(ids.tolist(), (picked - total).tolist(), None, None)
+        if count := max(s.sampling.logprobs for s in sequences):
+            values, indices = logits.topk(min(count, logits.shape[1]), dim=-1)
+            rows = zip(indices.tolist(), (values - total[:, None]).tolist())
+            chosen.top = [dict(zip(names, numbers)) for names, numbers in rows]
+        if not precise and len(drawn) < len(sequences):
+            first, second = scores.topk(2, dim=-1).values.unbind(-1)
+            chosen.ties = (first - second <= TIE * first.abs().clamp(min=1)).tolist()
+        self.count(sequences, chosen.ids)
+        return chosen
+
+    def _draw(self, scores: Tensor, sequences: "List[Sequence]") -> Tensor:
+        slots = torch.tensor([s.slot for s in sequences], device=self.device)
+        temperature, top_k, top_p, min_p = self.options[slots, :4].to(scores.dtype).unbind(-1)
+        scores = scores - scores.amax(-1, keepdim=True)  # a small temperature must not overflow
+        scores = scores / temperature[:, None]
+        if any(s.sampling.top_k or s.sampling.top_p < 1 for s in sequences):
+            scores = scores.masked_fill(scores < threshold(scores, top_k.long(), top_p), -math.inf)
+        if any(s.sampling.min_p for s in sequences):
+            scores = scores.masked_fill(scores < min_p.log()[:, None], -math.inf)
+        steps = torch.tensor([s.produced for s in sequences], device=self.device)
+        return draw(scores, self.uniforms[slots, steps])

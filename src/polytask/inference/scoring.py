@@ -1,0 +1,71 @@
+"""The likelihood of given continuations, in batches, without a cache and never with all logits at once."""
+
+from collections.abc import Sequence as Listing
+
+import torch
+from torch import Tensor
+
+from polytask.inference.sequence import Score
+from polytask.models.transformer import Transformer
+from polytask.nn.cache import Context
+
+Pair = tuple[list[int], list[int], list[int] | None]
+BATCH_TOKENS = 8192
+CHUNK_ELEMENTS = 1 << 24  # logits of one chunk
+
+
+@torch.inference_mode()
+def score(network: Transformer, pairs: Listing[Pair]) -> list[Score]:
+    """A Score for each (prompt ids, continuation ids, encoder ids or None). Similar lengths run together."""
+    order = sorted(range(len(pairs)), key=lambda i: len(pairs[i][0]) + len(pairs[i][1]))
+    scores: dict[int, Score] = {}
+    while order:
+        longest = len(pairs[order[-1]][0]) + len(pairs[order[-1]][1])
+        size = max(1, BATCH_TOKENS // max(longest, 1))
+        batch, order = order[-size:], order[:-size]
+        scores |= zip(batch, _batch(network, [pairs[i] for i in batch]))
+    return [scores[i] for i in range(len(pairs))]
+
+
+def _batch(network: Transformer, pairs: list[Pair]) -> list[Score]:
+    device = network.embedding.weight.device
+    inputs = [(prompt + continuation)[:-1] for prompt, continuation, _ in pairs]
+    ids, documents, positions = _rows(inputs, device)
+    memory = None
+    if network.config.encoder_layers:
+        read, sources, places = _rows([encoder or [] for *_, encoder in pairs], device)
+        memory = network.encode(read, Context(places, sources))
+    hidden = network(ids, Context(positions, documents, memory=memory))
+    spans = [(len(prompt) - 1, len(prompt) - 1 + len(continuation)) for prompt, continuation, _ in pairs]
+    states = torch.cat([hidden[row, a:b] for row, (a, b) in enumerate(spans)])
+    targets = torch.tensor([token for _, continuation, _ in pairs for token in continuation], device=device)
+    logprobs, greedy = _weigh(network, states, targets)
+    results, start = [], 0
+    for _, continuation, _ in pairs:
+        part = slice(start, start + len(continuation))
+        results.append(Score(float(logprobs[part].sum()), len(continuation), bool(greedy[part].all())))
+        start = part.stop
+    return results
+
+
+def _weigh(network: Transformer, states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """log-probability of each target in float64, and whether it is the best, both (N,)."""
+    chunk = max(1, CHUNK_ELEMENTS // network.config.vocab_size)
+    logprobs, greedy = [], []
+    for start in range(0, len(targets), chunk):
+        part = slice(start, start + chunk)
+        logits = network.logits(states[part]).float()  # (n, V)
+        wanted = logits.gather(1, targets[part, None]).squeeze(1)
+        logprobs.append((wanted - logits.logsumexp(dim=-1)).double())
+        greedy.append(wanted >= logits.amax(dim=-1))
+    empty = targets.new_zeros(0)
+    return torch.cat(logprobs or [empty.double()]), torch.cat(greedy or [empty.bool()])
+
+
+def _rows(rows: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """ids, documents (0 for padding) and positions, each (B, T)."""
+    longest = max(1, *map(len, rows))
+    ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=device)
+    lengths = torch.tensor([len(row) for row in rows], device=device)
+    positions = torch.arange(longest, device=device).expand_as(ids)
+    return ids, (positions < lengths[:, None]).long(), positions

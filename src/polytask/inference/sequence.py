@@ -1,0 +1,155 @@
+"""A request, what grows from it, and what is handed back."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from polytask.inference.hooks import LogitsHook
+from polytask.inference.sampling import Sampling
+from polytask.tokenizers.text import TextTokenizer
+
+if TYPE_CHECKING:
+    from polytask.inference.handle import Handle
+
+    from polytask.inference.beam import BeamSearch
+
+Finish = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked: the prompt's ids; of an encoder-decoder the decoder's first ids, and encoder_ids beside."""
+
+    ids: list[int]
+    sampling: Sampling = Sampling()
+    encoder_ids: list[int] | None = None
+    hooks: tuple[LogitsHook, ...] = ()
+
+
+@dataclass
+class Completion:
+    """One answer.
+
+    ids: what was produced, without the <|end|> that closed it; with a stop text they go on to its end, `text` does not.
+    logprob: sum by the network alone (natural logarithm), that of the closing <|end|> included. logprobs: for each id the
+    likeliest tokens and, last if it is not among them, the id itself. ties: places in `ids` where in lower precision the
+    two best logits nearly tied (within 1e-2, relative to the best where that is above 1): another batch may choose
+    the other there. An <|end|> so chosen counts as place len(ids).
+    """
+
+    text: str
+    ids: list[int]
+    logprob: float
+    finish: Finish
+    logprobs: list[dict[int, float]] | None = None
+    ties: list[int] = field(default_factory=list)
+
+
+class TextOutput:
+    """Ids become text that may be shown: what could be the beginning of a stop text waits until it is clear."""
+
+    def __init__(self, tokenizer: TextTokenizer, stop: tuple[str, ...]):
+        self._stream = tokenizer.stream()
+        self._stop = stop
+        self._held = ""
+
+    def push(self, i: int, may_stop: bool) -> tuple[str, bool]:
+        """The text that may be shown after this id, and whether a stop text ended it (never, unless `may_stop`)."""
+        return self._release(self._stream.push(i), may_stop)
+
+    def flush(self) -> str:
+        """What was still held, at the end of an answer."""
+        text, _ = self._release(self._stream.flush(), True)
+        held, self._held = self._held, ""
+        return text + held
+
+    def _release(self, text: str, may_stop: bool) -> tuple[str, bool]:
+        if not self._stop:
+            return text, False
+        held = self._held + text
+        found = [place for place in (held.find(stop) for stop in self._stop) if place >= 0]
+        if found and may_stop:
+            self._held = ""
+            return held[: min(found)], True
+        keep = 0 if found else self._possible(held)
+        if found:  # too early to stop: what completed a stop text is released, its rest may begin another
+            after = max(held.rfind(stop) + len(stop) for stop in self._stop if stop in held)
+            keep = self._possible(held[after:])
+        self._held = held[len(held) - keep :]
+        return held[: len(held) - keep], False
+
+    def _possible(self, text: str) -> int:
+        """Characters at the end of `text` that may begin a stop text."""
+        longest = max(map(len, self._stop)) - 1
+        for size in range(min(longest, len(text)), 0, -1):
+            if any(stop.startswith(text[-size:]) for stop in self._stop):
+                return size
+        return 0
+
+
+class Sequence:
+    """Ids that grow: a prompt and what is produced after it, in a slot of the cache."""
+
+    __slots__ = (
+        "computed", "finish", "group", "hooks", "ids", "index", "limit", "logprob", "logprobs", "output", "pieces",
+        "prompt", "sampling", "slot", "ties", "waits",
+    )  # fmt: skip
+
+    def __init__(self, request: Request, index: int, limit: int, tokenizer: TextTokenizer):
+        self.sampling, self.hooks, self.index, self.limit = request.sampling, request.hooks, index, limit
+        self.ids, self.prompt = list(request.ids), len(request.ids)
+        self.computed = 0  # how many ids have keys and values in the cache
+        self.slot = -1
+        self.waits = False  # for the first of its group to run the prompt that they share
+        self.logprob, self.finish = 0.0, None
+        self.logprobs: list[dict[int, float]] = []
+        self.ties: list[int] = []
+        self.output, self.pieces = TextOutput(tokenizer, self.sampling.stop), []
+        self.group: Group
+
+    @property
+    def pending(self) -> int:
+        """How many ids the network has not seen: one while decoding, more while the prompt is being read."""
+        return len(self.ids) - self.computed
+
+    @property
+    def produced(self) -> int:
+        return len(self.ids) - self.prompt
+
+    def accept(self, i: int, logprob: float, end: int) -> str:
+        """Takes the next id; the text that may be shown. Sets `finish` where it is the last one."""
+        self.logprob += logprob
+        if i == end:
+            return self.close("stop")
+        self.ids.append(i)
+        text, stopped = self.output.push(i, self.produced >= self.sampling.min_tokens)
+        self.pieces.append(text)
+        if stopped:
+            self.finish = "stop"
+        elif self.produced >= self.limit:
+            text += self.close("length")
+        return text
+
+    def close(self, finish: Finish) -> str:
+        self.finish = finish
+        text = self.output.flush()
+        self.pieces.append(text)
+        return text
+
+    def completion(self) -> Completion:
+        logprobs = self.logprobs if self.sampling.logprobs else None
+        finish = self.finish or "cancelled"
+        return Completion("".join(self.pieces), self.ids[self.prompt :], self.logprob, finish, logprobs, self.ties)
+
+
+@dataclass
+class Group:
+    """Sequences of one request that share a prompt: it runs once, in the first one's slot, and is copied."""
+
+    handle: "Handle"
+    request: Request
+    sequences: list[Sequence]
+    beam: "BeamSearch | None" = None
+
+    def __post_init__(self) -> None:
+        for place, sequence in enumerate(self.sequences):
+            sequence.group, sequence.waits = self, place > 0
