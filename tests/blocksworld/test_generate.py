@@ -232,10 +232,10 @@ def test_mistakes_are_told():
         example("translate", 0)
     with pytest.raises(ConfigError, match="did you mean 'train'"):
         example("text", 0, split="training")
-    with pytest.raises(ConfigError, match="within 1 to 5"):
-        example("text", 0, objects=(1, 6))
-    with pytest.raises(ConfigError, match="within 1 to 5"):
-        example("text", 0, objects=(3, 2))
+    for objects in ((1, 6), (0, 2), (3, 2), (1,), (1, 2, 3), 3, "12", (1.0, 2.0), None):
+        with pytest.raises(ConfigError, match="within 1 to 5"):
+            example("text", 0, objects=objects)
+    assert example("text", 0, objects=[1, 3]) == example("text", 0)
     with pytest.raises(ConfigError, match="negative"):
         example("text", -1)
     with pytest.raises(TaskError, match="has no task"):

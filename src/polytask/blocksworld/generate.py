@@ -6,7 +6,7 @@ between, which no row describes, are of "train" in training rows, and may be of 
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from random import Random
 from typing import Any
 
@@ -32,7 +32,7 @@ PAIRS_OF_LANGUAGES = tuple((a, b) for a in LANGUAGES for b in LANGUAGES if (a ==
 
 
 def example(
-    task: str, index: int, *, split: str = "train", objects: tuple[int, int] = (1, 3), seed: int = 0
+    task: str, index: int, *, split: str = "train", objects: Sequence[int] = (1, 3), seed: int = 0
 ) -> dict[str, Any]:
     """Row number `index` of the task. Scenes have a number of blocks within `objects`, ends included, before events.
 
@@ -40,10 +40,9 @@ def example(
     """
     make = check_task(task)
     check_split(split)
-    check_objects(objects)
+    fewest, most = check_objects(objects)
     if index < 0:
         raise ConfigError(f"Blocks world: index {index} is negative; rows count from 0.")
-    fewest, most = objects
     name = f"{split}-{fewest}-{most}-{seed}-{index}"
     scene = draw_scene(_generator(name), split, (fewest, most))
     return {"id": f"blocksworld-{task}-{name}", **make(_generator(f"{task}-{name}"), scene, split, most)}
@@ -55,21 +54,20 @@ def examples(
     *,
     split: str = "train",
     start: int = 0,
-    objects: tuple[int, int] = (1, 3),
+    objects: Sequence[int] = (1, 3),
     seed: int = 0,
 ) -> Iterator[dict[str, Any]]:
     """Rows `start` to `start + count - 1` of the task."""
     return (example(task, i, split=split, objects=objects, seed=seed) for i in range(start, start + count))
 
 
-def distinct(task: str, objects: tuple[int, int] = (1, 5)) -> int:
+def distinct(task: str, objects: Sequence[int] = (1, 5)) -> int:
     """How many distinct rows of the task there are at least in train, validation and test together.
 
     Every row says all of its scene, so there are as many as there are scenes; translation has six directions for each.
     """
     check_task(task)
-    check_objects(objects)
-    return count_scenes(objects) * (len(PAIRS_OF_LANGUAGES) if task == "translation" else 1)
+    return count_scenes(check_objects(objects)) * (len(PAIRS_OF_LANGUAGES) if task == "translation" else 1)
 
 
 def check_task(task: str) -> Callable[[Random, Scene, str, int], dict[str, Any]]:

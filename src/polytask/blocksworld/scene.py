@@ -6,6 +6,7 @@ stands in two splits. Some pairs of colour and shape are held out: they stand in
 every such scene holds one.
 """
 
+from collections.abc import Sequence
 from random import Random
 from typing import NamedTuple
 
@@ -79,10 +80,14 @@ def split_of(scene: Scene) -> str:
     return _TENTHS.get((number ^ (number >> 31)) % 10, "train")
 
 
-def check_objects(objects: tuple[int, int]) -> None:
-    """Raises ConfigError unless `objects` is (fewest, most) within what a scene can hold."""
-    if len(objects) != 2 or not 1 <= objects[0] <= objects[1] <= MOST:
-        raise ConfigError(f"Blocks world: objects={tuple(objects)} must be (fewest, most) within 1 to {MOST}.")
+def check_objects(objects: Sequence[int]) -> tuple[int, int]:
+    """(fewest, most) as a tuple. Raises ConfigError unless they are within what a scene can hold."""
+    pair = tuple(objects) if isinstance(objects, Sequence) and not isinstance(objects, str) else ()
+    if len(pair) != 2 or not all(isinstance(n, int) for n in pair) or not 1 <= pair[0] <= pair[1] <= MOST:
+        raise ConfigError(
+            f"Blocks world: objects={objects!r} must be (fewest, most), whole numbers within 1 to {MOST}."
+        )
+    return pair
 
 
 def check_split(split: str) -> None:
