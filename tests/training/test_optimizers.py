@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from polytask.errors import CheckpointError
+from polytask.training.adafactor import Adafactor
 from polytask.training.config import TrainingConfig
 from polytask.training.muon import Muon
 from polytask.training.objectives.language import LanguageModelling
@@ -78,6 +79,21 @@ def test_muon_against_torch():
         other.step()
     for a, b in zip(ours, theirs):
         assert (a - b).norm() < 2e-2 * b.norm()
+
+
+def test_adafactor_against_torch():
+    torch.manual_seed(0)
+    ours = [torch.nn.Parameter(torch.randn(shape) * 0.1) for shape in ((8, 8), (6, 12), (12,))]
+    theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours]
+    mine, other = Adafactor(ours, 0.3, 0.2), torch.optim.Adafactor(theirs, lr=0.3, weight_decay=0.2)
+    for step in range(30):  # the rate is lr at first, and 1 / sqrt(t) in the end
+        for a, b in zip(ours, theirs):
+            a.grad = torch.randn(a.shape) * (10.0 if step == 7 else 1.0)
+            b.grad = a.grad.clone()
+        mine.step()
+        other.step()
+    for a, b in zip(ours, theirs):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon", "adafactor"])

@@ -77,7 +77,14 @@ def test_a_stopped_run_saves_and_goes_on(tmp_path, whole, number):
     assert losses(tmp_path) == losses(whole)
 
 
-@pytest.mark.parametrize("words", [{}, {"optimizer": "muon", "accumulate": 2, "checkpointing": True, "ema": 0.9}])
+@pytest.mark.parametrize(
+    "words",
+    [
+        {},
+        {"optimizer": "adafactor", "lr": 0.1},
+        {"optimizer": "muon", "accumulate": 2, "checkpointing": True, "ema": 0.9},
+    ],
+)
 def test_two_processes_train_what_one_does(tmp_path, words):
     words = {"steps": 12, "dropout": 0.0, "evaluate": True, "evaluate_every": 4, **words}
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from polytask.training.parallel.tensors import DTensor, like
+from polytask.training.parallel.tensors import like, unsplit
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic iteration, steep at 0: fast, and near 1 rather than exact
 ITERATIONS = 5
@@ -33,7 +33,7 @@ class Muon(torch.optim.Optimizer):
 
     def _move(self, parameters: list[nn.Parameter], group: dict) -> None:
         """One batched iteration for all matrices of a shape: small ones would leave the machine idle one by one."""
-        directions = torch.stack([_whole(self._direction(parameter, group["momentum"])) for parameter in parameters])
+        directions = torch.stack([unsplit(self._direction(parameter, group["momentum"])) for parameter in parameters])
         updates = orthogonalize(directions) * (0.2 * max(directions.shape[-2:]) ** 0.5)
         for parameter, update in zip(parameters, updates):
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
@@ -46,10 +46,6 @@ class Muon(torch.optim.Optimizer):
             state["momentum"] = torch.zeros_like(parameter)
         state["momentum"].lerp_(gradient, 1 - momentum)
         return gradient.lerp(state["momentum"], momentum)
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:

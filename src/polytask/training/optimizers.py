@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from polytask.errors import CheckpointError
 from polytask.registry import Registry
+from polytask.training.adafactor import Adafactor
 from polytask.training.muon import Muon
 from polytask.training.parallel.tensors import like
 
@@ -93,11 +94,8 @@ def muon(network: nn.Module, named: Named, config: "TrainingConfig") -> list[tor
 
 
 def adafactor(network: nn.Module, named: Named, config: "TrainingConfig") -> list[torch.optim.Optimizer]:
-    """Second moments kept as row and column means: a fraction of Adam's memory (Shazeer and Stern 2018).
-
-    The rate is relative to the size of each parameter, as in the paper, and never above 1 / sqrt(step).
-    """
-    return [torch.optim.Adafactor(decay_groups(named, config.weight_decay), lr=config.lr)]
+    """Adafactor for all; its rate is relative to the size of each parameter, so 0.01 is a usual one."""
+    return [Adafactor(decay_groups(named, config.weight_decay), config.lr)]
 
 
 OPTIMIZERS = Registry("optimizer", {"adamw": adamw, "muon": muon, "adafactor": adafactor})

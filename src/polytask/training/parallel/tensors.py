@@ -7,11 +7,14 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 
+def unsplit(tensor: Tensor) -> Tensor:
+    """The whole tensor where it is; itself where nobody else has a part of it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
 def whole(tensor: Tensor) -> Tensor:
     """A copy of the whole tensor on the CPU; where it is in parts, every process must ask for it."""
-    if isinstance(tensor, DTensor):
-        tensor = tensor.full_tensor()
-    return tensor.detach().to("cpu", copy=True).contiguous()
+    return unsplit(tensor).detach().to("cpu", copy=True).contiguous()
 
 
 def gather(tensors: Mapping[str, Tensor], keep: bool = True) -> dict[str, Tensor]:

@@ -1,0 +1,143 @@
+"""What can be done with a trained model: ask it, evaluate it, tune it."""
+
+import json
+
+import pytest
+
+from polytask.tasks import get_task
+
+
+def test_a_trained_model_answers(polytask, trained):
+    run, _ = trained
+    words = ["--text", "This soup is awful.", "--labels", "good", "bad"]
+    result = polytask("ask", run, "classification", *words)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.strip() == "bad"
+    short = polytask("classify", run / "model", "This film is lovely.", "--labels", "good", "bad")
+    assert short.stdout.strip() == "good"
+
+
+def test_an_answer_can_be_json(polytask, trained):
+    run, _ = trained
+    words = ["--text", "This day is great.", "--labels", "good", "bad", "--json"]
+    said = json.loads(polytask("ask", run, "classification", *words).stdout)
+    assert said == {
+        "task": "classification",
+        "example": {"text": "This day is great.", "labels": ["good", "bad"]},
+        "answer": "good",
+    }
+
+
+def test_a_text_comes_from_a_file_or_a_pipe(polytask, trained, tmp_path):
+    run, _ = trained
+    (tmp_path / "text").write_text("This road is nasty.\n")
+    labels = ["--labels", "good", "bad"]
+    assert polytask("ask", run, "classification", "--text", f"@{tmp_path / 'text'}", *labels).stdout.strip() == "bad"
+    assert polytask("ask", run, "classification", *labels, stdin="This road is nasty.\n").stdout.strip() == "bad"
+    assert polytask("classify", run, *labels, stdin="This road is nasty.\n").stdout.strip() == "bad"
+
+
+def test_an_unknown_option_names_the_fields(polytask, trained):
+    run, _ = trained
+    result = polytask("ask", run, "classification", "--txt", "x")
+    assert result.exit_code == 2
+    assert "did you mean 'text'" in result.stderr
+    assert "--labels" in result.stderr
+    assert polytask("ask", run, "classification", stdin="").exit_code == 2
+
+
+def test_sampling_is_the_users_choice(polytask, trained):
+    run, _ = trained
+    options = ["--temperature", 1.0, "--max-tokens", 5, "--n", 3]
+    once = polytask("generate", run, "This song", *options, "--seed", 7)
+    assert once.exit_code == 0, once.stderr
+    assert once.stdout == polytask("generate", run, "This song", *options, "--seed", 7).stdout
+    said = json.loads(polytask("generate", run, "This song", *options, "--json").stdout)
+    assert len(said["answer"]) == 3
+    bad = polytask("generate", run, "This song", "--top-p", 3)
+    assert bad.exit_code == 2
+    assert "top_p" in bad.stderr
+
+
+def test_a_conversation_ends_with_an_empty_line(polytask, trained):
+    run, _ = trained
+    one = polytask("chat", run, "Hello!", "--max-tokens", 4)
+    assert one.exit_code == 0, one.stderr
+
+
+def test_own_tasks_are_asked_by_their_file(polytask, trained, tmp_path):
+    run, _ = trained
+    (tmp_path / "praise.yaml").write_text(
+        'name: praise\nprompt: "Classify as good, bad: {text}"\ntarget: "{label}"\nchoices: [good, bad]\n'
+    )
+    result = polytask("ask", run, tmp_path / "praise.yaml", "--text", "This coat is poor.")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.strip() == "bad"
+
+
+def test_evaluation_measures_what_is_right(polytask, trained, folder):
+    """As often as asking one by one gives the right label."""
+    run, _ = trained
+    rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()][::7]
+    (folder / "some.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["--task", "classification", "--data", folder / "some.jsonl"]
+    result = polytask("eval", run, *words, "--json")
+    assert result.exit_code == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["examples"] == len(rows)
+
+    from polytask.model import Model
+
+    model, task = Model.load(str(run)), get_task("classification")
+    right = [model.ask(task, {"text": r["text"], "labels": r["labels"]}) == r["label"] for r in rows]
+    assert report["metrics"]["accuracy"] == pytest.approx(sum(right) / len(rows))
+    assert report["metrics"]["accuracy"] > 0.8
+    shown = polytask("eval", run, *words, "--limit", 3).stdout
+    assert "accuracy" in shown
+    assert "3 examples" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--task", "classification", "--data", "nowhere.jsonl"], "nowhere.jsonl"),
+        (["--task", "translation", "--data", "{folder}/rows.jsonl"], "--columns"),
+        (["--task", "classification", "--data", "{folder}/rows.jsonl", "--columns", "text"], "name=value"),
+    ],
+)
+def test_evaluation_says_what_is_wrong_with_the_file(polytask, trained, folder, words, sentence):
+    run, _ = trained
+    result = polytask("eval", run, *[word.format(folder=folder) for word in words])
+    assert result.exit_code == 2
+    assert sentence in result.stderr
+
+
+@pytest.fixture(scope="module")
+def turned(folder):
+    """The same sentences with other columns and the labels turned round."""
+    swap = {"good": "bad", "bad": "good"}
+    rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
+    lines = [json.dumps({"sentence": r["text"], "mood": swap[r["label"]], "labels": r["labels"]}) for r in rows]
+    (folder / "turned.jsonl").write_text("\n".join(lines) + "\n")
+    return folder / "turned.jsonl"
+
+
+@pytest.mark.parametrize("kind", [[], ["--lora", "--rank", 8], ["--lora", "--merge"]], ids=["whole", "lora", "merged"])
+def test_a_tuned_model_has_learnt_the_users_file(polytask, trained, turned, tmp_path, kind):
+    run, _ = trained
+    words = ["--task", "classification", "--data", turned, "--columns", "text=sentence", "label=mood"]
+    result = polytask("tune", run, *words, "--steps", 60, "--lr", 5e-3, "--out", tmp_path / "tuned", *kind)
+    assert result.exit_code == 0, result.stderr
+    assert "polytask ask" in result.stdout
+    asked = polytask("classify", tmp_path / "tuned", "This soup is awful.", "--labels", "good", "bad")
+    assert asked.stdout.strip() == "good", "it was bad before"
+    assert (tmp_path / "tuned/model/adapter/adapter_model.safetensors").exists() == (kind[:3] == ["--lora", "--rank", 8])
+    made = json.loads(polytask("show", tmp_path / "tuned", "--json").stdout)
+    assert made["from"] == str((run / "model").resolve())
+
+
+def test_merging_needs_adapters(polytask, trained, turned):
+    run, _ = trained
+    result = polytask("tune", run, "--task", "classification", "--data", turned, "--merge")
+    assert result.exit_code == 2
+    assert "--lora" in result.stderr
