@@ -1,136 +1,142 @@
 """Requests in, answers out: `submit` from any thread, `step` runs all that is under way once."""
 
-import queue
 import threading
-from collections.abc import Iterator
 from collections.abc import Sequence as Listing
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from polytask.errors import ConfigError
 from polytask.inference import scoring
-from polytask.inference.beam import Beam
+from polytask.inference.beam import BeamSearch
+from polytask.inference.handle import Event, Handle
 from polytask.inference.runner import Runner
-from polytask.inference.sampling import choose, penalise
+from polytask.inference.sampling import Sampler
 from polytask.inference.scheduler import Scheduler
-from polytask.inference.sequence import Completion, Finish, Request, Score, Sequence, TextStream
+from polytask.inference.scoring import Score
+from polytask.inference.sequence import Completion, Finish, Group, Request, Sequence, TextOutput
+from polytask.inference.slots import SlotPool
 from polytask.models.transformer import Transformer
 from polytask.tokenizers.text import TextTokenizer
 
-
-@dataclass(frozen=True)
-class Event:
-    """A piece of an answer: of which request and sample, its text, and why the answer ended where it did."""
-
-    handle: "Handle"
-    sample: int
-    text: str
-    finish: Finish | None = None
-
-
-@dataclass(eq=False)
-class Handle:
-    """What `submit` gives: wait for it, iterate over the text of its first sample, or cancel it."""
-
-    engine: "Engine"
-    request: Request
-    completions: dict[int, Completion] = field(default_factory=dict)
-    pieces: queue.SimpleQueue = field(default_factory=queue.SimpleQueue)
-
-    @property
-    def done(self) -> bool:
-        return len(self.completions) == self.request.sampling.n
-
-    def result(self) -> list[Completion]:
-        """All samples; runs the engine until they are there, unless another thread does."""
-        while not self.done:
-            self.engine.step()
-        return [self.completions[i] for i in range(self.request.sampling.n)]
-
-    def __iter__(self) -> Iterator[str]:
-        while True:
-            while self.pieces.empty():
-                self.engine.step()
-            piece = self.pieces.get()
-            if piece is None:
-                return
-            yield piece
-
-    def cancel(self) -> None:
-        """Ends the request; what it held is free at once."""
-        self.engine.cancel(self)
+TOKENS = 4096  # of one step, prompts and decoding together
 
 
 class Engine:
     """Runs many requests on one network; a batch gives what each alone would give.
 
-    max_requests bounds the rows of a step, max_length the tokens of one sequence (the network's context by default).
+    max_requests bounds the answers that are written at once, max_length the tokens of one sequence, prompt included
+    (the network's context by default).
     """
 
     def __init__(
         self, network: Transformer, tokenizer: TextTokenizer, max_requests: int = 32, max_length: int | None = None
     ):
-        self.network, self.tokenizer = network.eval(), tokenizer
-        self.length = min(max_length or network.config.context_length, network.config.context_length)
-        self.max_requests = max_requests
-        self.scheduler = Scheduler(max_requests)
-        self.runner = Runner(network, max_requests, self.length)
+        if network.config.vocab_size < tokenizer.vocab_size:
+            raise ConfigError(
+                f"The tokenizer has {tokenizer.vocab_size} ids, but the model knows {network.config.vocab_size}; use "
+                "the tokenizer that belongs to the model."
+            )
+        self.network, self.tokenizer, self.max_requests = network.eval(), tokenizer, max_requests
+        context = network.config.context_length
+        self.length = min(max_length or context, context)
         self.end = tokenizer.special["<|end|>"]
+        device = network.embedding.weight.device
         # Special tokens other than the end belong to prompts; rows past the tokenizer's ids were never trained.
-        unwanted = set(tokenizer.special.values()) - {self.end}
-        self.never = sorted(unwanted | set(range(tokenizer.vocab_size, network.config.vocab_size)))
-        self._handles: dict[Sequence, Handle] = {}
-        self._streams: dict[Sequence, TextStream] = {}
+        never = {*tokenizer.special.values(), *range(tokenizer.vocab_size, network.config.vocab_size)} - {self.end}
+        self.sampler = Sampler(max_requests, network.config.vocab_size, self.length, self.end, sorted(never), device)
+        self.pool = SlotPool(network, max_requests, self.length, self.sampler.move)
+        self.scheduler = Scheduler(self.pool, TOKENS)
+        self.runner = Runner(network, self.pool)
         self._lock = threading.RLock()
 
     def submit(self, request: Request) -> Handle:
         """Queues a request. Raises ConfigError where it cannot fit."""
         self._check(request)
-        handle = Handle(self, request)
-        beam = request.sampling.beam_size
-        sequence = Beam(request, width=beam) if beam > 1 else Sequence(request)
+        handle = Handle(request, self.step, self.cancel)
+        sampling = request.sampling
+        limit = min(sampling.max_tokens, self.length - len(request.ids))
+        samples = range(max(sampling.n, sampling.beam_size))
+        sequences = [Sequence(request, sample, limit, self.tokenizer) for sample in samples]
         with self._lock:
-            self._start(sequence, handle)
-            self.scheduler.add(sequence)
+            # More samples than the engine writes at once form groups that come after each other.
+            for start in range(0, len(sequences), self.max_requests):
+                group = Group(handle, request, sequences[start : start + self.max_requests])
+                group.beam = BeamSearch(group.sequences, self.end) if sampling.beam_size > 1 else None
+                self.scheduler.add(group)
         return handle
 
     def run(self, requests: Listing[Request]) -> list[list[Completion]]:
         """The completions of each request, in order."""
         handles = [self.submit(request) for request in requests]
-        return [handle.result() for handle in handles]
+        try:
+            return [handle.result() for handle in handles]
+        except BaseException:
+            for handle in handles:
+                handle.cancel()
+            raise
 
-    def score(self, pairs: Listing[tuple[list[int], list[int], list[int] | None]]) -> list[Score]:
+    def score(self, pairs: Listing[scoring.Pair]) -> list[Score]:
         """The likelihood of continuations: (prompt ids, continuation ids, encoder ids or None) each."""
         for prompt, continuation, _ in pairs:
+            if not prompt:
+                raise ConfigError("A continuation is scored after at least one token; give a prompt.")
+            # The last token is predicted but never read.
             if len(prompt) + len(continuation) > self.length + 1:
                 raise ConfigError(
-                    f"{len(prompt)} + {len(continuation)} tokens of prompt and continuation do not fit the context of "
+                    f"{len(prompt)} tokens of prompt and {len(continuation)} to score do not fit the context of "
                     f"{self.length}; shorten the text."
                 )
         with self._lock:
             return scoring.score(self.network, pairs)
 
+    @torch.inference_mode()
     def cancel(self, handle: Handle) -> None:
+        """Ends a request, wherever it is; nothing happens where it has already ended."""
         with self._lock:
-            for sequence in [s for s, h in self._handles.items() if h is handle]:
-                self._finish(sequence, "cancelled")
-            for sample in range(handle.request.sampling.n):
-                handle.completions.setdefault(sample, Completion("", [], 0.0, "cancelled"))
-            handle.pieces.put(None)
+            for group in [g for g in (*self.scheduler.waiting, *self.scheduler.running) if g.handle is handle]:
+                self.scheduler.remove(group)
+                for sequence in group.sequences[: handle.request.sampling.n]:
+                    if sequence.index not in handle.completions:
+                        sequence.close("cancelled")
+                        handle.complete(sequence.index, sequence.completion())
 
+    @torch.inference_mode()
     def step(self) -> list[Event]:
-        """One forward pass for all that runs; nothing where nothing waits."""
+        """One forward pass for all that runs; nothing where nothing waits. An error ends the requests it touched."""
         with self._lock:
-            plan, admitted = self.scheduler.schedule()
-            self.runner.admit(admitted)
-            events: list[Event] = []
-            if plan:
-                scores = self.runner.run(plan)
-                self._advance_beams(scores, events)
-                self._advance_samples(scores, events)
-            return events
+            try:
+                return self._step()
+            except BaseException as error:
+                for group in list(self.scheduler.running):
+                    self.scheduler.remove(group)
+                    group.handle.fail(error)
+                raise
+
+    def _step(self) -> list[Event]:
+        admitted = self.scheduler.admit()
+        for group in admitted:
+            for sequence in group.sequences:
+                self.sampler.admit(sequence)
+        if admitted and self.network.config.encoder_layers:
+            first = [group.sequences[0] for group in admitted]
+            self.runner.read(first, [group.request.encoder_ids or [] for group in admitted])
+        plan = self.scheduler.plan()
+        if not plan:
+            return []
+        ready, logits = self.runner.run(plan)
+        if logits is None:
+            return []
+        beams, samples = [], []
+        for row, sequence in enumerate(ready):
+            (samples if sequence.group.beam is None else beams).append(row)
+        events: list[Event] = []
+        if samples:
+            part = logits if not beams else logits[samples]
+            self._sample([ready[row] for row in samples], part, events)
+        if beams:
+            self._search([ready[row] for row in beams], logits[beams], events)
+        return events
 
     def _check(self, request: Request) -> None:
         if not request.ids:
@@ -149,132 +155,89 @@ class Engine:
                 f"{self.network.config.context_length}; shorten it."
             )
         if request.sampling.beam_size > self.max_requests:
-            raise ConfigError(f"A beam of {request.sampling.beam_size} needs an engine with max_requests as large.")
-
-    def _start(self, sequence: Sequence, handle: Handle) -> None:
-        self._handles[sequence] = handle
-        self._streams[sequence] = TextStream(self.tokenizer, sequence.request.sampling.stop)
-
-    def _room(self, sequence: Sequence) -> int:
-        """How many tokens the answer may have."""
-        return min(sequence.request.sampling.max_tokens, self.length - len(sequence.request.ids))
+            raise ConfigError(
+                f"A beam of {request.sampling.beam_size} needs an engine that writes as many answers at once, and this "
+                f"one writes {self.max_requests}; make the beam smaller."
+            )
 
     # Samples
 
-    def _advance_samples(self, scores: dict[Sequence, Tensor], events: list[Event]) -> None:
-        ready = [sequence for sequence in scores if not isinstance(sequence, Beam)]
-        if not ready:
-            return
-        stacked = torch.cat([scores[sequence] for sequence in ready])
-        for sequence in list(ready):
-            children = self._fork(sequence)
-            ready += children
-            stacked = torch.cat([stacked, scores[sequence].expand(len(children), -1)]) if children else stacked
-        raw = stacked.float()
-        allowed = self._allowed(raw.clone(), ready)
-        samplings = [sequence.request.sampling for sequence in ready]
-        uniform = torch.tensor([s.uniform() if s.request.sampling.temperature > 0 else 0.0 for s in ready])
-        tokens = choose(allowed, samplings, uniform.to(allowed.device))
-        logprobs = raw.log_softmax(dim=-1)
-        chosen = logprobs.gather(1, tokens[:, None]).squeeze(1).tolist()
-        for row, (sequence, token, logprob) in enumerate(zip(ready, tokens.tolist(), chosen)):
-            if wanted := sequence.request.sampling.logprobs:
-                best = logprobs[row].topk(min(wanted, raw.shape[1]))
-                sequence.logprobs.append({token: logprob} | dict(zip(best.indices.tolist(), best.values.tolist())))
-            self._accept(sequence, token, logprob, events)
+    def _sample(self, ready: list[Sequence], logits: Tensor, events: list[Event]) -> None:
+        """Each sequence takes its next token from its row of logits; where a prompt has just been read, so do the other
+        samples of its group."""
+        forked = [(row, child) for row, s in enumerate(ready) for child in self._fork(s)]
+        if forked:
+            logits = torch.cat([logits, logits[[row for row, _ in forked]]])
+            ready = [*ready, *(child for _, child in forked)]
+        chosen = self.sampler.choose(logits, ready)
+        finished: list[Sequence] = []
+        for row, sequence in enumerate(ready):
+            i = chosen.ids[row]
+            if chosen.top is not None and sequence.sampling.logprobs and i != self.end:
+                best = dict(list(chosen.top[row].items())[: sequence.sampling.logprobs])
+                sequence.logprobs.append(best | {i: chosen.logprobs[row]})
+            if chosen.ties is not None and chosen.ties[row] and sequence.sampling.temperature == 0:
+                sequence.ties.append(sequence.produced)
+            text = sequence.accept(i, chosen.logprobs[row], self.end)
+            handle = sequence.group.handle
+            if text or sequence.finish:
+                events.append(Event(handle, sequence.index, text, sequence.finish))
+            handle.write(sequence.index, text)
+            if sequence.finish:
+                handle.complete(sequence.index, sequence.completion())
+                finished.append(sequence)
+        self.scheduler.finish(finished)
 
-    def _fork(self, sequence: Sequence) -> list[Sequence]:
-        """The other samples of a request whose prompt has just been run: in free slots by copying, else queued."""
-        if sequence.forked or sequence.sample or sequence.request.sampling.n == 1:
-            return []
-        sequence.forked = True
-        forked = []
-        for sample in range(1, sequence.request.sampling.n):
-            child = Sequence(sequence.request, sample=sample)
-            self._start(child, self._handles[sequence])
-            if self.scheduler.fork(sequence, child):
-                self.runner.fork(sequence, child)
-                child.computed = sequence.computed
-                forked.append(child)
-            else:
-                self.scheduler.add(child)
-        return forked
-
-    def _allowed(self, scores: Tensor, sequences: list[Sequence]) -> Tensor:
-        scores[:, self.never] = -torch.inf
-        for row, sequence in enumerate(sequences):
-            sampling = sequence.request.sampling
-            if sampling.penalised:
-                counts = torch.bincount(torch.tensor(sequence.generated, dtype=torch.long), minlength=scores.shape[1])
-                seen = counts > 0
-                seen[sequence.request.ids] = True
-                scores[row] = penalise(scores[row], sampling, seen.to(scores.device), counts.to(scores.device))
-            if len(sequence.generated) < sampling.min_tokens:
-                scores[row, self.end] = -torch.inf
-        return scores
-
-    def _accept(self, sequence: Sequence, token: int, logprob: float, events: list[Event]) -> None:
-        stream = self._streams[sequence]
-        sequence.logprob += logprob
-        if token == self.end:
-            sequence.finish, piece = "stop", stream.flush()
-        else:
-            sequence.generated.append(token)
-            piece = stream.push(token)
-            if stream.stopped:
-                sequence.finish = "stop"
-            elif len(sequence.generated) >= self._room(sequence):
-                sequence.finish = "length"
-                piece += stream.flush()
-        handle = self._handles[sequence]
-        if piece or sequence.finish:
-            events.append(Event(handle, sequence.sample, piece, sequence.finish))
-        if piece and sequence.sample == 0:
-            handle.pieces.put(piece)
-        if sequence.finish:
-            logprobs = sequence.logprobs if sequence.request.sampling.logprobs else None
-            completion = Completion(stream.text, sequence.generated, sequence.logprob, sequence.finish, logprobs)
-            self._complete(sequence, [completion])
-
-    def _complete(self, sequence: Sequence, completions: list[Completion]) -> None:
-        handle = self._handles[sequence]
-        for offset, completion in enumerate(completions):
-            handle.completions[sequence.sample + offset] = completion
-        if sequence.sample == 0:
-            handle.pieces.put(None)
-        self._finish(sequence, sequence.finish)
-
-    def _finish(self, sequence: Sequence, finish: Finish | None) -> None:
-        sequence.finish = finish
-        self.scheduler.release(sequence)
-        del self._handles[sequence], self._streams[sequence]
+    def _fork(self, first: Sequence) -> list[Sequence]:
+        """The sequences that waited for this one to run their prompt, now with copies of its keys and values."""
+        waiting = [s for s in first.group.sequences if s.waits] if first is first.group.sequences[0] else []
+        if waiting:
+            self.pool.room(first.computed).copy(first.slot, [s.slot for s in waiting], first.computed)
+        for sequence in waiting:
+            sequence.waits, sequence.computed = False, first.computed
+        return waiting
 
     # Beams
 
-    def _advance_beams(self, scores: dict[Sequence, Tensor], events: list[Event]) -> None:
-        for beam in [sequence for sequence in scores if isinstance(sequence, Beam)]:
-            first = not beam.generated
-            early = len(beam.partial[0]) < beam.request.sampling.min_tokens
-            banned = [*self.never, self.end] if early else self.never
-            parents = beam.advance(scores[beam], self.end, self._room(beam), banned)
-            if beam.finish:
-                self._complete_beam(beam, events)
-            elif first:
-                self.runner.spread(beam)
-            else:
-                parents += [0] * (beam.width - len(parents))
-                self.runner.reorder(beam, parents)
+    def _search(self, ready: list[Sequence], logits: Tensor, events: list[Event]) -> None:
+        logprobs = logits.float().log_softmax(dim=-1)
+        scores = self.sampler.adjust(logprobs, ready)
+        for group in {id(s.group): s.group for s in ready}.values():
+            beam = group.beam
+            assert beam is not None
+            order = [row for s in beam.sequences[: beam.live] for row, other in enumerate(ready) if other is s]
+            first, slots = beam.sequences[0].produced == 0, [s.slot for s in beam.sequences]
+            computed = beam.sequences[0].computed
+            parents = beam.advance(scores[order], logprobs[order])
+            if parents is None:
+                self._complete(group, beam, events)
+                continue
+            for place, sequence in enumerate(beam.sequences):
+                sequence.waits, sequence.computed = place >= beam.live, computed
+            cache, rows, olds = self.pool.room(computed), slots[: beam.live], [slots[p] for p in parents]
+            if first:  # what an encoder read goes along
+                cache.copy(slots[0], slots[1:], computed)
+            elif rows != olds:
+                cache.reorder(rows, olds, computed)
+            self.sampler.reorder(rows, olds)
+            self.sampler.count(beam.sequences[: beam.live], [s.ids[-1] for s in beam.sequences[: beam.live]])
 
-    def _complete_beam(self, beam: Beam, events: list[Event]) -> None:
-        completions = []
-        for hypothesis in beam.finished[: beam.request.sampling.n]:
-            stream = TextStream(self.tokenizer, beam.request.sampling.stop)
-            text = "".join([*map(stream.push, hypothesis.ids), stream.flush()])
-            finish: Finish = "stop" if hypothesis.ended or stream.stopped else "length"
-            completions.append(Completion(text, hypothesis.ids, hypothesis.logprob, finish))
-        handle = self._handles[beam]
-        handle.pieces.put(completions[0].text)
-        events += [Event(handle, i, c.text, c.finish) for i, c in enumerate(completions)]
-        while len(completions) < beam.request.sampling.n:  # a vocabulary too small to hold so many answers
-            completions.append(completions[-1])
-        self._complete(beam, completions)
+    def _complete(self, group: Group, beam: BeamSearch, events: list[Event]) -> None:
+        n = group.request.sampling.n
+        # A vocabulary of a few tokens may not hold so many different answers.
+        best = (beam.finished * n)[:n] if len(beam.finished) < n else beam.finished[:n]
+        for sample, hypothesis in enumerate(best):
+            output = TextOutput(self.tokenizer, group.request.sampling.stop)
+            pieces, stopped = [], False
+            for count, i in enumerate(hypothesis.ids, 1):
+                piece, stopped = output.push(i, count >= group.request.sampling.min_tokens)
+                pieces.append(piece)
+                if stopped:
+                    break
+            pieces += [] if stopped else [output.flush()]
+            text = "".join(pieces)
+            finish: Finish = "stop" if hypothesis.ended or stopped else "length"
+            group.handle.write(sample, text)
+            group.handle.complete(sample, Completion(text, hypothesis.ids, hypothesis.logprob, finish))
+            events.append(Event(group.handle, sample, text, finish))
+        self.scheduler.remove(group)

@@ -18,8 +18,8 @@ class LogitsHook(Protocol):
     def __call__(self, logits: Tensor, ids: Sequence[Sequence[int]], prompts: Sequence[int]) -> Tensor:
         """New scores (B, V) from `logits` (B, V, float32, not to be changed in place), -inf for what must not come.
 
-        ids: of each row, the prompt and all that was produced (not to be changed); prompts: how many of them are prompt.
-        With beam search the scores are log-probabilities.
+        ids: of each row, the prompt and all that was produced (not to be changed); prompts: how many of them are the
+        prompt's. With beam search the scores are log-probabilities.
         """
         ...
 

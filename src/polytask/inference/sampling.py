@@ -151,8 +151,9 @@ _COLUMNS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "pre
 class Sampler:
     """Chooses for all rows at once; what each slot asked for lies in tables, so that no step builds them again."""
 
-    def __init__(self, slots: int, vocabulary: int, length: int, end: int, device: torch.device):
+    def __init__(self, slots: int, vocabulary: int, length: int, end: int, never: List[int], device: torch.device):
         self.slots, self.vocabulary, self.end, self.device = slots, vocabulary, end, device
+        self.never = torch.tensor(never, dtype=torch.long, device=device)
         self.dtype = torch.float32 if device.type == "mps" else torch.float64
         self.options = torch.zeros(slots, len(_COLUMNS), device=device)
         self.uniforms = torch.zeros(slots, length + 1, dtype=self.dtype, device=device)
@@ -194,23 +195,20 @@ class Sampler:
             self.counts[slots, tokens] += 1
 
     def adjust(self, logits: Tensor, sequences: "List[Sequence]") -> Tensor:
-        """Penalties, then hooks, then min_tokens, for logits (B, V); the tensor itself where nothing applies."""
-        adjusted = logits
+        """logits (B, V) without the ids that are never produced, then penalties, hooks and min_tokens: a new tensor."""
+        adjusted = logits.index_fill(1, self.never, -math.inf)
         if rows := [row for row, s in enumerate(sequences) if s.sampling.penalised]:
-            adjusted = logits.clone()
-            adjusted[rows] = self._penalise(logits[rows], [sequences[row].slot for row in rows])
+            adjusted[rows] = self._penalise(adjusted[rows], [sequences[row].slot for row in rows])
         for row, sequence in enumerate(sequences):
             for hook in sequence.hooks:
-                changed = hook(adjusted[row : row + 1], [sequence.ids], [sequence.prompt])
-                adjusted = adjusted.clone() if adjusted is logits else adjusted
-                adjusted[row] = changed[0]
+                adjusted[row] = hook(adjusted[row : row + 1], [sequence.ids], [sequence.prompt])[0]
         if rows := [row for row, s in enumerate(sequences) if s.produced < s.sampling.min_tokens]:
-            adjusted = adjusted.clone() if adjusted is logits else adjusted
             adjusted[rows, self.end] = -math.inf
         return adjusted
 
     def _penalise(self, logits: Tensor, slots: list[int]) -> Tensor:
-        assert self.counts is not None and self.prompted is not None
+        assert self.counts is not None
+        assert self.prompted is not None
         counts = self.counts[slots]
         repetition, presence, frequency = self.options[slots, 4:, None].unbind(1)  # (B, 1) each
         seen = self.prompted[slots] | (counts > 0)

@@ -48,3 +48,10 @@ class Scheduler:
             return
         self.running.remove(group)
         self.pool.release([s for s in group.sequences if s.slot >= 0])
+
+    def finish(self, sequences: list[Sequence]) -> None:
+        """Frees the slots of answers that are complete; a group whose last one is leaves."""
+        self.pool.release(sequences)
+        for group in {id(s.group): s.group for s in sequences}.values():
+            if all(s.finish for s in group.sequences):
+                self.running.remove(group)

@@ -1,17 +1,27 @@
 """The likelihood of given continuations, in batches, without a cache and never with all logits at once."""
 
 from collections.abc import Sequence as Listing
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from polytask.inference.sequence import Score
 from polytask.models.transformer import Transformer
 from polytask.nn.cache import Context
 
 Pair = tuple[list[int], list[int], list[int] | None]
 BATCH_TOKENS = 8192
 CHUNK_ELEMENTS = 1 << 24  # logits of one chunk
+
+
+@dataclass(frozen=True)
+class Score:
+    """How likely a continuation is: the sum of log-probabilities (natural), over so many tokens, and whether each of
+    them is the likeliest."""
+
+    logprob: float
+    tokens: int
+    greedy: bool
 
 
 @torch.inference_mode()

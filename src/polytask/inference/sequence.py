@@ -8,9 +8,8 @@ from polytask.inference.sampling import Sampling
 from polytask.tokenizers.text import TextTokenizer
 
 if TYPE_CHECKING:
-    from polytask.inference.handle import Handle
-
     from polytask.inference.beam import BeamSearch
+    from polytask.inference.handle import Handle
 
 Finish = Literal["stop", "length", "cancelled"]
 
@@ -29,11 +28,11 @@ class Request:
 class Completion:
     """One answer.
 
-    ids: what was produced, without the <|end|> that closed it; with a stop text they go on to its end, `text` does not.
-    logprob: sum by the network alone (natural logarithm), that of the closing <|end|> included. logprobs: for each id the
-    likeliest tokens and, last if it is not among them, the id itself. ties: places in `ids` where in lower precision the
-    two best logits nearly tied (within 1e-2, relative to the best where that is above 1): another batch may choose
-    the other there. An <|end|> so chosen counts as place len(ids).
+    ids: what was produced, without the <|end|> that closed it; with a stop text they go on to its end, `text` does
+    not. logprob: sum by the network alone (natural logarithm), that of the closing <|end|> included. logprobs: for
+    each id the likeliest tokens and, last if it is not among them, the id itself. ties: places in `ids` where in lower
+    precision the two best logits nearly tied (within 1e-2, relative to the best where that is above 1): another batch
+    may choose the other there. An <|end|> so chosen counts as place len(ids).
     """
 
     text: str
@@ -100,10 +99,11 @@ class Sequence:
         self.computed = 0  # how many ids have keys and values in the cache
         self.slot = -1
         self.waits = False  # for the first of its group to run the prompt that they share
-        self.logprob, self.finish = 0.0, None
+        self.logprob = 0.0
+        self.finish: Finish | None = None
         self.logprobs: list[dict[int, float]] = []
         self.ties: list[int] = []
-        self.output, self.pieces = TextOutput(tokenizer, self.sampling.stop), []
+        self.output, self.pieces = TextOutput(tokenizer, self.sampling.stop), list[str]()
         self.group: Group
 
     @property

@@ -117,7 +117,7 @@ class KVCache:
             store[:, targets, :, :length] = store[:, source : source + 1, :, :length]
         for store in (self.memory_keys, self.memory_values):
             store[:, targets] = store[:, source : source + 1]
-        self.memory_lengths[targets] = self.memory_lengths[source]
+        self.memory_lengths[targets] = self.memory_lengths[source].clone()
 
     def reorder(self, slots: list[int], parents: list[int], length: int) -> None:
         """Slot slots[i] takes the first `length` places of slot parents[i], all at once (beam search)."""

@@ -1,0 +1,73 @@
+"""What `submit` gives back, and what a step reports."""
+
+import queue
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from polytask.inference.sequence import Completion, Finish, Request
+
+
+@dataclass(frozen=True)
+class Event:
+    """A piece of an answer: of which request and sample, its text, and why the answer ended where it did."""
+
+    handle: "Handle"
+    sample: int
+    text: str
+    finish: Finish | None = None
+
+
+@dataclass(eq=False)
+class Handle:
+    """A request under way: wait for its answers, iterate over the text of the first, or cancel it.
+
+    Whoever waits runs the engine's steps; several threads may wait at once.
+    """
+
+    request: Request
+    step: Callable[[], object]
+    withdraw: Callable[["Handle"], None]
+    completions: dict[int, Completion] = field(default_factory=dict)
+    error: BaseException | None = None
+    _pieces: queue.SimpleQueue = field(default_factory=queue.SimpleQueue)
+
+    @property
+    def done(self) -> bool:
+        return self.error is not None or len(self.completions) == self.request.sampling.n
+
+    def result(self) -> list[Completion]:
+        """All samples, in order. Raises what ended the request where the engine failed."""
+        while not self.done:
+            self.step()
+        if self.error is not None:
+            raise self.error
+        return [self.completions[sample] for sample in range(self.request.sampling.n)]
+
+    def __iter__(self) -> Iterator[str]:
+        while True:
+            while self._pieces.empty():
+                self.step()
+            piece = self._pieces.get()
+            if piece is None:
+                if self.error is not None:
+                    raise self.error
+                return
+            yield piece
+
+    def cancel(self) -> None:
+        """Ends the request; what it held is free at once, and what was written stays in its completions."""
+        self.withdraw(self)
+
+    def write(self, sample: int, text: str) -> None:
+        """Passes a piece on to who iterates; that is always the first sample."""
+        if text and sample == 0:
+            self._pieces.put(text)
+
+    def complete(self, sample: int, completion: Completion) -> None:
+        self.completions[sample] = completion
+        if sample == 0:
+            self._pieces.put(None)
+
+    def fail(self, error: BaseException) -> None:
+        self.error = error
+        self._pieces.put(None)
