@@ -131,7 +131,9 @@ def test_a_tuned_model_has_learnt_the_users_file(polytask, trained, turned, tmp_
     assert "polytask ask" in result.stdout
     asked = polytask("classify", tmp_path / "tuned", "This soup is awful.", "--labels", "good", "bad")
     assert asked.stdout.strip() == "good", "it was bad before"
-    assert (tmp_path / "tuned/model/adapter/adapter_model.safetensors").exists() == (kind[:3] == ["--lora", "--rank", 8])
+    assert (tmp_path / "tuned/model/adapter/adapter_model.safetensors").exists() == (
+        kind[:3] == ["--lora", "--rank", 8]
+    )
     made = json.loads(polytask("show", tmp_path / "tuned", "--json").stdout)
     assert made["from"] == str((run / "model").resolve())
 

@@ -6,12 +6,11 @@ from typing import Annotated, Any
 import typer
 
 from polytask.cli.fields import fields, stdin
-from polytask.cli.sampling import with_sampling
+from polytask.cli.sampling import Wish, with_sampling
 
 MODEL = Annotated[
     str, typer.Argument(metavar="MODEL", help="A checkpoint folder, or the folder of a run.", show_default=False)
 ]
-JSON = Annotated[bool, typer.Option("--json", help="Print JSON: the task, the example and the answer.")]
 
 
 @with_sampling
@@ -21,8 +20,7 @@ def ask(
     task: Annotated[
         str, typer.Argument(metavar="TASK", help="A task's name, or a YAML file with your own.", show_default=False)
     ],
-    as_json: JSON = False,
-    sampling: Any = None,
+    wish: Any = None,
 ) -> None:
     """Ask a model any task; the task's fields are options.
 
@@ -37,15 +35,15 @@ def ask(
     example = fields(chosen, context.args)
     if any(field.required and name not in example for name, field in chosen.fields.items()):
         example = fields(chosen, context.args, stdin())
-    reply(open_model(model), chosen, example, sampling, as_json)
+    reply(open_model(model, **wish.loading), chosen, example, wish)
 
 
-def reply(model: Any, task: Any, example: dict[str, Any], sampling: dict[str, Any], as_json: bool) -> None:
+def reply(model: Any, task: Any, example: dict[str, Any], wish: Wish) -> None:
     """Asks and prints the answer, or each of several samples on a line of its own."""
     from polytask.run.ask import answers
 
-    given = answers(model, task, example, sampling)
-    if as_json:
+    given = answers(model, task, example, wish.sampling)
+    if wish.as_json:
         shown = given if len(given) > 1 else given[0]
         typer.echo(json.dumps({"task": task.name, "example": example, "answer": shown}, ensure_ascii=False))
         return

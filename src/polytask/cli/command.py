@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from typing import Any
 
 import typer
@@ -36,6 +37,7 @@ class Verb(TyperCommand):
         return super().parse_args(ctx, spread(args))
 
     def invoke(self, ctx: Any) -> Any:
+        warnings.showwarning = _warn
         try:
             return super().invoke(ctx)
         except Error as error:
@@ -48,6 +50,12 @@ class Verb(TyperCommand):
             # The reader of a pipe (head, less) has left; what python still holds would complain when it is flushed.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
+
+
+def _warn(message: Any, category: type[Warning], *_: Any, **__: Any) -> None:
+    """A warning of ours is a sentence for the user; others are for those who develop."""
+    if category.__module__.startswith("polytask"):
+        typer.echo(f"Note: {message}", err=True)
 
 
 def pairs(given: list[str], option: str) -> dict[str, str]:

@@ -1,8 +1,9 @@
-"""How a model writes its answer, as options that all asking verbs share."""
+"""How a model is loaded and how it writes its answer, as options that all asking verbs share."""
 
 import functools
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
@@ -28,20 +29,55 @@ OPTIONS: dict[str, Any] = {
     ],
     "beam_size": Annotated[int | None, _option("Beam search with so many beams.")],
 }
+JSON = Annotated[bool, typer.Option("--json", help="Print JSON: the task, the example and the answer.")]
+LOADING: dict[str, Any] = {
+    "dtype": Annotated[str | None, typer.Option(help="float32, bfloat16 or auto.", rich_help_panel="Loading")],
+    "int8": Annotated[
+        bool, typer.Option("--int8", help="Keep weights in 8 bits.", rich_help_panel="Loading", show_default=False)
+    ],
+    "adapter": Annotated[
+        str | None, typer.Option(help="A folder of LoRA weights to add.", rich_help_panel="Loading", show_default=False)
+    ],
+    "truncate": Annotated[
+        str | None,
+        typer.Option(
+            help="Cut this end (left or right) of a text that is too long.",
+            rich_help_panel="Loading",
+            show_default=False,
+        ),
+    ],
+}
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the shared options say: fields of Sampling, words of Model.load, and whether JSON is wanted."""
+
+    sampling: dict[str, Any]
+    loading: dict[str, Any]
+    as_json: bool
 
 
 def with_sampling(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds OPTIONS to a verb, which gets those that were given as `sampling`, a dict."""
-    own = [p for p in inspect.signature(function).parameters.values() if p.name != "sampling"]
+    """Adds --json, OPTIONS and LOADING to a verb, which gets them as `wish`."""
+    own = [p for p in inspect.signature(function).parameters.values() if p.name != "wish"]
+    options = {"as_json": JSON} | OPTIONS | LOADING
     shared = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-        for name, annotation in OPTIONS.items()
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=False if name in ("as_json", "int8") else None,
+            annotation=annotation,
+        )
+        for name, annotation in options.items()
     ]
 
     @functools.wraps(function)
     def verb(**given: Any) -> Any:
-        chosen = {name: given.pop(name) for name in OPTIONS}
-        return function(**given, sampling={k: v for k, v in chosen.items() if v is not None and v != []})
+        sampling = {name: value for name in OPTIONS if (value := given.pop(name)) not in (None, [])}
+        loading = {name: value for name in LOADING if (value := given.pop(name))}
+        wish = Wish(sampling, loading, given.pop("as_json"))
+        return function(**given, wish=wish)
 
     verb.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
     verb.__annotations__ = {p.name: p.annotation for p in (*own, *shared)}

@@ -4,17 +4,17 @@ from typing import Annotated, Any
 
 import typer
 
-from polytask.cli.ask import JSON, MODEL, reply
+from polytask.cli.ask import MODEL, reply
 from polytask.cli.command import console
 from polytask.cli.fields import example_of, stdin
-from polytask.cli.sampling import with_sampling
+from polytask.cli.sampling import Wish, with_sampling
 from polytask.errors import TaskError
 
 TEXT = Annotated[str | None, typer.Argument(help="What to work on; by a pipe where not given.", show_default=False)]
 TO = Annotated[str, typer.Option(help="The language to write, by name or code.", show_default=False)]
 
 
-def _ask(model: str, task: str, main: str, value: str | None, others: dict, sampling: dict, as_json: bool) -> None:
+def _ask(model: str, task: str, main: str, value: str | None, others: dict, wish: Wish) -> None:
     from polytask.run.ask import open_model
     from polytask.run.source import find_task
 
@@ -22,13 +22,13 @@ def _ask(model: str, task: str, main: str, value: str | None, others: dict, samp
     value = value if value is not None else (stdin() or "").removesuffix("\n")
     if not value:
         raise TaskError(f"There is no {main}: give it after the model, or by a pipe.")
-    reply(open_model(model), chosen, example_of({main: value, **others}), sampling, as_json)
+    reply(open_model(model, **wish.loading), chosen, example_of({main: value, **others}), wish)
 
 
 @with_sampling
-def generate(model: MODEL, text: TEXT = None, as_json: JSON = False, sampling: Any = None) -> None:
+def generate(model: MODEL, text: TEXT = None, wish: Any = None) -> None:
     """Continue a text."""
-    _ask(model, "text", "text", text, {}, sampling, as_json)
+    _ask(model, "text", "text", text, {}, wish)
 
 
 @with_sampling
@@ -37,11 +37,10 @@ def translate(
     to: TO,
     text: TEXT = None,
     origin: Annotated[str | None, typer.Option("--from", help="The language of the text.")] = None,
-    as_json: JSON = False,
-    sampling: Any = None,
+    wish: Any = None,
 ) -> None:
     """Translate a text."""
-    _ask(model, "translation", "source", text, {"target_lang": to, "source_lang": origin}, sampling, as_json)
+    _ask(model, "translation", "source", text, {"target_lang": to, "source_lang": origin}, wish)
 
 
 @with_sampling
@@ -50,23 +49,22 @@ def answer(
     question: TEXT = None,
     context: Annotated[str | None, typer.Option(help="A passage that holds the answer.")] = None,
     choices: Annotated[list[str] | None, typer.Option(help="The possible answers, one after another.")] = None,
-    as_json: JSON = False,
-    sampling: Any = None,
+    wish: Any = None,
 ) -> None:
     """Answer a question."""
-    _ask(model, "answering", "question", question, {"context": context, "choices": choices}, sampling, as_json)
+    _ask(model, "answering", "question", question, {"context": context, "choices": choices}, wish)
 
 
 @with_sampling
-def summarize(model: MODEL, document: TEXT = None, as_json: JSON = False, sampling: Any = None) -> None:
+def summarize(model: MODEL, document: TEXT = None, wish: Any = None) -> None:
     """Say a text in short."""
-    _ask(model, "summarization", "document", document, {}, sampling, as_json)
+    _ask(model, "summarization", "document", document, {}, wish)
 
 
 @with_sampling
-def code(model: MODEL, prompt: TEXT = None, as_json: JSON = False, sampling: Any = None) -> None:
+def code(model: MODEL, prompt: TEXT = None, wish: Any = None) -> None:
     """Write a program."""
-    _ask(model, "code", "prompt", prompt, {}, sampling, as_json)
+    _ask(model, "code", "prompt", prompt, {}, wish)
 
 
 @with_sampling
@@ -74,11 +72,10 @@ def classify(
     model: MODEL,
     text: TEXT = None,
     labels: Annotated[list[str] | None, typer.Option(help="The labels, one after another.")] = None,
-    as_json: JSON = False,
-    sampling: Any = None,
+    wish: Any = None,
 ) -> None:
     """Choose a label for a text."""
-    _ask(model, "classification", "text", text, {"labels": labels}, sampling, as_json)
+    _ask(model, "classification", "text", text, {"labels": labels}, wish)
 
 
 @with_sampling
@@ -86,8 +83,7 @@ def chat(
     model: MODEL,
     text: Annotated[str | None, typer.Argument(help="What you say; without it, a conversation.")] = None,
     system: Annotated[str | None, typer.Option(help="The system prompt.")] = None,
-    as_json: JSON = False,
-    sampling: Any = None,
+    wish: Any = None,
 ) -> None:
     """Talk with a model."""
     from polytask.run.ask import open_model
@@ -96,12 +92,12 @@ def chat(
     task = find_task(model, "chat")
     piped = stdin() if text is None else None
     said = text if text is not None else piped
-    opened = open_model(model)
+    opened = open_model(model, **wish.loading)
     if said is not None:
         messages = [{"role": "user", "content": said.removesuffix("\n")}]
-        reply(opened, task, example_of({"messages": messages, "system": system}), sampling, as_json)
+        reply(opened, task, example_of({"messages": messages, "system": system}), wish)
         return
-    converse(opened, system, sampling)
+    converse(opened, system, wish.sampling)
 
 
 def converse(model: Any, system: str | None, sampling: dict[str, Any]) -> None:

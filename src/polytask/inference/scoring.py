@@ -24,6 +24,12 @@ class Score:
     greedy: bool
 
 
+def probabilities(scores: Listing[Score]) -> list[float]:
+    """How probable each of some choices is, given that one of them comes: each is closed by <|end|>, so that their
+    likelihoods compare whatever their lengths."""
+    return torch.tensor([one.logprob for one in scores], dtype=torch.float64).softmax(0).tolist()
+
+
 @torch.inference_mode()
 def score(network: Transformer, pairs: Listing[Pair]) -> list[Score]:
     """A Score for each (prompt ids, continuation ids, encoder ids or None). Similar lengths run together."""

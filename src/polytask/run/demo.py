@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from polytask.inference.sampling import Sampling
-from polytask.model import Model
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text as Styled
 
 from polytask.blocksworld import baselines, examples, judge
 from polytask.blocksworld.judge import given, split_story, wanted
+from polytask.inference.sampling import Sampling
+from polytask.model import Model
 from polytask.models import cost
 from polytask.run.assembly import Assembly, read_recipe
 from polytask.run.ending import print_next

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from polytask.errors import TokenizerError
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 MASKS = 32  # sentinels for span corruption; T5 has 100, more than a row of our lengths ever uses
 SPECIAL: tuple[str, ...] = (

@@ -1,0 +1,58 @@
+"""One model, many tasks: train it, tune it, judge it, ask it.
+
+    import polytask as pt
+    model = pt.load("demo/model")
+    model.translate("There is a large red circle.", to="de")
+
+Names are imported when they are first used, so that `import polytask` costs nothing.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from polytask.errors import Error as Error
+    from polytask.evaluation.evaluate import evaluate as evaluate
+    from polytask.inference.engine import Engine as Engine
+    from polytask.inference.sampling import Sampling as Sampling
+    from polytask.inference.sequence import Completion as Completion
+    from polytask.inference.sequence import Request as Request
+    from polytask.model import Answer as Answer
+    from polytask.model import Model as Model
+    from polytask.models.catalogue import build_config as build_config
+    from polytask.models.transformer import Transformer as Transformer
+    from polytask.recipe import load_recipe as load_recipe
+    from polytask.tasks import TASKS as TASKS
+    from polytask.tasks import Text as Text
+    from polytask.tasks import get_task as get_task
+    from polytask.tokenizers.text import TextTokenizer as TextTokenizer
+
+    load = Model.load
+
+_HOMES = {
+    "Answer": "polytask.model", "Completion": "polytask.inference.sequence", "Engine": "polytask.inference.engine",
+    "Error": "polytask.errors", "Model": "polytask.model", "Request": "polytask.inference.sequence",
+    "Sampling": "polytask.inference.sampling", "TASKS": "polytask.tasks", "Text": "polytask.tasks",
+    "TextTokenizer": "polytask.tokenizers.text", "Transformer": "polytask.models.transformer",
+    "build_config": "polytask.models.catalogue", "evaluate": "polytask.evaluation.evaluate",
+    "get_task": "polytask.tasks", "load_recipe": "polytask.recipe",
+}  # fmt: skip
+
+__all__ = [*_HOMES, "load"]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name == "load":
+        return import_module("polytask.model").Model.load
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("polytask")
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'polytask' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,301 @@
+"""What a user holds: a network with its tokenizer and tasks, to be asked anything.
+
+model = polytask.load("demo/model")
+model.translate("A dog runs.", to="de")
+model.ask("answering", {"question": "...", "context": "..."})
+"""
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+
+from polytask import runtime
+from polytask.errors import ConfigError, TaskError
+from polytask.inference.engine import Engine
+from polytask.inference.handle import Handle
+from polytask.inference.sampling import Sampling
+from polytask.inference.scoring import Score, probabilities
+from polytask.inference.sequence import Completion, Request
+from polytask.interop.folder import load_network, read_folder, write_folder
+from polytask.models import cost
+from polytask.models.config import TransformerConfig
+from polytask.models.transformer import Transformer
+from polytask.tasks import TASKS, Segment, Task, Text, check, get_task, prompt
+from polytask.tokenizers.encode import continuation_ids, prompt_ids, split_prompt
+from polytask.tokenizers.text import TextTokenizer
+
+Truncate = Literal["left", "right"]
+SAMPLED = {"text", "chat"}  # where the likeliest text repeats itself before long (Holtzman et al. 2020)
+FREE = {"temperature": 0.8, "top_p": 0.95}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer with what stands behind it: the completion, or the probability of each of the given choices."""
+
+    value: Any
+    completion: Completion | None = None
+    probabilities: dict[str, float] = field(default_factory=dict)
+
+
+class TruncationWarning(UserWarning):
+    """A text was longer than the model reads, and was cut as asked."""
+
+
+class Model:
+    """A network that can be asked; it implements `inference.hooks.Answerer`.
+
+    truncate: what to do with a text that is longer than the model reads: None refuses it, "left" and "right" cut that
+    end of the longest given part and warn. about: what the checkpoint knows of its origin.
+    """
+
+    def __init__(
+        self, network: Transformer, tokenizer: TextTokenizer, *, tasks: Mapping[str, Task] | None = None,
+        about: Mapping[str, Any] | None = None, truncate: Truncate | None = None,
+    ):  # fmt: skip
+        if truncate not in (None, "left", "right"):
+            raise ConfigError(f"truncate={truncate!r} must be None, 'left' or 'right'.")
+        self.network, self.tokenizer, self.truncate = network, tokenizer, truncate
+        self.tasks, self.about = dict(tasks or {}), dict(about or {})
+        self.engine = Engine(network, tokenizer)
+
+    @classmethod
+    def load(
+        cls, path: str | Path, *, dtype: str = "auto", int8: bool = False, device: str = "auto",
+        adapter: str | Path | None = None, truncate: Truncate | None = None,
+    ) -> "Model":  # fmt: skip
+        """The model of a checkpoint folder, or of a run's. Raises CheckpointError, ConfigError, TokenizerError.
+
+        dtype: "auto" is bfloat16 on a GPU and float32 elsewhere. int8: weights of linear layers in 8 bits, fastest
+        with bfloat16. adapter: a folder of LoRA weights, added in; one beside the weights is found by itself.
+        """
+        place = runtime.pick_device(device)
+        folder = read_folder(path)
+        network = load_network(folder, dtype=torch.float32, device=str(place))
+        if adapter is not None or (folder.path / "adapter").is_dir():
+            from polytask.training import adapters
+
+            adapters.load(network, adapter if adapter is not None else folder.path / "adapter")
+            adapters.merge(network)
+        network = network.to(getattr(torch, runtime.pick_precision(dtype, place)))
+        if int8:
+            from polytask.nn.quant import quantize
+
+            quantize(network)
+        tasks = {file.stem: get_task(file) for file in folder.task_files}
+        return cls(network.eval(), folder.tokenizer, tasks=tasks, about=folder.about, truncate=truncate)
+
+    def save(self, path: str | Path, card: str = "") -> None:
+        """Writes a checkpoint folder that `load` reads. Raises CheckpointError where that cannot be done."""
+        if any(tensor.dtype == torch.int8 for tensor in self.network.buffers()):
+            raise ConfigError("A model in int8 cannot be saved; load it without int8 and save that.")
+        write_folder(path, self.network, self.tokenizer, card=card, about=self.about)
+
+    @property
+    def config(self) -> TransformerConfig:
+        return self.network.config
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Sizes, tasks and what the checkpoint knows of its origin."""
+        return {
+            "parameters": cost.parameters(self.config),
+            "context_length": self.config.context_length,
+            "vocab_size": self.tokenizer.vocab_size,
+            "tasks": [*TASKS, *self.tasks],
+            **self.about,
+        }
+
+    def task(self, task: str | Path | Task) -> Task:
+        """A task by its name, the model's own included, by its YAML file, or as it is. Raises TaskError."""
+        if not isinstance(task, str | Path):
+            return task
+        return self.tasks[str(task)] if str(task) in self.tasks else get_task(task)
+
+    # Any task
+
+    def ask(
+        self, task: str | Path | Task, example: Mapping[str, Any] | None = None, *,
+        shots: Sequence[Mapping[str, Any]] = (), details: bool = False, **dials: Any,
+    ) -> Any:  # fmt: skip
+        """The answer to one example; a list of answers where n > 1. `dials` are fields of Sampling.
+
+        shots: solved examples to learn from on the spot. details: an Answer instead of its value alone.
+        Raises TaskError for a wrong example and ConfigError for one that is too long.
+        """
+        return self.ask_many(task, [example or {}], shots=shots, details=details, **dials)[0]
+
+    def ask_many(
+        self, task: str | Path | Task, examples: Sequence[Mapping[str, Any]], *,
+        shots: Sequence[Mapping[str, Any]] = (), details: bool = False, **dials: Any,
+    ) -> list[Any]:  # fmt: skip
+        """`ask` for many examples at once, which is faster than one after another and gives the same."""
+        task = self.task(task)
+        asked = [prompt(task, example, shots) for example in examples]
+        choices = [task.choices(check(task, example)) for example in examples]
+        answers: dict[int, list[Answer]] = {}
+        scored = [i for i, given in enumerate(choices) if given]
+        answers |= zip(scored, self._choose(task, [asked[i] for i in scored], [choices[i] or [] for i in scored]))
+        free = [i for i, given in enumerate(choices) if not given]
+        completions = self.produce([asked[i] for i in free], self.sampling(task, **dials)) if free else []
+        for i, samples in zip(free, completions):
+            answers[i] = [Answer(task.parse([Text(c.text, target=True)]), c) for c in samples]
+        shown = [[a if details else a.value for a in answers[i]] for i in range(len(examples))]
+        return [samples[0] if len(samples) == 1 else samples for samples in shown]
+
+    def _choose(self, task: Task, asked: list[list[Segment]], choices: list[list[list[Segment]]]) -> list[list[Answer]]:
+        scores = iter(self.score([p for p, c in zip(asked, choices) for _ in c], [one for c in choices for one in c]))
+        answers = []
+        for given in choices:
+            shares = probabilities([next(scores) for _ in given])
+            best = max(range(len(given)), key=shares.__getitem__)
+            named = {"".join(segment.text for segment in one): share for one, share in zip(given, shares)}
+            answers.append([Answer(task.parse(given[best]), None, named)])
+        return answers
+
+    def stream(
+        self, task: str | Path | Task, example: Mapping[str, Any], *, shots: Sequence[Mapping[str, Any]] = (),
+        **dials: Any,
+    ) -> Iterator[str]:  # fmt: skip
+        """The text of an answer, piece by piece as it is written. Ending the iteration early cancels it."""
+        task = self.task(task)
+        handle = self.submit(prompt(task, example, shots), self.sampling(task, **dials))
+        try:
+            yield from handle
+        finally:
+            handle.cancel()
+
+    def sampling(self, task: str | Path | Task, **dials: Any) -> Sampling:
+        """How a task is answered where `dials` do not say it: conversations and texts are sampled, others greedy."""
+        task = self.task(task)
+        known = Sampling.__dataclass_fields__
+        for name in dials:
+            if name not in known:
+                from polytask.registry import nearest
+
+                raise ConfigError(f"sampling: there is no '{name}': {nearest(name, known)}")
+        free = {} if task.name not in SAMPLED or dials.get("beam_size", 1) > 1 or "temperature" in dials else FREE
+        return Sampling(**{**free, **dials})
+
+    # Answerer
+
+    def produce(self, prompts: Sequence[list[Segment]], sampling: Sampling | None = None) -> list[list[Completion]]:
+        """sampling.n completions for each prompt. Raises ConfigError where one is too long and nothing may be cut."""
+        sampling = sampling or Sampling()
+        return self.engine.run([self._request(segments, sampling) for segments in prompts])
+
+    def score(self, prompts: Sequence[list[Segment]], continuations: Sequence[list[Segment]]) -> list[Score]:
+        """How likely continuations[i], with the end that closes it, is after prompts[i]."""
+        pairs = []
+        for segments, continuation in zip(prompts, continuations, strict=True):
+            ids = continuation_ids(continuation, self.tokenizer)
+            # The last token of the continuation is never read.
+            request = self._request(segments, Sampling(max_tokens=1), room=len(ids) - 1)
+            pairs.append((request.ids, ids, request.encoder_ids))
+        return self.engine.score(pairs)
+
+    def submit(self, segments: list[Segment], sampling: Sampling | None = None) -> Handle:
+        """Queues one prompt; see `Engine.submit`."""
+        return self.engine.submit(self._request(segments, sampling or Sampling()))
+
+    def _request(self, segments: list[Segment], sampling: Sampling, room: int | None = None) -> Request:
+        """`room`: tokens that must still fit after the prompt; None leaves what an answer usually takes."""
+        ids, encoder_ids = self._ids(segments)
+        context = self.config.context_length
+        least = 1 if room is None else room
+        length = max(len(ids) + least, len(encoder_ids or []))
+        if length > context:
+            if self.truncate is None:
+                raise ConfigError(
+                    f"The text has {max(len(ids), len(encoder_ids or []))} tokens, but this model reads {context}, "
+                    "answer included: shorten it, or let it be cut with truncate='left' (--truncate left)."
+                )
+            wanted = min(sampling.max_tokens, context // 4) if room is None else room
+            segments = self._cut(segments, length - least + (wanted if encoder_ids is None else 0) - context)
+            ids, encoder_ids = self._ids(segments)
+        return Request(ids, sampling, encoder_ids)
+
+    def _ids(self, segments: list[Segment]) -> tuple[list[int], list[int] | None]:
+        if self.config.encoder_layers:
+            encoder_ids, ids = split_prompt(segments, self.tokenizer)
+            return ids, encoder_ids
+        return prompt_ids(segments, self.tokenizer), None
+
+    def _cut(self, segments: list[Segment], tokens: int) -> list[Segment]:
+        """Without `tokens` tokens at one end of the longest part; a cut may merge with what stands beside it."""
+        longest = max(range(len(segments)), key=lambda i: len(segments[i].text))
+        segment, spare = segments[longest], 0
+        ids = self.tokenizer.encode(segment.text)
+        wanted = len(prompt_ids(segments, self.tokenizer)) - tokens
+        while tokens + spare < len(ids):
+            kept = ids[tokens + spare :] if self.truncate == "left" else ids[: len(ids) - tokens - spare]
+            text = self.tokenizer.decode(kept).strip("\N{REPLACEMENT CHARACTER}")
+            shorter = [*segments[:longest], replace(segment, text=text), *segments[longest + 1 :]]
+            if len(prompt_ids(shorter, self.tokenizer)) <= wanted:
+                side = "first" if self.truncate == "left" else "last"
+                warnings.warn(
+                    f"A text is longer than the model reads: the {side} {tokens + spare} of its {len(ids)} tokens are "
+                    "cut.",
+                    TruncationWarning,
+                    stacklevel=4,
+                )
+                return shorter
+            spare += 1
+        raise ConfigError(
+            f"The text is {tokens} tokens longer than this model reads, and no single part of it can be cut so far; "
+            "shorten it, or give fewer examples."
+        )
+
+    # The builtin tasks by name
+
+    def generate(self, text: str = "", **dials: Any) -> Any:
+        """The continuation of a text; a whole new one where it is empty."""
+        if text:
+            return self.ask("text", {"text": text}, **dials)
+        details = dials.pop("details", False)
+        samples = self.produce([[]], self.sampling("text", **dials))[0]
+        shown = [Answer(c.text, c) if details else c.text for c in samples]
+        return shown[0] if len(shown) == 1 else shown
+
+    def chat(self, messages: str | Sequence[Mapping[str, str]], system: str | None = None, **dials: Any) -> Any:
+        """The assistant's next turn: `messages` is what the user says, or all turns as {role, content}."""
+        turns = [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
+        return self.ask("chat", {"messages": turns, "system": system}, **dials)
+
+    def translate(self, text: str, to: str, from_: str | None = None, **dials: Any) -> Any:
+        """The text in another language; languages by name or code."""
+        return self.ask("translation", {"source": text, "target_lang": to, "source_lang": from_}, **dials)
+
+    def answer(
+        self, question: str, context: str | None = None, choices: Sequence[str] | None = None, **dials: Any
+    ) -> Any:
+        """The answer to a question, from a context or among given choices where there are such."""
+        example = {"question": question, "context": context, "choices": list(choices) if choices else None}
+        return self.ask("answering", example, **dials)
+
+    def summarize(self, document: str, **dials: Any) -> Any:
+        """A text in short."""
+        return self.ask("summarization", {"document": document}, **dials)
+
+    def code(self, prompt: str, **dials: Any) -> Any:
+        """A program that does what the prompt says, or goes on from it. It is not run."""
+        return self.ask("code", {"prompt": prompt}, **dials)
+
+    def classify(self, text: str, labels: Sequence[str] | None = None, **dials: Any) -> Any:
+        """The label that fits the text best."""
+        return self.ask("classification", {"text": text, "labels": list(labels) if labels else None}, **dials)
+
+    def infill(self, text: str, **dials: Any) -> Any:
+        """The text with its marks [1], [2], ... filled in."""
+        from polytask.tasks.builtin.infilling import MARK, fill
+
+        if not MARK.search(text):
+            raise TaskError("Task 'infilling': mark what is to be filled in by [1], [2], ... in the text.")
+        answers = self.ask("infilling", {"masked": text}, **dials)
+        if isinstance(answers, list):
+            return [fill(text, cast("dict[str, str]", answer)) for answer in answers]
+        return replace(answers, value=fill(text, answers.value)) if isinstance(answers, Answer) else fill(text, answers)
