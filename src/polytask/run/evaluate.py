@@ -1,5 +1,157 @@
-"""x"""
+"""polytask eval: a checkpoint on a file of a task; and the tasks that are scored while a recipe trains."""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from dataclasses import fields as fields_of
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from polytask.data.sources import GENERATORS, SourceSpec, read
+from polytask.errors import ConfigError, SandboxError
+from polytask.evaluation.evaluate import evaluate as evaluate_task
+from polytask.evaluation.report import Report
+from polytask.inference.sampling import Sampling
+from polytask.interop.folder import locate, sha256
+from polytask.registry import nearest
+from polytask.run.source import source
+from polytask.tasks import Task, check, get_task
+
+if TYPE_CHECKING:
+    from polytask.models.transformer import Transformer
+    from polytask.recipe import Recipe
+    from polytask.tokenizers.text import TextTokenizer
+
+POOL = 1000  # rows, beside those that are asked, from which shots are drawn
+GENERATED = 500  # examples of a generated world, which has no end, where no limit says another number
+BATCH = 64
 
 
-def scoring(recipe, network, tokenizer):
-    return None
+def evaluate(
+    model_path: str, task_name: str, data: str, columns: Mapping[str, str], fields: Mapping[str, str], *,
+    limit: int | None = None, shots: int = 0, quiet: bool = False,
+) -> Report:  # fmt: skip
+    """The report of a checkpoint on a user's file, or on the test split of "blocksworld".
+
+    Raises an Error that says what is wrong with the model, the file or its rows; the file is read first.
+    """
+    from polytask.run.ask import open_model
+
+    folder = locate(model_path)
+    generated = data in GENERATORS
+    wanted = limit or (GENERATED if generated else None)
+    most = None if wanted is None else wanted + (POOL if shots else 0)
+    words: dict[str, Any] = {"split": "test"} if generated else {}
+    spec = source(model_path, task_name, data, columns, fields, limit=most, **words)
+    rows = list(read(spec))
+    model = open_model(str(folder))
+    task = spec.task if not isinstance(spec.task, str) else get_task(spec.task)
+    marks = {"data": spec.fingerprint(), "model": sha256(folder / "checksums.json")}
+    with _bar(quiet) as progress:
+        return evaluate_task(
+            model, task, rows, shots=shots, shot_examples=rows, limit=wanted, batch=BATCH, progress=progress,
+            fingerprints=marks,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """A task of a recipe's `evaluation`, with the rows that it is scored on."""
+
+    name: str
+    task: Task
+    rows: list[dict[str, Any]]
+    limit: int | None
+    shots: int
+    sampling: Sampling
+    metric: str | None
+
+
+def scoring(
+    recipe: "Recipe", network: "Transformer", tokenizer: "TextTokenizer"
+) -> Callable[[int], dict[str, float]] | None:
+    """The trainer's function of a step that scores the recipe's tasks: {"NAME/metric": value}; None without tasks.
+
+    Rows are read here, so that a mistake in them is told before training begins.
+    """
+    if not recipe.evaluation.tasks or not recipe.evaluation.every:
+        return None
+    watched = list(_watched(recipe, tokenizer))
+
+    def score(step: int) -> dict[str, float]:
+        from polytask.model import Model
+
+        model = Model(network, tokenizer)
+        metrics: dict[str, float] = {}
+        for one in list(watched):
+            try:
+                found = _score(model, one, recipe.seed)
+            except SandboxError as error:  # a run of hours does not end for it
+                watched.remove(one)
+                print(f"Note: {one.name} is no longer scored. {error}", file=sys.stderr)
+                continue
+            metrics |= {f"{one.name}/{name}": value for name, value in found.items()}
+        return metrics
+
+    return score
+
+
+def _watched(recipe: "Recipe", tokenizer: "TextTokenizer") -> Iterator[_Watched]:
+    taken: set[str] = set()
+    for said, spec in recipe.evaluated():
+        numbers = (f"{spec.name}-{number}" for number in range(2, len(recipe.evaluation.tasks) + 2))
+        name = next(name for name in (spec.name, *numbers) if name not in taken)
+        taken.add(name)
+        rows = _rows(spec, said.limit, said.shots)
+        task = spec.task if not isinstance(spec.task, str) else get_task(spec.task)
+        sampling = _sampling(name, said.sampling, task, rows, tokenizer)
+        yield _Watched(name, task, rows, said.limit, said.shots, sampling, said.metric)
+
+
+def _rows(spec: SourceSpec, limit: int | None, shots: int) -> list[dict[str, Any]]:
+    most = None if limit is None else limit + (POOL if shots else 0)
+    return list(islice(read(replace(spec, limit=most)), most))
+
+
+def _sampling(
+    name: str, said: Mapping[str, Any], task: Task, rows: Sequence[dict[str, Any]], tokenizer: "TextTokenizer"
+) -> Sampling:
+    """As the recipe says. A network that is new babbles to the limit, so it ends at twice the longest right answer."""
+    known = [field.name for field in fields_of(Sampling)]
+    for word in said:
+        if word not in known:
+            raise ConfigError(f"evaluation: sampling of '{name}' has no '{word}': {nearest(word, known)}")
+    targets = [segment.text for row in rows for segment in task.segments(check(task, row))[-1:] if segment.target]
+    longest = max(map(len, tokenizer.encode_lists(targets)), default=128)
+    return Sampling(**{"max_tokens": 2 * longest + 2, **said})
+
+
+def _score(model: Any, one: _Watched, seed: int) -> dict[str, float]:
+    report = evaluate_task(
+        model, one.task, one.rows, shots=one.shots, shot_examples=one.rows, limit=one.limit, sampling=one.sampling,
+        seed=seed, batch=BATCH, intervals=False,
+    )  # fmt: skip
+    if one.metric is None:
+        return report.metrics
+    if one.metric not in report.metrics:
+        raise ConfigError(
+            f"evaluation: '{one.name}' is to be scored by '{one.metric}', which task '{one.task.name}' does not "
+            f"measure: {nearest(one.metric, report.metrics)}"
+        )
+    return {one.metric: report.metrics[one.metric]}
+
+
+@contextmanager
+def _bar(quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """A progress bar on stderr, where that is a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        line = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(line, completed=done, total=total)
