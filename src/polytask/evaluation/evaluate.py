@@ -146,7 +146,7 @@ def _judge(task: Task, asked: list[_Asked], seed: int, intervals: bool) -> Repor
         intervals={},
         examples=len(asked),
         samples=[_sample(task, one) for one in asked[:SAMPLES]],
-        signatures={name.removesuffix("_signature"): v for name, v in scores.items() if isinstance(v, str)},
+        signatures={name.replace("_signature", ""): v for name, v in scores.items() if isinstance(v, str)},
     )
     if intervals:
         found = uncertainty(task, answers, rows, scores, seed=seed)

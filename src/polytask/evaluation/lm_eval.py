@@ -57,6 +57,11 @@ class PolytaskLM(TemplateLM):
         opener = [self._opener] if self._opener is not None and add_special_tokens is not False else []
         return [*opener, *self.model.tokenizer.encode(string)]
 
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """As the harness splits them; where a continuation vanishes into the context's last token, each by itself."""
+        given, wanted = super()._encode_pair(context, continuation)
+        return (given, wanted) if wanted else (given, self.tok_encode(continuation, add_special_tokens=False))
+
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False, **_: Any
     ) -> list[tuple[float, bool]]:

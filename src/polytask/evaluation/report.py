@@ -60,7 +60,9 @@ class Report:
             ends = self.intervals.get(name)
             interval = f"   95% interval {number(ends[0])} to {number(ends[1])}" if ends else ""
             found.append(f"  {name:<{width}}  {number(value):>8}{interval}")
-        found += [f"  {name}: {signature}" for name, signature in self.signatures.items()]
+        for signature in dict.fromkeys(self.signatures.values()):
+            named = [name for name, other in self.signatures.items() if other == signature]
+            found.append(f"  {named[0]}{', ...' if named[1:] else ''}: {signature}")
         for sample in self.samples:
             asked, answer, gold = (_short(part) for part in (sample.prompt, sample.answer, sample.reference))
             found.append(f"  {asked} → {answer}" + (f"   (right: {gold})" if gold and gold != answer else ""))

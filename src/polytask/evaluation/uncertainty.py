@@ -12,7 +12,7 @@ from polytask.evaluation.intervals import draws as resampled
 from polytask.tasks.metrics import EACH
 from polytask.tasks.task import Task
 
-SECONDS = 15.0  # for the metrics that must be computed anew for each resample
+SECONDS = 8.0  # for the metrics that must be computed anew for each resample
 
 
 @dataclass
@@ -51,7 +51,7 @@ def uncertainty(
 
     intervals, done = bootstrap_of(again, len(examples), RESAMPLES, seed, seconds)
     found.intervals |= intervals
-    named = ", ".join(rest)
+    named = ", ".join(rest[:4]) + (", ..." if rest[4:] else "")
     if not intervals:
         found.notes.append(f"{named}: no interval, since {LEAST} resamples of it would take too long.")
     elif done < RESAMPLES:

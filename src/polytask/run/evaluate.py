@@ -1,6 +1,7 @@
 """polytask eval: a checkpoint on a file of a task; and the tasks that are scored while a recipe trains."""
 
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -45,14 +46,17 @@ def evaluate(
     words: dict[str, Any] = {"split": "test"} if generated else {}
     spec = source(model_path, task_name, data, columns, fields, limit=most, **words)
     rows = list(read(spec))
-    model = open_model(str(folder))
+    model = open_model(str(folder), truncate="left")
     task = spec.task if not isinstance(spec.task, str) else get_task(spec.task)
     marks = {"data": spec.fingerprint(), "model": sha256(folder / "checksums.json")}
-    with _bar(quiet) as progress:
-        return evaluate_task(
+    with _bar(quiet) as progress, _counting_cuts() as cuts:
+        report = evaluate_task(
             model, task, rows, shots=shots, shot_examples=rows, limit=wanted, batch=BATCH, progress=progress,
             fingerprints=marks,
         )  # fmt: skip
+    if cuts:
+        report.notes.append("Prompts longer than the model reads lost the beginning of a text; the figures count them.")
+    return report
 
 
 @dataclass(frozen=True)
@@ -82,11 +86,13 @@ def scoring(
     def score(step: int) -> dict[str, float]:
         from polytask.model import Model
 
-        model = Model(network, tokenizer)
+        # One long row must not end a run of hours.
+        model = Model(network, tokenizer, truncate="left")
         metrics: dict[str, float] = {}
         for one in list(watched):
             try:
-                found = _score(model, one, recipe.seed)
+                with _counting_cuts():
+                    found = _score(model, one, recipe.seed)
             except SandboxError as error:  # a run of hours does not end for it
                 watched.remove(one)
                 print(f"Note: {one.name} is no longer scored. {error}", file=sys.stderr)
@@ -140,6 +146,21 @@ def _score(model: Any, one: _Watched, seed: int) -> dict[str, float]:
             f"measure: {nearest(one.metric, report.metrics)}"
         )
     return {one.metric: report.metrics[one.metric]}
+
+
+@contextmanager
+def _counting_cuts() -> Iterator[list[str]]:
+    """Collects what `Model` would warn of, a text at a time; other warnings pass."""
+    from polytask.model import TruncationWarning
+
+    cuts: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", TruncationWarning)
+        yield cuts
+        cuts += [str(one.message) for one in caught if issubclass(one.category, TruncationWarning)]
+    for one in caught:
+        if not issubclass(one.category, TruncationWarning):
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
 
 
 @contextmanager
