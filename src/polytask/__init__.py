@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from polytask.models.catalogue import build_config as build_config
     from polytask.models.transformer import Transformer as Transformer
     from polytask.recipe import load_recipe as load_recipe
+    from polytask.run.train import train as train
+    from polytask.run.tune import Tuning as Tuning
+    from polytask.run.tune import tune as tune
     from polytask.tasks import TASKS as TASKS
     from polytask.tasks import Text as Text
     from polytask.tasks import get_task as get_task
@@ -34,7 +37,8 @@ _HOMES = {
     "Sampling": "polytask.inference.sampling", "TASKS": "polytask.tasks", "Text": "polytask.tasks",
     "TextTokenizer": "polytask.tokenizers.text", "Transformer": "polytask.models.transformer",
     "build_config": "polytask.models.catalogue", "evaluate": "polytask.evaluation.evaluate",
-    "get_task": "polytask.tasks", "load_recipe": "polytask.recipe",
+    "get_task": "polytask.tasks", "load_recipe": "polytask.recipe", "train": "polytask.run.train",
+    "Tuning": "polytask.run.tune", "tune": "polytask.run.tune",
 }  # fmt: skip
 
 __all__ = [*_HOMES, "load"]  # pyright: ignore[reportUnsupportedDunderAll]

@@ -50,7 +50,8 @@ class Model:
     """A network that can be asked; it implements `inference.hooks.Answerer`.
 
     truncate: what to do with a text that is longer than the model reads: None refuses it, "left" and "right" cut that
-    end of the longest given part and warn. about: what the checkpoint knows of its origin.
+    end of the longest given part and warn ("right" keeps the beginning, where most tasks say what is to be done).
+    about: what the checkpoint knows of its origin.
     """
 
     def __init__(
@@ -71,15 +72,15 @@ class Model:
         """The model of a checkpoint folder, or of a run's. Raises CheckpointError, ConfigError, TokenizerError.
 
         dtype: "auto" is bfloat16 on a GPU and float32 elsewhere. int8: weights of linear layers in 8 bits, fastest
-        with bfloat16. adapter: a folder of LoRA weights, added in; one beside the weights is found by itself.
+        with bfloat16. adapter: a folder of LoRA weights, written here or by peft, to be added to the model's own.
         """
         place = runtime.pick_device(device)
         folder = read_folder(path)
         network = load_network(folder, dtype=torch.float32, device=str(place))
-        if adapter is not None or (folder.path / "adapter").is_dir():
+        if adapter is not None:
             from polytask.training import adapters
 
-            adapters.load(network, adapter if adapter is not None else folder.path / "adapter")
+            adapters.load(network, adapter)
             adapters.merge(network)
         network = network.to(getattr(torch, runtime.pick_precision(dtype, place)))
         if int8:
@@ -205,17 +206,16 @@ class Model:
     def _request(self, segments: list[Segment], sampling: Sampling, room: int | None = None) -> Request:
         """`room`: tokens that must still fit after the prompt; None leaves what an answer usually takes."""
         ids, encoder_ids = self._ids(segments)
-        context = self.config.context_length
-        least = 1 if room is None else room
-        length = max(len(ids) + least, len(encoder_ids or []))
-        if length > context:
+        least, context = 1 if room is None else room, self.config.context_length
+        if max(len(ids) + least, len(encoder_ids or [])) > context:
             if self.truncate is None:
                 raise ConfigError(
                     f"The text has {max(len(ids), len(encoder_ids or []))} tokens, but this model reads {context}, "
-                    "answer included: shorten it, or let it be cut with truncate='left' (--truncate left)."
+                    "answer included: shorten it, or let it be cut with truncate='right' (--truncate right)."
                 )
             wanted = min(sampling.max_tokens, context // 4) if room is None else room
-            segments = self._cut(segments, length - least + (wanted if encoder_ids is None else 0) - context)
+            longer = len(ids) + wanted if encoder_ids is None else len(encoder_ids)
+            segments = self._cut(segments, longer - context)
             ids, encoder_ids = self._ids(segments)
         return Request(ids, sampling, encoder_ids)
 

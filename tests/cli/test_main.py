@@ -7,9 +7,10 @@ import time
 
 import pytest
 
-VERBS = (
-    "demo plan train tune eval ask generate chat translate answer summarize code classify tasks show doctor data tokenizer"
-).split()
+VERBS = [
+    "demo", "plan", "train", "tune", "eval", "ask", "generate", "chat", "translate", "answer", "summarize", "code",
+    "classify", "tasks", "show", "doctor", "data", "tokenizer",
+]  # fmt: skip
 
 
 def python(*words):
