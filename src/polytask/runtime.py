@@ -79,13 +79,20 @@ def memory_bytes(device: "torch.device | str" = "cpu") -> int:
         return total
 
 
-def set_threads(count: int | None = None) -> int:
-    """Threads for torch's products: `count`, else OMP_NUM_THREADS, else one a core. Returns what it set."""
+def prepare(count: int | None = None) -> int:
+    """Readies torch for work: threads (`count`, else OMP_NUM_THREADS, else one a core) and fast float32 products.
+
+    On a CPU "medium" lets oneDNN split each float32 into bfloat16 parts: 1.5 to 2 times as fast where the CPU has such
+    products, at a relative error of 4e-7 instead of 2e-7 (docs/log.md). A GPU would round to bfloat16, so it is left
+    alone. Returns the number of threads.
+    """
     import torch
 
     named = os.environ.get("OMP_NUM_THREADS", "")
     chosen = count or (int(named) if named.isdigit() and int(named) else cores())
     torch.set_num_threads(chosen)
+    if not torch.cuda.is_available():
+        torch.set_float32_matmul_precision("medium")
     return chosen
 
 

@@ -122,18 +122,20 @@ def turned(folder):
     return folder / "turned.jsonl"
 
 
-@pytest.mark.parametrize("kind", [[], ["--lora", "--rank", 8], ["--lora", "--merge"]], ids=["whole", "lora", "merged"])
+@pytest.mark.parametrize(
+    "kind",
+    [["--lr", 1e-3], ["--lora", "--rank", 8, "--lr", 5e-3], ["--lora", "--merge", "--lr", 5e-3]],
+    ids=["whole", "lora", "merged"],
+)
 def test_a_tuned_model_has_learnt_the_users_file(polytask, trained, turned, tmp_path, kind):
     run, _ = trained
     words = ["--task", "classification", "--data", turned, "--columns", "text=sentence", "label=mood"]
-    result = polytask("tune", run, *words, "--steps", 60, "--lr", 5e-3, "--out", tmp_path / "tuned", *kind)
+    result = polytask("tune", run, *words, "--steps", 60, "--out", tmp_path / "tuned", *kind)
     assert result.exit_code == 0, result.stderr
     assert "polytask ask" in result.stdout
     asked = polytask("classify", tmp_path / "tuned", "This soup is awful.", "--labels", "good", "bad")
     assert asked.stdout.strip() == "good", "it was bad before"
-    assert (tmp_path / "tuned/model/adapter/adapter_model.safetensors").exists() == (
-        kind[:3] == ["--lora", "--rank", 8]
-    )
+    assert (tmp_path / "tuned/model/adapter/adapter_model.safetensors").exists() == ("--rank" in kind)
     made = json.loads(polytask("show", tmp_path / "tuned", "--json").stdout)
     assert made["from"] == str((run / "model").resolve())
 

@@ -13,7 +13,7 @@ def open_model(path: str, **words: Any) -> Model:
 
     Raises CheckpointError.
     """
-    runtime.set_threads()
+    runtime.prepare()
     return Model.load(path, **words)
 
 

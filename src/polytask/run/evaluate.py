@@ -46,7 +46,7 @@ def evaluate(
     words: dict[str, Any] = {"split": "test"} if generated else {}
     spec = source(model_path, task_name, data, columns, fields, limit=most, **words)
     rows = list(read(spec))
-    model = open_model(str(folder), truncate="left")
+    model = open_model(str(folder), truncate="right")
     task = spec.task if not isinstance(spec.task, str) else get_task(spec.task)
     marks = {"data": spec.fingerprint(), "model": sha256(folder / "checksums.json")}
     with _bar(quiet) as progress, _counting_cuts() as cuts:
@@ -55,7 +55,7 @@ def evaluate(
             fingerprints=marks,
         )  # fmt: skip
     if cuts:
-        report.notes.append("Prompts longer than the model reads lost the beginning of a text; the figures count them.")
+        report.notes.append("Prompts longer than the model reads lost the end of a text; the figures count them.")
     return report
 
 
@@ -87,7 +87,7 @@ def scoring(
         from polytask.model import Model
 
         # One long row must not end a run of hours.
-        model = Model(network, tokenizer, truncate="left")
+        model = Model(network, tokenizer, truncate="right")
         metrics: dict[str, float] = {}
         for one in list(watched):
             try:

@@ -16,7 +16,7 @@ def plan_recipe(
     recipe: str, changes: Sequence[str] = (), *, data_dir: Path | None = None, measure: bool = True
 ) -> Plan:
     """The plan of a recipe on this machine; `measure` times a few training steps."""
-    runtime.set_threads()
+    runtime.prepare()
     loaded = read_recipe(recipe, changes, data_dir)
     training, device = loaded.training, runtime.pick_device()
     precision = runtime.pick_precision(training.precision, device)

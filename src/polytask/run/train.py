@@ -43,7 +43,7 @@ def train_recipe(
     samples: Any = None, device_name: str = "auto",
 ) -> Result:  # fmt: skip
     """The same for a recipe that has been read. `samples`: (assembly, network) -> the trainer's function of a step."""
-    runtime.set_threads()
+    runtime.prepare()
     with joined(str(runtime.pick_device(device_name))) as world:
         device = _own_device(device_name, world)
         tokenizer = _kept_tokenizer(out) if resume else None
@@ -69,6 +69,7 @@ def build_trainer(
     # The rate of a CPU swings with what else it does; a share of it would say nothing.
     peak = runtime.matmul_rate(device, precision) if device.type == "cuda" else 0.0
     from polytask.run.evaluate import scoring
+    from polytask.run.samples import speaker
 
     return Trainer(
         network,
@@ -80,7 +81,7 @@ def build_trainer(
         callbacks=[LiveView()] if callbacks is None else callbacks,
         validation=assembly.validation(loader),
         evaluate=scoring(recipe, network, assembly.tokenizer),
-        samples=samples(assembly, network) if samples else None,
+        samples=samples(assembly, network) if samples else speaker(recipe, network, assembly.tokenizer),
         sources=assembly.prepared.names,
         flops_per_token=cost.flops_per_token(assembly.config, loader.length),
         peak_flops=peak,

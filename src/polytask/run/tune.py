@@ -55,7 +55,7 @@ def tune(
     With adapters and without `merge` they also lie in OUT/model/adapter, as peft reads them. Raises an Error that says
     what is wrong with the model, the file or the folder.
     """
-    runtime.set_threads()
+    runtime.prepare()
     base = locate(model)
     found, named = task_named(model, task)
     out = out or Path("runs") / f"{Path(model).resolve().name}-{found.name}"

@@ -1,0 +1,284 @@
+"""Training speed and memory: polytask's trainer, nanoGPT and transformers on one network, batch, precision and AdamW.
+
+    python benchmarks/training.py --size 10m --precision bf16 --nanogpt ~/nanoGPT
+
+Each contender runs in a process of its own, in turn, several times; figures are medians over those processes. The
+machine's matmul rate is measured between them, so that shares of it are of the same minutes.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import harness
+
+
+@dataclass(frozen=True)
+class Size:
+    """A GPT-2 shape and its batch."""
+
+    layers: int
+    dim: int
+    heads: int
+    vocab: int
+    context: int
+    rows: int
+
+    @property
+    def tokens(self) -> int:
+        return self.rows * self.context
+
+
+SIZES = {
+    "10m": Size(layers=6, dim=384, heads=6, vocab=65, context=256, rows=16),  # nanoGPT's character model
+    "124m": Size(layers=12, dim=768, heads=12, vocab=50257, context=512, rows=4),  # GPT-2 small
+    "tiny": Size(layers=2, dim=64, heads=2, vocab=65, context=32, rows=4),  # to try the script itself
+}
+LR, BETAS, DECAY, CLIP = 3e-4, (0.9, 0.95), 0.1, 1.0
+Tick = Callable[[], None]
+
+
+class Enough(Exception):
+    """All steps were measured."""
+
+
+class Clock:
+    """Told of the end of every step; the first ones warm up."""
+
+    def __init__(self, warmup: int, steps: int):
+        self.warmup, self.steps, self.times = warmup, steps, []
+
+    def __call__(self) -> None:
+        self.times.append(time.perf_counter())
+        if len(self.times) > self.warmup + self.steps:
+            raise Enough
+
+    @property
+    def seconds(self) -> list[float]:
+        kept = self.times[self.warmup :]
+        return [after - before for before, after in zip(kept, kept[1:])]
+
+
+def config_of(size: Size) -> Any:
+    from polytask.models.catalogue import build_config
+
+    return build_config(
+        "gpt3", layers=size.layers, dim=size.dim, heads=size.heads, band=None, vocab_size=size.vocab,
+        context_length=size.context,
+    )  # fmt: skip
+
+
+def ours(size: Size, precision: str, tick: Tick, compiled: bool = False) -> None:
+    """The trainer as `polytask train` runs it, on batches as its loader makes them; only saving is left out."""
+    import torch
+
+    from polytask.data.batch import Batch
+    from polytask.models.transformer import Transformer
+    from polytask.training.callbacks import Callback
+    from polytask.training.config import TrainingConfig
+    from polytask.training.objectives.language import LanguageModelling
+    from polytask.training.trainer import Trainer
+
+    shape = (size.rows, size.context)
+    positions = torch.arange(size.context).repeat(size.rows, 1)
+
+    def batch(step: int, micro: int) -> Batch:
+        ids = torch.randint(size.vocab, (size.rows, size.context + 1), generator=torch.Generator().manual_seed(step))
+        whole, weights = torch.ones(shape, dtype=torch.int64), torch.ones(shape)
+        return Batch(ids[:, :-1], positions, whole, ids[:, 1:], weights, torch.zeros(size.rows, dtype=torch.int64))
+
+    class Watch(Callback):
+        def on_step(self, step: int) -> None:
+            tick()
+
+    config = TrainingConfig(
+        steps=10**6, lr=LR, betas=BETAS, weight_decay=DECAY, clip=CLIP, schedule="constant", evaluate_every=0,
+        save_every=0, precision=precision, compile=compiled,
+    )  # fmt: skip
+    network = Transformer(config_of(size)).initialize(0)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(network, LanguageModelling(), batch, config, folder, callbacks=[Watch()], sources=["text"])
+        trainer.run()
+
+
+def loop(size: Size, precision: str, tick: Tick, model: Any, optimizer: Any, loss_of: Callable) -> None:
+    """nanoGPT's training step: batch, loss under autocast, backward, clip, AdamW."""
+    import torch
+
+    autocast = torch.autocast("cpu", torch.bfloat16) if precision == "bfloat16" else nullcontext()
+    generator = torch.Generator().manual_seed(0)
+    model.train()
+    while True:
+        ids = torch.randint(size.vocab, (size.rows, size.context + 1), generator=generator)
+        with autocast:
+            loss = loss_of(model, ids)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        loss.item()  # every one of them logs its loss
+        tick()
+
+
+def nanogpt(size: Size, precision: str, tick: Tick, path: str, compiled: bool = False) -> None:
+    """Its model and its optimizer from a clone of karpathy/nanoGPT."""
+    import torch
+
+    sys.path.insert(0, path)
+    from model import GPT, GPTConfig  # type: ignore[import-not-found]
+
+    model = GPT(GPTConfig(
+        block_size=size.context, vocab_size=size.vocab, n_layer=size.layers, n_head=size.heads, n_embd=size.dim,
+        dropout=0.0, bias=True,
+    ))  # fmt: skip
+    optimizer = model.configure_optimizers(DECAY, LR, BETAS, "cpu")
+    model = torch.compile(model) if compiled else model
+    loop(size, precision, tick, model, optimizer, lambda m, ids: m(ids[:, :-1], ids[:, 1:])[1])
+
+
+def transformers(size: Size, precision: str, tick: Tick) -> None:
+    """GPT2LMHeadModel with torch's fused AdamW, as its own Trainer chooses."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = GPT2LMHeadModel(GPT2Config(
+        vocab_size=size.vocab, n_positions=size.context, n_embd=size.dim, n_layer=size.layers, n_head=size.heads,
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, use_cache=False,
+    ))  # fmt: skip
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=BETAS, weight_decay=DECAY, fused=True)
+
+    def loss(m: Any, ids: Any) -> Any:
+        return m(ids[:, :-1], labels=ids[:, 1:], shift_labels=ids[:, 1:]).loss
+
+    loop(size, precision, tick, model, optimizer, loss)
+
+
+def contender(name: str, options: argparse.Namespace) -> Callable[[Tick], None]:
+    """What trains under that name, its libraries already imported."""
+    size, precision, compiled = SIZES[options.size], options.precision, "compiled" in name
+    if name.startswith("polytask"):
+
+        return lambda tick: ours(size, precision, tick, compiled)
+    if name.startswith("nanoGPT"):
+        return lambda tick: nanogpt(size, precision, tick, options.nanogpt, compiled)
+    from transformers import GPT2LMHeadModel  # noqa: F401
+
+    return lambda tick: transformers(size, precision, tick)
+
+
+def contend(name: str, options: argparse.Namespace) -> None:
+    """In a process of its own: one contender's median step and its peak memory, less what the imports take."""
+    import torch
+
+    from polytask import runtime
+
+    runtime.set_threads()
+    if name == "matmul":
+        rate = runtime.matmul_rate(torch.device("cpu"), options.precision, 256 if options.size == "tiny" else 2048)
+        return harness.answer({"flops": rate})
+    if "medium" in name:
+        torch.set_float32_matmul_precision("medium")
+    run, clock = contender(name, options), Clock(options.warmup, options.steps)
+    before = harness.memory("VmRSS")
+    with suppress(Enough):
+        run(clock)
+    speed = SIZES[options.size].tokens / statistics.median(clock.seconds)
+    harness.answer({"tokens_per_second": speed, "memory": harness.memory("VmHWM") - before})
+
+
+def contenders(options: argparse.Namespace) -> list[str]:
+    """By name; "medium" and "compiled" in a name are settings."""
+    compiled = not options.no_compile
+    names = ["polytask", *(["polytask, compiled"] if compiled else [])]
+    if options.precision == "float32":
+        names.insert(1, "polytask, medium")
+    if options.nanogpt:
+        names += ["nanoGPT", *(["nanoGPT, compiled"] if compiled else [])]
+    return [*names, "transformers"]
+
+
+def measure(options: argparse.Namespace, names: list[str], report: harness.Report) -> dict[str, list[dict]]:
+    """All contenders in turn, `repeats` times; one that fails is left out from then on, with its reason."""
+    runs: dict[str, list[dict]] = {name: [] for name in ["matmul", *names]}
+    words = ["--size", options.size, "--precision", options.precision, "--steps", str(options.steps)]
+    words += ["--warmup", str(options.warmup), *(["--nanogpt", options.nanogpt] if options.nanogpt else [])]
+    failed = set()
+    for repeat in range(options.repeats):
+        for name in [name for name in runs if name not in failed]:
+            try:
+                runs[name].append(harness.ask(__file__, [*words, "--contend", name]))
+            except RuntimeError as error:
+                failed.add(name)
+                report.say(f"{name}: left out. {error}")
+        print(f"repeat {repeat + 1} of {options.repeats} is done", file=sys.stderr)
+    return {name: found for name, found in runs.items() if found and name not in failed}
+
+
+def show(options: argparse.Namespace, runs: dict[str, list[dict]], report: harness.Report) -> dict[str, Any]:
+    from polytask.models import cost
+
+    size, rate = SIZES[options.size], harness.median(runs.pop("matmul"), "flops")
+    config = config_of(size)
+    flops = cost.flops_per_token(config, size.context)
+    speeds = {name: harness.median(found, "tokens_per_second") for name, found in runs.items()}
+    peers = {name: speed for name, speed in speeds.items() if not name.startswith("polytask")}
+    best = max(peers, key=peers.__getitem__)
+    report.say(
+        f"{options.size}: {cost.parameters(config):,} parameters, {size.rows} rows of {size.context} tokens, "
+        f"{flops / 1e6:,.0f} MFLOP a token, {options.precision}; {options.precision} products {rate / 1e9:,.0f} GFLOP/s"
+    )
+    if options.precision == "float32":
+        report.say(
+            '"medium" is torch.set_float32_matmul_precision("medium"), set by this script; others have "highest".'
+        )
+    rows = [
+        [
+            name, f"{speed:,.0f}", harness.spread(runs[name], "tokens_per_second"), f"{speed / peers[best]:.2f}",
+            f"{speed * flops / rate:.0%}", f"{harness.median(runs[name], 'memory') / 2**20:,.0f}",
+        ]
+        for name, speed in speeds.items()
+    ]  # fmt: skip
+    report.table(["contender", "tokens/s", "range", f"to {best}", "of matmul", "peak MiB"], rows)
+    report.bars(speeds, f"tokens/s, {options.size}, {options.precision}")
+    return {
+        "size": options.size, "precision": options.precision, "shape": asdict(size), "flops_per_token": flops,
+        "matmul_flops": rate, "best_peer": best, "tokens_per_second": speeds, "runs": runs,
+        "ratio": {name: speed / peers[best] for name, speed in speeds.items()},
+        "share_of_matmul": {name: speed * flops / rate for name, speed in speeds.items()},
+        "memory": {name: harness.median(found, "memory") for name, found in runs.items()},
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=SIZES, default="10m")
+    parser.add_argument("--precision", choices=["bf16", "bfloat16", "float32"], default="bf16")
+    parser.add_argument("--steps", type=int, default=10, help="measured in each process, after the warm-up")
+    parser.add_argument("--warmup", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--nanogpt", metavar="PATH", help="a clone of karpathy/nanoGPT")
+    parser.add_argument("--no-compile", action="store_true", help="leave the compiled contenders out")
+    parser.add_argument("--quick", action="store_true", help="a tiny network, once: does the script work?")
+    parser.add_argument("--out", type=Path, default=harness.RESULTS)
+    parser.add_argument("--contend", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    options.precision = options.precision.replace("bf16", "bfloat16")
+    if options.quick:
+        options.size, options.steps, options.warmup, options.repeats = "tiny", 3, 1, 1
+    if options.contend:
+        return contend(options.contend, options)
+    report = harness.Report(f"training-{options.size}-{options.precision}", options.out)
+    if not options.nanogpt:
+        report.say("nanoGPT is left out: name a clone of karpathy/nanoGPT with --nanogpt PATH.")
+    report.save(show(options, measure(options, contenders(options), report), report))
+
+
+if __name__ == "__main__":
+    main()
