@@ -1,4 +1,4 @@
-"""What the benchmarks share: contenders in processes of their own, medians, the machine's limits, and where results go."""
+"""What the benchmarks share: contenders in processes of their own, medians, and where results go."""
 
 import json
 import os
@@ -100,11 +100,13 @@ def answer(figures: Mapping[str, Any]) -> None:
 
 
 def ask(script: str, words: Sequence[str]) -> dict[str, Any]:
-    """Runs `script` in a process of its own and returns the figures that it answers. Raises RuntimeError with its end."""
+    """Runs `script` in a process of its own and returns what it answers. Raises RuntimeError where it fails."""
     done = subprocess.run([sys.executable, script, *words], capture_output=True, text=True)
     found = [line for line in done.stdout.splitlines() if line.startswith(RESULT)]
     if done.returncode or not found:
-        raise RuntimeError(f"{' '.join(words)} ended with {done.returncode}:\n{(done.stdout + done.stderr)[-2000:]}")
+        said = (done.stderr.strip() or done.stdout.strip() or f"it ended with {done.returncode}").splitlines()
+        print(done.stderr[-3000:], file=sys.stderr)
+        raise RuntimeError(said[-1])
     return json.loads(found[-1].removeprefix(RESULT))
 
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ class Clock:
     @property
     def seconds(self) -> list[float]:
         kept = self.times[self.warmup :]
-        return [after - before for before, after in zip(kept, kept[1:])]
+        return [after - before for before, after in pairwise(kept)]
 
 
 def config_of(size: Size) -> Any:
@@ -92,7 +93,8 @@ def ours(size: Size, precision: str, tick: Tick, compiled: bool = False) -> None
     def batch(step: int, micro: int) -> Batch:
         ids = torch.randint(size.vocab, (size.rows, size.context + 1), generator=torch.Generator().manual_seed(step))
         whole, weights = torch.ones(shape, dtype=torch.int64), torch.ones(shape)
-        return Batch(ids[:, :-1], positions, whole, ids[:, 1:], weights, torch.zeros(size.rows, dtype=torch.int64))
+        given, wanted = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+        return Batch(given, positions, whole, wanted, weights, torch.zeros(size.rows, dtype=torch.int64))
 
     class Watch(Callback):
         def on_step(self, step: int) -> None:
@@ -118,7 +120,7 @@ def loop(size: Size, precision: str, tick: Tick, model: Any, optimizer: Any, los
     while True:
         ids = torch.randint(size.vocab, (size.rows, size.context + 1), generator=generator)
         with autocast:
-            loss = loss_of(model, ids)
+            loss = loss_of(model, ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimizer.step()
@@ -140,7 +142,7 @@ def nanogpt(size: Size, precision: str, tick: Tick, path: str, compiled: bool = 
     ))  # fmt: skip
     optimizer = model.configure_optimizers(DECAY, LR, BETAS, "cpu")
     model = torch.compile(model) if compiled else model
-    loop(size, precision, tick, model, optimizer, lambda m, ids: m(ids[:, :-1], ids[:, 1:])[1])
+    loop(size, precision, tick, model, optimizer, lambda m, ids, targets: m(ids, targets)[1])
 
 
 def transformers(size: Size, precision: str, tick: Tick) -> None:
@@ -154,8 +156,8 @@ def transformers(size: Size, precision: str, tick: Tick) -> None:
     ))  # fmt: skip
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=BETAS, weight_decay=DECAY, fused=True)
 
-    def loss(m: Any, ids: Any) -> Any:
-        return m(ids[:, :-1], labels=ids[:, 1:], shift_labels=ids[:, 1:]).loss
+    def loss(m: Any, ids: Any, targets: Any) -> Any:
+        return m(ids, labels=targets, shift_labels=targets).loss
 
     loop(size, precision, tick, model, optimizer, loss)
 
@@ -164,7 +166,6 @@ def contender(name: str, options: argparse.Namespace) -> Callable[[Tick], None]:
     """What trains under that name, its libraries already imported."""
     size, precision, compiled = SIZES[options.size], options.precision, "compiled" in name
     if name.startswith("polytask"):
-
         return lambda tick: ours(size, precision, tick, compiled)
     if name.startswith("nanoGPT"):
         return lambda tick: nanogpt(size, precision, tick, options.nanogpt, compiled)
@@ -173,18 +174,24 @@ def contender(name: str, options: argparse.Namespace) -> Callable[[Tick], None]:
     return lambda tick: transformers(size, precision, tick)
 
 
+def products(name: str) -> str:
+    """torch's setting for float32 products: polytask's commands set "medium" on a CPU, peers leave "highest"."""
+    if "medium" in name or "highest" in name:
+        return "medium" if "medium" in name else "highest"
+    return "medium" if name.startswith("polytask") else "highest"
+
+
 def contend(name: str, options: argparse.Namespace) -> None:
     """In a process of its own: one contender's median step and its peak memory, less what the imports take."""
     import torch
 
     from polytask import runtime
 
-    runtime.set_threads()
-    if name == "matmul":
+    runtime.prepare()
+    torch.set_float32_matmul_precision(products(name))
+    if name.startswith("matmul"):
         rate = runtime.matmul_rate(torch.device("cpu"), options.precision, 256 if options.size == "tiny" else 2048)
         return harness.answer({"flops": rate})
-    if "medium" in name:
-        torch.set_float32_matmul_precision("medium")
     run, clock = contender(name, options), Clock(options.warmup, options.steps)
     before = harness.memory("VmRSS")
     with suppress(Enough):
@@ -194,19 +201,23 @@ def contend(name: str, options: argparse.Namespace) -> None:
 
 
 def contenders(options: argparse.Namespace) -> list[str]:
-    """By name; "medium" and "compiled" in a name are settings."""
-    compiled = not options.no_compile
-    names = ["polytask", *(["polytask, compiled"] if compiled else [])]
-    if options.precision == "float32":
-        names.insert(1, "polytask, medium")
-    if options.nanogpt:
-        names += ["nanoGPT", *(["nanoGPT, compiled"] if compiled else [])]
-    return [*names, "transformers"]
+    """By name; what follows a comma is a setting. In float32 both sides are asked for both kinds of product."""
+    names = ["polytask", "polytask, compiled", "polytask, highest", "nanoGPT", "nanoGPT, compiled", "nanoGPT, medium"]
+    names += ["transformers", "transformers, medium"]
+    if options.precision != "float32":
+        names = [name for name in names if "highest" not in name and "medium" not in name]
+    if options.no_compile:
+        names = [name for name in names if "compiled" not in name]
+    return [name for name in names if options.nanogpt or "nanoGPT" not in name]
+
+
+def limits(options: argparse.Namespace) -> list[str]:
+    return ["matmul", "matmul, medium"] if options.precision == "float32" else ["matmul"]
 
 
 def measure(options: argparse.Namespace, names: list[str], report: harness.Report) -> dict[str, list[dict]]:
     """All contenders in turn, `repeats` times; one that fails is left out from then on, with its reason."""
-    runs: dict[str, list[dict]] = {name: [] for name in ["matmul", *names]}
+    runs: dict[str, list[dict]] = {name: [] for name in [*limits(options), *names]}
     words = ["--size", options.size, "--precision", options.precision, "--steps", str(options.steps)]
     words += ["--warmup", str(options.warmup), *(["--nanogpt", options.nanogpt] if options.nanogpt else [])]
     failed = set()
@@ -224,34 +235,33 @@ def measure(options: argparse.Namespace, names: list[str], report: harness.Repor
 def show(options: argparse.Namespace, runs: dict[str, list[dict]], report: harness.Report) -> dict[str, Any]:
     from polytask.models import cost
 
-    size, rate = SIZES[options.size], harness.median(runs.pop("matmul"), "flops")
-    config = config_of(size)
+    size, config = SIZES[options.size], config_of(SIZES[options.size])
     flops = cost.flops_per_token(config, size.context)
+    rates = {name: harness.median(runs.pop(name), "flops") for name in limits(options)}
     speeds = {name: harness.median(found, "tokens_per_second") for name, found in runs.items()}
     peers = {name: speed for name, speed in speeds.items() if not name.startswith("polytask")}
+    if not peers:
+        raise SystemExit("No peer finished, so there is nothing to compare with.")
     best = max(peers, key=peers.__getitem__)
     report.say(
         f"{options.size}: {cost.parameters(config):,} parameters, {size.rows} rows of {size.context} tokens, "
-        f"{flops / 1e6:,.0f} MFLOP a token, {options.precision}; {options.precision} products {rate / 1e9:,.0f} GFLOP/s"
+        f"{flops / 1e6:,.0f} MFLOP a token, {options.precision}; products, GFLOP/s: "
+        + ", ".join(f"{name} {rate / 1e9:,.0f}" for name, rate in rates.items())
     )
-    if options.precision == "float32":
-        report.say(
-            '"medium" is torch.set_float32_matmul_precision("medium"), set by this script; others have "highest".'
-        )
-    rows = [
-        [
-            name, f"{speed:,.0f}", harness.spread(runs[name], "tokens_per_second"), f"{speed / peers[best]:.2f}",
-            f"{speed * flops / rate:.0%}", f"{harness.median(runs[name], 'memory') / 2**20:,.0f}",
-        ]
-        for name, speed in speeds.items()
-    ]  # fmt: skip
+    share, rows = {}, []
+    for name, speed in speeds.items():
+        share[name] = speed * flops / rates.get(f"matmul, {products(name)}", rates["matmul"])
+        peak = f"{harness.median(runs[name], 'memory') / 2**20:,.0f}"
+        extent = harness.spread(runs[name], "tokens_per_second")
+        rows.append([name, f"{speed:,.0f}", extent, f"{speed / peers[best]:.2f}", f"{share[name]:.0%}", peak])
     report.table(["contender", "tokens/s", "range", f"to {best}", "of matmul", "peak MiB"], rows)
+    if options.precision == "float32":
+        report.say('Products of float32: polytask sets "medium" (runtime.prepare), peers leave torch\'s "highest".')
     report.bars(speeds, f"tokens/s, {options.size}, {options.precision}")
     return {
         "size": options.size, "precision": options.precision, "shape": asdict(size), "flops_per_token": flops,
-        "matmul_flops": rate, "best_peer": best, "tokens_per_second": speeds, "runs": runs,
+        "matmul_flops": rates, "best_peer": best, "tokens_per_second": speeds, "share_of_matmul": share, "runs": runs,
         "ratio": {name: speed / peers[best] for name, speed in speeds.items()},
-        "share_of_matmul": {name: speed * flops / rate for name, speed in speeds.items()},
         "memory": {name: harness.median(found, "memory") for name, found in runs.items()},
     }  # fmt: skip
 
