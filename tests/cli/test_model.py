@@ -130,7 +130,7 @@ def turned(folder):
 def test_a_tuned_model_has_learnt_the_users_file(polytask, trained, turned, tmp_path, kind):
     run, _ = trained
     words = ["--task", "classification", "--data", turned, "--columns", "text=sentence", "label=mood"]
-    result = polytask("tune", run, *words, "--steps", 60, "--out", tmp_path / "tuned", *kind)
+    result = polytask("tune", run, *words, "--steps", 120, "--out", tmp_path / "tuned", *kind)
     assert result.exit_code == 0, result.stderr
     assert "polytask ask" in result.stdout
     asked = polytask("classify", tmp_path / "tuned", "This soup is awful.", "--labels", "good", "bad")

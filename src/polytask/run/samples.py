@@ -17,9 +17,7 @@ TOKENS = 60
 SHOWN = 160  # characters of a question or an answer
 
 
-def speaker(
-    recipe: "Recipe", network: "Transformer", tokenizer: "TextTokenizer"
-) -> Callable[[int], list[str]] | None:
+def speaker(recipe: "Recipe", network: "Transformer", tokenizer: "TextTokenizer") -> Callable[[int], list[str]] | None:
     """The trainer's function of a step that shows `evaluation.samples` answers of each evaluated task.
 
     A recipe that evaluates no task shows how the model writes a text of its own. None where none are wanted.

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 LENGTH = 512  # tokens of a row, where the model allows as many
 ROWS = 16  # rows of a step at most
+FEWEST = 4  # rows of a step, where there are as many: gradients of single rows unlearn more than they teach
 STEPS_PER_EPOCH = 20  # a small file gets smaller batches, so that it is learnt in steps enough
 LR, LORA_LR = 3e-4, 2e-3  # adapters start at zero and stay small; they take and need larger steps
 EVALUATIONS = 5  # over the run
@@ -93,7 +94,7 @@ def _sized(assembly: Assembly, wish: Tuning) -> Assembly:
     """Batch, steps and evaluations that fit the file, now that its size is known."""
     recipe = assembly.recipe
     rows = sum(assembly.loader().rows)
-    batch = max(1, min(ROWS, rows // STEPS_PER_EPOCH))
+    batch = min(rows, max(FEWEST, min(ROWS, rows // STEPS_PER_EPOCH)))
     steps = wish.steps or math.ceil(wish.epochs * rows / batch)
     training = recipe.training.model_copy(update={"batch_rows": batch, "steps": steps})
     evaluation = recipe.evaluation.model_dump() | {"every": max(1, steps // EVALUATIONS)}
