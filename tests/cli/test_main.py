@@ -23,7 +23,7 @@ def test_the_command_does_not_import_torch():
 
 def test_help_imports_little():
     """What makes a command slow to start is what it imports (benchmarks/startup.py has the seconds)."""
-    program = "import sys; from polytask.cli.main import main\ntry: main()\nfinally: print(sorted(sys.modules))"
+    program = "import sys; from polytask.cli.main import run\ntry: run()\nfinally: print(sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program, "--help"], capture_output=True, text=True, timeout=60)
     assert "Usage" in done.stdout
     heavy = ("torch", "numpy", "pyarrow", "tokenizers", "transformers", "matplotlib", "safetensors")
