@@ -187,7 +187,9 @@ def contend(name: str, options: argparse.Namespace) -> None:
 
     from polytask import runtime
 
-    runtime.prepare()
+    if name.startswith("polytask"):
+        runtime.prepare()
+    torch.set_num_threads(runtime.cores())
     torch.set_float32_matmul_precision(products(name))
     if name.startswith("matmul"):
         rate = runtime.matmul_rate(torch.device("cpu"), options.precision, 256 if options.size == "tiny" else 2048)

@@ -4,7 +4,7 @@ Codes are ISO 639-1, with the three-letter codes of ISO 639-2 and 639-3 that dat
 """
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 from polytask.errors import TaskError
 from polytask.registry import nearest
@@ -18,6 +18,7 @@ class Language:
     name: str
 
 
+@lru_cache(maxsize=4096)
 def language(text: str) -> Language:
     """The language of that name or code, regions and scripts aside. Raises TaskError with the nearest name."""
     table = _table()

@@ -7,6 +7,7 @@ evaluation scores with `metrics`, and the server and the command line list its `
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol, get_args, get_origin, runtime_checkable
 
 from polytask.errors import TaskError
@@ -72,19 +73,26 @@ def check(task: Task, example: Mapping[str, Any]) -> dict[str, Any]:
     """
     if not isinstance(example, Mapping):
         raise TaskError(f"Task '{task.name}': an example is a mapping of fields to values, not {_kind(example)}.")
-    given = {name: value for name, value in example.items() if value is not None}
     fields = task.fields
-    missing = [name for name, field in fields.items() if field.required and name not in given]
-    if missing:
+    given = {name: value for name, value in example.items() if value is not None}
+    if any(field.required and name not in given for name, field in fields.items()):
+        missing = [name for name, field in fields.items() if field.required and name not in given]
         raise TaskError(
             f"Task '{task.name}': {_named(missing)} missing. It needs: {_list(n for n in fields if fields[n].required)}"
             f" (optional: {_list(n for n in fields if not fields[n].required)}); the example has: {_list(given)}."
         )
-    absent = [name for name in fields if name not in given]
-    for name in given:
-        if name not in fields and difflib.get_close_matches(str(name), absent, n=1, cutoff=0.8):
-            raise TaskError(f"Task '{task.name}' has no field '{name}': {nearest(str(name), absent)}")
-    return {name: _typed(task, name, given[name]) for name in fields if name in given}
+    others = given.keys() - fields.keys()
+    if others and (absent := tuple(name for name in fields if name not in given)):
+        for name in others:
+            if _misspelt(str(name), absent):
+                raise TaskError(f"Task '{task.name}' has no field '{name}': {nearest(str(name), absent)}")
+    return {name: _typed(task, name, field.type, given[name]) for name, field in fields.items() if name in given}
+
+
+@lru_cache(maxsize=4096)
+def _misspelt(name: str, fields: tuple[str, ...]) -> bool:
+    """Is a column's name nearly that of a field? A file has the same columns in every row, hence the memory."""
+    return bool(difflib.get_close_matches(name, fields, n=1, cutoff=0.8))
 
 
 def prompt(task: Task, example: Mapping[str, Any], shots: Sequence[Mapping[str, Any]] = ()) -> list[Segment]:
@@ -105,8 +113,9 @@ def prompt(task: Task, example: Mapping[str, Any], shots: Sequence[Mapping[str, 
     return given + query
 
 
-def _typed(task: Task, name: str, value: Any) -> Any:
-    wanted = task.fields[name].type
+def _typed(task: Task, name: str, wanted: Any, value: Any) -> Any:
+    if wanted is str and type(value) is str:
+        return value
     if get_origin(wanted) is list:
         if isinstance(value, str):
             value = [value]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 from polytask.errors import TaskError
@@ -30,7 +31,7 @@ class Translation:
             if lang is not None:
                 language(lang)
 
-    @property
+    @cached_property
     def fields(self) -> Mapping[str, Field]:
         return {
             "source": Field(help="the text to translate"),
