@@ -116,12 +116,15 @@ def main() -> None:
         name: {kind: harness.median(found, kind) for kind in ("decoding", "prefill")} for name, found in runs.items()
     }
     base = figures["transformers"]
-    report.say(
-        f"GPT-2 small, 124 M, {options.precision}, one request: {PROMPT} tokens in, {options.new} out; prefill of {PREFILL}; tokens/s"
-    )
-    report.table(["contender", "decoding", "ratio", "range", "prefill", "ratio"],
-                 [[name, f"{f['decoding']:.1f}", f"{f['decoding'] / base['decoding']:.2f}", harness.spread(runs[name], "decoding"),
-                   f"{f['prefill']:,.0f}", f"{f['prefill'] / base['prefill']:.2f}"] for name, f in figures.items()])  # fmt: skip
+    report.say(f"GPT-2 small, 124 M, {options.precision}, one request: {PROMPT} tokens in, {options.new} out")
+    report.say(f"tokens/s of decoding, and of the prefill of {PREFILL}")
+    rows = []
+    for name, found in figures.items():
+        ratios = {kind: f"{found[kind] / base[kind]:.2f}" for kind in found}
+        extent = harness.spread(runs[name], "decoding")
+        prefill = f"{found['prefill']:,.0f}"
+        rows.append([name, f"{found['decoding']:.1f}", ratios["decoding"], extent, prefill, ratios["prefill"]])
+    report.table(["contender", "decoding", "ratio", "range", "prefill", "ratio"], rows)
     report.bars({name: f["decoding"] for name, f in figures.items()}, "tokens/s of decoding, 124 M, batch 1")
     report.save({"tokens_per_second": figures, "runs": runs})
 

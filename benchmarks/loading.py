@@ -101,9 +101,11 @@ def main() -> None:
     tokenizer = TextTokenizer.train(learnt, VOCABULARY)
     prepared = {name: prepare_speed(name, options, tokenizer) for name in SETS}
     report.say(f"preparation, {runtime.cores()} cores, vocabulary {tokenizer.vocab_size:,}, tokens/s:")
-    report.table(["set", "texts", "tokens", "encode_batch alone", "prepare", "ratio"],
-                 [[name, f"{found['texts']:,}", f"{found['tokens']:,}", f"{found['alone']:,.0f}",
-                   f"{found['prepare']:,.0f}", f"{found['ratio']:.2f}"] for name, found in prepared.items()])  # fmt: skip
+    rows = []
+    for name, found in prepared.items():
+        counts = [f"{found[kind]:,.0f}" for kind in ("texts", "tokens", "alone", "prepare")]
+        rows.append([name, *counts, f"{found['ratio']:.2f}"])
+    report.table(["set", "texts", "tokens", "encode_batch alone", "prepare", "ratio"], rows)
     loaded = loader_speed(options, tokenizer)
     training = harness.ask(str(Path(__file__).parent / "training.py"), [
         "--size", "tiny" if options.quick else "10m", "--precision", "bf16", "--contend", "polytask",

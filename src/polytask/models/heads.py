@@ -51,6 +51,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def forward(ctx, hidden, weight, targets, weights, smoothing, z_loss, chunk, dtype, needs_grad):
         with torch.autocast(hidden.device.type, enabled=False):
             matrix = weight.to(dtype)
+            chunk = -(-len(hidden) // -(-len(hidden) // chunk)) if len(hidden) else chunk  # chunks of one size
             losses, total = torch.empty_like(weights), weights.new_zeros(())
             buffer = matrix.new_empty(min(chunk, len(hidden)), len(matrix))
             grad_hidden = torch.empty_like(hidden) if needs_grad else None
@@ -68,7 +69,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                     if product is None:
                         grad_weight.addmm_(logits.t(), h)
                     else:
-                        grad_weight += torch.mm(logits.t(), h, out=product)
+                        _add(grad_weight, torch.mm(logits.t(), h, out=product))
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.mark_non_differentiable(losses)
         return total, losses
@@ -77,6 +78,13 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def backward(ctx, grad_total, _):
         grad_hidden, grad_weight = ctx.saved_tensors
         return grad_hidden.mul_(grad_total), grad_weight.mul_(grad_total), *[None] * 7
+
+
+def _add(total: Tensor, part: Tensor) -> None:
+    """total += part of a lower precision, in pieces whose conversion stays in the processor's cache."""
+    rows = max(1, CACHE_ELEMENTS // total.shape[1])
+    for start in range(0, len(total), rows):
+        total[start : start + rows] += part[start : start + rows]
 
 
 def _token_losses(logits, targets, weights, losses, smoothing, z_loss, needs_grad):

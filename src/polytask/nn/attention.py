@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polytask.errors import ConfigError
+from polytask.nn import cpu_attention
 from polytask.nn.cache import Context
 from polytask.nn.part import Part
 from polytask.nn.position import Rotary
@@ -62,11 +64,19 @@ class _Heads(nn.Module):
     def split(self, x: Tensor, heads: int) -> Tensor:
         return x.unflatten(-1, (heads, self.head_dim)).transpose(1, 2)  # (B, T, H K) -> (B, H, T, K)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool = False) -> Tensor:
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, context: Context, window: int | None, cross: bool = False
+    ) -> Tensor:
         # A cache may keep a lower precision than the queries have.
-        mixed = F.scaled_dot_product_attention(
-            q, k.to(q.dtype), v.to(q.dtype), mask, is_causal=is_causal, enable_gqa=self.kv_heads != self.heads
-        )
+        k, v = k.to(q.dtype), v.to(q.dtype)
+        grouped = self.kv_heads != self.heads
+        if q.device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            if grouped:
+                k, v = (x.repeat_interleave(self.heads // self.kv_heads, dim=1) for x in (k, v))
+            mixed = cpu_attention.attention(q, k, v, context.bias(q, k, window, cross))
+        else:
+            mask, is_causal = (context.cross_mask(), False) if cross else context.self_mask(window)
+            mixed = F.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal, enable_gqa=grouped)
         return self.output(mixed.transpose(1, 2).flatten(-2))  # (B, T, D)
 
 
@@ -90,8 +100,7 @@ class SelfAttention(_Heads):
         if context.cache is not None:
             context.cache.write(self.layer, k, v)
             k, v = context.cache.read(self.layer)
-        mask, is_causal = context.self_mask(self.window)
-        return self.attend(q, k, v, mask, is_causal)
+        return self.attend(q, k, v, context, self.window)
 
 
 class CrossAttention(_Heads):
@@ -118,4 +127,4 @@ class CrossAttention(_Heads):
             k, v = self.keys_and_values(context.memory.states)
         else:
             raise ValueError("an encoder-decoder needs context.memory, or a cache that was given one")
-        return self.attend(q, k, v, context.cross_mask())
+        return self.attend(q, k, v, context, None, cross=True)

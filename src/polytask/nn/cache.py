@@ -73,6 +73,17 @@ class Context:
         queries = self.documents if self.documents is not None else torch.ones_like(self.positions)
         return self.once("cross", lambda: _seen(masks.same_document(queries, documents)))
 
+    def bias(self, q: Tensor, k: Tensor, window: int | None, cross: bool) -> Tensor | None:
+        """The mask as what attention adds to its scores, (1 or B, 1, T, S) of the type of q (B, H, T, K)."""
+
+        def make() -> Tensor | None:
+            mask, is_causal = (self.cross_mask(), False) if cross else self.self_mask(window)
+            if is_causal:
+                mask = torch.ones(1, 1, q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()
+            return None if mask is None else masks.additive(mask, q.dtype)
+
+        return self.once(("bias", window, cross, q.dtype), make)
+
 
 def _seen(mask: Tensor) -> Tensor:
     """Lets a query without any visible key (padding) see all, so that its softmax stays finite; nobody reads it."""

@@ -1,5 +1,6 @@
 """Which keys a query may see. True means visible; shapes broadcast to (B, H, T, S)."""
 
+import torch
 from torch import Tensor
 
 
@@ -16,3 +17,8 @@ def causal(queries: Tensor, keys: Tensor, window: int | None = None) -> Tensor:
 def same_document(queries: Tensor, keys: Tensor) -> Tensor:
     """(B, 1, T, S) from document numbers (B, T) and (B, S): packed documents never see each other."""
     return queries[:, None, :, None] == keys[:, None, None, :]
+
+
+def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where the mask is True and the lowest number where it is False: what is added to scores."""
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)
