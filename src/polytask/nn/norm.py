@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from polytask.nn.part import Part
 
@@ -25,4 +26,11 @@ class RMSNorm(Part):
     eps: float = 1e-6
 
     def build(self, dim: int) -> nn.Module:
-        return nn.RMSNorm(dim, eps=self.eps)
+        return _RMSNorm(dim, eps=self.eps)
+
+
+class _RMSNorm(nn.RMSNorm):
+    """torch's, in the precision of its input: its kernel wants one for both, and is slow and warns where they differ."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)

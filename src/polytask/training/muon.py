@@ -15,10 +15,14 @@ class Muon(torch.optim.Optimizer):
     """Nesterov momentum, orthogonalized, with decoupled weight decay; for matrices alone.
 
     Updates are scaled to AdamW's usual size, 0.2 sqrt(larger side) (Liu et al. 2025, section 2.2). The products are in
-    bfloat16 on a GPU, where that is fast, and in float32 on a CPU, where runs on any number of processes then agree.
+    the precision of the run's own: in float32, runs on any number of processes agree.
     """
 
-    def __init__(self, matrices: Iterable[nn.Parameter], lr: float, weight_decay: float, momentum: float):
+    def __init__(
+        self, matrices: Iterable[nn.Parameter], lr: float, weight_decay: float, momentum: float,
+        dtype: torch.dtype = torch.float32,
+    ):  # fmt: skip
+        self.dtype = dtype
         super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
     @torch.no_grad()
@@ -34,7 +38,7 @@ class Muon(torch.optim.Optimizer):
     def _move(self, parameters: list[nn.Parameter], group: dict) -> None:
         """One batched iteration for all matrices of a shape: small ones would leave the machine idle one by one."""
         directions = torch.stack([unsplit(self._direction(parameter, group["momentum"])) for parameter in parameters])
-        updates = orthogonalize(directions) * (0.2 * max(directions.shape[-2:]) ** 0.5)
+        updates = orthogonalize(directions.to(self.dtype)) * (0.2 * max(directions.shape[-2:]) ** 0.5)
         for parameter, update in zip(parameters, updates):
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
             parameter.sub_(like(update.to(parameter.dtype), parameter), alpha=group["lr"])
@@ -52,10 +56,10 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     """Each of (N, R, C) with its singular values brought near 1, by Newton-Schulz iterations."""
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices
-    x = x.to(torch.bfloat16) if x.is_cuda else x
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
     first, third, fifth = COEFFICIENTS
     for _ in range(ITERATIONS):
         gram = x @ x.mT
-        x = first * x + (third * gram + fifth * gram @ gram) @ x
-    return (x.mT if tall else x).to(matrices.dtype)
+        gram = torch.baddbmm(gram, gram, gram, beta=third, alpha=fifth)
+        x = torch.baddbmm(x, gram, x, beta=first)
+    return x.mT if tall else x

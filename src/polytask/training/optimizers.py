@@ -89,7 +89,8 @@ def muon(network: nn.Module, named: Named, config: "TrainingConfig") -> list[tor
     rest = [(name, parameter) for name, parameter in named if parameter not in matrices]
     parts: list[torch.optim.Optimizer] = []
     if chosen:
-        parts.append(Muon(chosen, config.lr, config.weight_decay, config.momentum))
+        dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
+        parts.append(Muon(chosen, config.lr, config.weight_decay, config.momentum, dtype))
     return parts + (adamw(network, rest, config) if rest else [])
 
 
