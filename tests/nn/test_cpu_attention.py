@@ -50,3 +50,10 @@ def test_in_bfloat16_it_is_as_near_to_the_truth_as_torch():
     theirs = F.scaled_dot_product_attention(*lower, mask)
     error, usual = ((out.double() - truth).abs().mean() for out in (ours, theirs))
     assert error < 1.5 * usual
+
+
+def test_inside_autocast_it_keeps_the_type_of_its_inputs():
+    q, k, v = inputs(2, 2, 5, 5, 4, torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = cpu_attention.attention(q, k, v, None)
+    torch.testing.assert_close(inside, cpu_attention.attention(q, k, v, None), rtol=0, atol=0)

@@ -120,7 +120,7 @@ class CrossAttention(_Heads):
 
     def forward(self, x: Tensor, context: Context) -> Tensor:  # (B, T, D)
         q = self.split(self.query(x), self.heads)
-        q = self.query_norm(q).to(x.dtype) if self.query_norm is not None else q
+        q = self.query_norm(q).to(q.dtype) if self.query_norm is not None else q
         if context.cache is not None:
             k, v = context.cache.read_memory(self.layer)
         elif context.memory is not None:

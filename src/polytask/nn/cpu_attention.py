@@ -24,6 +24,7 @@ class _Attention(torch.autograd.Function):
     """The backward pass is that of softmax(S) V written out (Dao et al. 2022, appendix B.2)."""
 
     @staticmethod
+    @torch.autocast("cpu", enabled=False)  # the inputs are in the precision they are to be multiplied in
     def forward(ctx, q, k, v, bias):
         q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
         out = torch.empty_like(q)
