@@ -30,7 +30,7 @@ class RMSNorm(Part):
 
 
 class _RMSNorm(nn.RMSNorm):
-    """torch's, in the precision of its input: its kernel wants one for both, and is slow and warns where they differ."""
+    """torch's, with its scale in the precision of the input: where they differ it warns."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
