@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 SCORES = 1 << 20  # of one pass: a few megabytes, which fit in the cache
-KEPT = 512  # up to so many keys the probabilities are kept for the way back; for more they are computed again
+KEPT = 256  # up to so many keys the probabilities are kept for the way back; for more they are computed again
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:

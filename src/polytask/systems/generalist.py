@@ -6,6 +6,8 @@ ratio); the inner width is 8/3 of it, rounded to 64, so that a gated layer costs
 (Shazeer 2020, section 2).
 """
 
+from dataclasses import replace
+
 from polytask.models.config import TransformerConfig
 from polytask.models.published import Published
 from polytask.nn.attention import Attention
@@ -23,19 +25,24 @@ SOURCES = {
 
 def generalist(
     depth: int = 6, *, dim: int | None = None, heads: int | None = None, kv_heads: int | None = None,
-    width: int | None = None, vocab_size: int = 16_384, context_length: int = 512, tied: bool = True,
-    dropout: float = 0.0,
+    width: int | None = None, band: int | None = None, vocab_size: int = 16_384, context_length: int = 512,
+    tied: bool = True, dropout: float = 0.0,
 ) -> TransformerConfig:  # fmt: skip
-    """`depth` layers; every other size follows from it unless given (SOURCES says how)."""
+    """`depth` layers; every other size follows from it unless given (SOURCES says how).
+
+    band: every other layer, the first one included, sees so many last tokens alone (Child et al. 2019). With a narrow
+    one a network learns sooner what belongs together, so that a later layer can look it up (docs/log.md).
+    """
     dim = dim or 64 * depth
     heads = heads or max(1, dim // 64)
     width = width or 64 * -(-8 * dim // (3 * 64))
+    dense = Attention(heads=heads, kv_heads=kv_heads, qk_norm=RMSNorm())
     return TransformerConfig(
         vocab_size=vocab_size,
         context_length=context_length,
         layers=depth,
         dim=dim,
-        attention=Attention(heads=heads, kv_heads=kv_heads, qk_norm=RMSNorm()),
+        attention=(replace(dense, window=band), dense) if band else dense,
         feedforward=GatedMLP(width=width),
         norm=RMSNorm(),
         position=Rotary(),
