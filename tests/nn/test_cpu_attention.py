@@ -41,6 +41,24 @@ def test_as_torch(monkeypatch, scores, kept, shape):
             torch.testing.assert_close(mine, other)
 
 
+@pytest.mark.parametrize("length", [63, 64, 65, 130])
+@pytest.mark.parametrize("scores", [1, 10_000, 1 << 20])
+@pytest.mark.parametrize("kept", [0, 512])
+def test_queries_that_are_spared_later_keys(monkeypatch, length, scores, kept):
+    monkeypatch.setattr(cpu_attention, "SCORES", scores)
+    monkeypatch.setattr(cpu_attention, "KEPT", kept)
+    q, k, v = inputs(3, 2, length, length, 4)
+    grad = torch.randn(3, 2, length, 4, dtype=q.dtype)
+    for rows in (1, 3):
+        mask = some_mask(rows, length, length).tril() | torch.eye(length, dtype=torch.bool)
+        ours = cpu_attention.attention(q, k, v, masks.additive(mask, q.dtype), causal=True)
+        theirs = F.scaled_dot_product_attention(q, k, v, mask)
+        torch.testing.assert_close(ours, theirs)
+        pairs = zip(torch.autograd.grad(ours, (q, k, v), grad), torch.autograd.grad(theirs, (q, k, v), grad))
+        for mine, other in pairs:
+            torch.testing.assert_close(mine, other)
+
+
 def test_in_bfloat16_it_is_as_near_to_the_truth_as_torch():
     exact = inputs(2, 4, 64, 64, 32)
     mask = torch.ones(1, 1, 64, 64, dtype=torch.bool).tril()

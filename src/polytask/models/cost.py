@@ -1,6 +1,7 @@
 """What a network costs, by formula: parameters, FLOPs, cache and activation bytes. Nothing is built or allocated."""
 
 from polytask.models.config import TransformerConfig
+from polytask.nn.cpu_attention import KEPT
 from polytask.nn.feedforward import GatedMLP
 from polytask.nn.position import Learned
 
@@ -74,6 +75,7 @@ def activation_bytes(
     inner = config.feedforward.width  # type: ignore[attr-defined]
     gated = isinstance(config.feedforward, GatedMLP)
     attention = (heads + 2 * kv_heads) * width * 2 + heads * width  # projected, laid out by head, mixed
+    attention += heads * length if length <= KEPT else 0  # probabilities, on a CPU
     feedforward = inner * (4 if gated else 2)
     mixed = 4 if precision == "float32" else 4 + size  # a float32 stream, and its cast where precision is lower
     layer = size * (attention + feedforward) + mixed * 4 * config.dim

@@ -73,7 +73,7 @@ class _Heads(nn.Module):
         if q.device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_compiling():
             if grouped:
                 k, v = (x.repeat_interleave(self.heads // self.kv_heads, dim=1) for x in (k, v))
-            mixed = cpu_attention.attention(q, k, v, context.bias(q, k, window, cross))
+            mixed = cpu_attention.attention(q, k, v, context.bias(q, k, window, cross), context.ordered and not cross)
         else:
             mask, is_causal = (context.cross_mask(), False) if cross else context.self_mask(window)
             mixed = F.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal, enable_gqa=grouped)

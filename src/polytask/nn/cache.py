@@ -33,6 +33,11 @@ class Context:
     memory: Memory | None = None
     _kept: dict = field(default_factory=dict, repr=False, compare=False)
 
+    @property
+    def ordered(self) -> bool:
+        """Whether no token sees any after its own place."""
+        return self.causal and self.prefix is None and self.cache is None
+
     def once(self, key, compute):
         """The value of `compute()`, made once for all layers."""
         if key not in self._kept:

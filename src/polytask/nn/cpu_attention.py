@@ -4,20 +4,53 @@ torch's flash attention for CPUs goes through tiles of keys with small products.
 their scores in the processor's cache, made by large batched products, which is what a CPU is fast at.
 """
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 SCORES = 1 << 20  # of one pass: a few megabytes, which fit in the cache
 KEPT = 256  # up to so many keys the probabilities are kept for the way back; for more they are computed again
+HALVED = 64  # from so many queries on, causal attention spares the first half of them the keys of the second
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, causal: bool = False) -> Tensor:
     """softmax(q k^T / sqrt(K) + bias) v for q (B, H, T, K), k and v (B, H, S, K): as (B, H, T, K).
 
-    bias (1 or B, 1, T, S), of the type of q, is `masks.additive` of a mask; None sees all. It gets no gradient.
+    bias (1 or B, 1, T, S), of the type of q, is `masks.additive` of a mask; None sees all. It gets no gradient. causal
+    says of the bias that it hides all keys after a query's own place.
     """
-    return _Attention.apply(q, k, v, bias)  # type: ignore[no-any-return]
+    return _Attention.apply(q, k, v, bias, causal)  # type: ignore[no-any-return]
+
+
+class _Part(NamedTuple):
+    """What one pass works on: some rows, heads, queries, and the keys that they may see."""
+
+    rows: slice
+    heads: slice
+    queries: slice
+    keys: slice
+    adds: bool  # to the gradients of keys that another part has written
+
+    def of(self, x: Tensor, places: slice) -> Tensor:
+        return x[self.rows, self.heads, places].flatten(0, 1)  # a view: (rows x heads, places, K)
+
+
+def _parts(q: Tensor, k: Tensor, causal: bool) -> Iterator[_Part]:
+    (rows, heads, length, _), keys = q.shape, k.shape[2]
+    many = max(1, SCORES // (length * keys))
+    step = many // heads  # several whole rows, or some heads of one
+    if step:
+        groups = [(slice(start, start + step), slice(None)) for start in range(0, rows, step)]
+    else:
+        groups = [(slice(row, row + 1), slice(h, h + many)) for row in range(rows) for h in range(0, heads, many)]
+    half = length // 2 if causal and length == keys and length >= HALVED else 0
+    for group in groups:
+        yield _Part(*group, slice(half, None), slice(None), adds=False)
+        if half:
+            yield _Part(*group, slice(half), slice(half), adds=True)
 
 
 class _Attention(torch.autograd.Function):
@@ -25,52 +58,40 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     @torch.autocast("cpu", enabled=False)  # the inputs are in the precision they are to be multiplied in
-    def forward(ctx, q, k, v, bias):
+    def forward(ctx, q, k, v, bias, causal):
         q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
-        out = torch.empty_like(q)
-        kept = k.shape[2] <= KEPT and any(ctx.needs_input_grad)
-        shares = q.new_empty(*q.shape[:3], k.shape[2]) if kept else None
-        for rows, heads in _parts(q, k):
-            part = _probabilities(q[rows, heads], k[rows, heads], bias, rows)
-            if shares is not None:
-                shares[rows, heads] = part
-            torch.bmm(part.flatten(0, 1), v[rows, heads].flatten(0, 1), out=out[rows, heads].flatten(0, 1))
-        ctx.save_for_backward(q, k, v, bias, shares)
+        out, kept = torch.empty_like(q), []
+        for part in _parts(q, k, causal):
+            p = _probabilities(part, q, k, bias)
+            torch.bmm(p, part.of(v, part.keys), out=part.of(out, part.queries))
+            if k.shape[2] <= KEPT:
+                kept.append(p)
+        ctx.causal = causal
+        ctx.save_for_backward(q, k, v, bias, *kept)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        q, k, v, bias, shares = ctx.saved_tensors
+        q, k, v, bias, *kept = ctx.saved_tensors
         grad, scale = grad.contiguous(), q.shape[-1] ** -0.5
-        grads = [torch.empty_like(x) for x in (q, k, v)]
-        for rows, heads in _parts(q, k):
-            q_, k_, v_, g_ = (x[rows, heads].flatten(0, 1) for x in (q, k, v, grad))
-            dq, dk, dv = (x[rows, heads].flatten(0, 1) for x in grads)
-            if shares is None:
-                p = _probabilities(q[rows, heads], k[rows, heads], bias, rows).flatten(0, 1)
-            else:
-                p = shares[rows, heads].flatten(0, 1)
-            torch.bmm(p.mT, g_, out=dv)
-            ds = torch._softmax_backward_data(torch.bmm(g_, v_.mT), p, -1, p.dtype)
-            torch.baddbmm(dq, ds, k_, beta=0, alpha=scale, out=dq)
-            torch.baddbmm(dk, ds.mT, q_, beta=0, alpha=scale, out=dk)
-        return *grads, None
+        dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
+        for index, part in enumerate(_parts(q, k, ctx.causal)):
+            p = kept[index] if kept else _probabilities(part, q, k, bias)
+            g, before = part.of(grad, part.queries), int(part.adds)
+            part.of(dv, part.keys).baddbmm_(p.mT, g, beta=before)
+            ds = torch._softmax_backward_data(torch.bmm(g, part.of(v, part.keys).mT), p, -1, p.dtype)
+            part.of(dq, part.queries).baddbmm_(ds, part.of(k, part.keys), beta=0, alpha=scale)
+            part.of(dk, part.keys).baddbmm_(ds.mT, part.of(q, part.queries), beta=before, alpha=scale)
+        return dq, dk, dv, None, None
 
 
-def _parts(q: Tensor, k: Tensor) -> list[tuple[slice, slice]]:
-    """(rows, heads) of each pass: several whole rows, or some heads of one."""
-    rows, heads, length, keys = q.shape[0], q.shape[1], q.shape[2], k.shape[2]
-    many = max(1, SCORES // (length * keys))
-    if many >= heads:
-        step = many // heads
-        return [(slice(start, start + step), slice(None)) for start in range(0, rows, step)]
-    return [(slice(row, row + 1), slice(h, h + many)) for row in range(rows) for h in range(0, heads, many)]
-
-
-def _probabilities(q: Tensor, k: Tensor, bias: Tensor | None, rows: slice) -> Tensor:
-    q_, k_ = q.flatten(0, 1), k.flatten(0, 1)
-    scores = torch.baddbmm(q_.new_empty(()), q_, k_.mT, beta=0, alpha=q.shape[-1] ** -0.5).view(*q.shape[:3], -1)
+def _probabilities(part: _Part, q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:
+    """(rows x heads, queries, keys) of the part."""
+    ours, theirs = part.of(q, part.queries), part.of(k, part.keys)
+    scores = torch.baddbmm(ours.new_empty(()), ours, theirs.mT, beta=0, alpha=q.shape[-1] ** -0.5)
     if bias is not None:
-        scores += bias if len(bias) == 1 else bias[rows]
+        seen = (bias if len(bias) == 1 else bias[part.rows])[:, :, part.queries, part.keys]
+        rows = len(range(*part.rows.indices(len(q))))
+        scores.view(rows, -1, *scores.shape[1:]).add_(seen)
     return scores.softmax(dim=-1)
