@@ -123,6 +123,13 @@ def test_progress_ends_with_the_totals(source):
     assert seen.calls[-1] == ("pairs", 400, train.tokens + held.tokens)
 
 
+def test_progress_counts_the_validation_file_too(source, tmp_path):
+    seen = Seen()
+    held = write(tmp_path / "held.jsonl", ROWS[:7])
+    (made,) = prepare([replace(source, validation=held)], BYTES, progress=seen).sources
+    assert seen.calls[-1] == ("pairs", 407, made.train.counts.tokens + made.validation.counts.tokens)
+
+
 def test_processes_give_what_one_gives(source, tmp_path, monkeypatch):
     monkeypatch.setattr("polytask.data.prepare._BATCH_ROWS", 25)
     (alone,) = prepare([source], BYTES, holdout=0.1, cache=tmp_path / "one", cores=1).sources

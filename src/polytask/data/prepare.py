@@ -199,9 +199,15 @@ def _build(
     temporary = Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent))
     try:
         writers = [StoreWriter(temporary / side, tokenizer.vocab_size) for side in ("train", "validation")]
-        flat = True
+        flat, rows = True, 0
+
+        def told(count: int) -> None:
+            if progress is not None:
+                progress(source.name, rows + count, sum(writer.tokens for writer in writers))
+
         for part, kept in zip(_parts(source), (writers, writers[1:] * 2)):
-            flat &= _tokenize(part, tokenizer, holdout, kept, progress, cores)
+            plain, count = _tokenize(part, tokenizer, holdout, kept, told, cores)
+            flat, rows = flat and plain, rows + count
         counts = [writer.close() for writer in writers]
         about = {"name": source.name, "flat": flat, "tokens": [count.tokens for count in counts]}
         (temporary / "source.json").write_text(json.dumps(about))
@@ -218,10 +224,10 @@ def _tokenize(
     tokenizer: "TextTokenizer",
     holdout: float,
     writers: Sequence[StoreWriter],
-    progress: Progress | None,
+    told: Callable[[int], None],
     cores: int | None,
-) -> bool:
-    """Writes all documents of a source to (training, held out); is all of it plain text?"""
+) -> tuple[bool, int]:
+    """Writes all documents of a source to (training, held out); is all of it plain text, and how many rows are read?"""
     rows, flat = 0, True
     refused: list[str] = []
     with Workers(source.task, tokenizer, holdout, cores) as workers:
@@ -233,8 +239,7 @@ def _tokenize(
             for writer, side in zip(writers, sides):
                 flat &= side.pop("plain")
                 writer.add(**side)
-            if progress is not None:
-                progress(source.name, rows, sum(writer.tokens for writer in dict.fromkeys(writers)))
+            told(rows)
     if not rows:
         raise DataError(f"Source '{source.name}' has no rows; check its path and its filters.")
     if refused:
@@ -242,7 +247,7 @@ def _tokenize(
         if len(refused) > REFUSED_SHARE * rows:
             raise DataError(sentence)
         _log.warning("%s They were left out.", sentence)
-    return flat
+    return flat, rows
 
 
 def _batches(source: "SourceSpec") -> Iterator[list[dict[str, Any]]]:
