@@ -8,11 +8,13 @@ import pytest
 import torch
 
 import polytask as pt
+from polytask.data.convert import prefix
 from polytask.errors import CheckpointError, ConfigError, TaskError
 from polytask.model import TruncationWarning
+from polytask.nn.cache import Context
 from polytask.nn.quant import Int8Linear, quantize_rows
 from polytask.tasks import Text, prompt
-from polytask.tokenizers.encode import continuation_ids, prompt_ids
+from polytask.tokenizers.encode import continuation_ids, encode, prompt_ids
 from tests.inference.networks import TOKENIZER, network, next_logits
 
 
@@ -33,6 +35,26 @@ def test_importing_costs_nothing():
     assert done.stdout.split() == ["False", "True", "Error"]
     for name in pt.__all__:
         assert getattr(pt, name) is not None
+
+
+def test_a_prefix_language_model_is_asked_as_it_learns():
+    """The likelihood of the last answer is what training makes of it, whatever was answered before."""
+    built = network(context=256, prefix=True)
+    model = pt.Model(built, TOKENIZER)
+    told = [Text("A dog.", role="user"), Text("Yes.", target=True, role="assistant"), Text("And?", role="user")]
+    asked = [[Text("Who runs?")], told, told[:1], [Text("q"), Text("a", target=True), Text("r")]]
+    for given in asked:
+        answer = Text("A cat.", target=True, role=given[0].role and "assistant")
+        learned = prefix(encode([*given, answer], TOKENIZER))
+        ids, targets = (torch.from_numpy(array.astype("int64")) for array in (learned.ids, learned.targets))
+        places = torch.arange(len(ids))[None]
+        hidden = built(ids[None], Context(places, prefix=places < learned.prefix))
+        logprobs = built.logits(hidden[0]).log_softmax(-1).gather(1, targets[:, None])[-7:]  # its bytes and <|end|>
+        (score,) = model.score([given], [[answer]])
+        assert score.tokens == 7
+        assert score.logprob == pytest.approx(float(logprobs.sum().detach()), abs=1e-3)
+    assert model.ask("answering", {"question": "Who?", "choices": ["I", "you"]}) in ("I", "you")
+    assert model.generate("Once", max_tokens=5, seed=1)
 
 
 def test_every_builtin_task_can_be_asked(model):

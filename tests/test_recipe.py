@@ -1,5 +1,5 @@
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 import yaml
@@ -59,6 +59,16 @@ def test_a_recipe_says_all_of_a_run(path):
     assert (first.name, second.name) == ("pairs", "pairs-2")
     assert first.fields == {"source_lang": "en", "target_lang": "no"}, "Norwegian is not false"
     assert recipe.mixture().weights == {"pairs": 2.0, "pairs-2": 1.0}
+
+
+def test_a_network_reads_prompts_as_it_learned_them(path):
+    assert not load_recipe(path).network(500).prefix
+    for change in ("training.objective=prefix", "model.prefix=true"):
+        recipe = load_recipe(path, [change])
+        assert recipe.network(500) == replace(generalist(2, vocab_size=500, context_length=64), prefix=True)
+        assert recipe.objective_of(recipe.network(500)) == "prefix"
+    with pytest.raises(ConfigError, match="a model reads its prompts one way"):
+        load_recipe(path, ["data.sources.0.objective=prefix"]).network(500)
 
 
 def test_relative_paths_start_beside_the_recipe(path, tmp_path, monkeypatch):
@@ -223,7 +233,6 @@ def test_shipped_recipes_have_the_sizes_that_they_state():
     assert millions("transformer-multi30k") <= 5
     assert 9.5 <= millions("multitask") <= 10.5
     assert 28 <= millions("mini") <= 32
-    assert load_recipe("transformer-multi30k").objective == "seq2seq"
     shakespeare = load_recipe("shakespeare").network(100)
     assert (shakespeare.layers, shakespeare.attentions[0].heads, shakespeare.dim) == (4, 4, 128)
 

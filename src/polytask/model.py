@@ -25,7 +25,7 @@ from polytask.models import cost
 from polytask.models.config import TransformerConfig
 from polytask.models.transformer import Transformer
 from polytask.tasks import TASKS, Segment, Task, Text, check, get_task, prompt
-from polytask.tokenizers.encode import continuation_ids, prompt_ids, split_prompt
+from polytask.tokenizers.encode import continuation_ids, prefix_length, prompt_ids, split_prompt
 from polytask.tokenizers.text import TextTokenizer
 
 Truncate = Literal["left", "right"]
@@ -196,7 +196,7 @@ class Model:
             ids = continuation_ids(continuation, self.tokenizer)
             # The last token of the continuation is never read.
             request = self._request(segments, Sampling(max_tokens=1), room=len(ids) - 1)
-            pairs.append((request.ids, ids, request.encoder_ids))
+            pairs.append((request.ids, ids, request.encoder_ids, request.prefix))
         return self.engine.score(pairs)
 
     def submit(self, segments: list[Segment], sampling: Sampling | None = None) -> Handle:
@@ -217,7 +217,8 @@ class Model:
             longer = len(ids) + wanted if encoder_ids is None else len(encoder_ids)
             segments = self._cut(segments, longer - context)
             ids, encoder_ids = self._ids(segments)
-        return Request(ids, sampling, encoder_ids)
+        prefix = prefix_length(segments, self.tokenizer) if self.config.prefix else 0
+        return Request(ids, sampling, encoder_ids, prefix=prefix)
 
     def _ids(self, segments: list[Segment]) -> tuple[list[int], list[int] | None]:
         if self.config.encoder_layers:

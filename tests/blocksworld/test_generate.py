@@ -183,7 +183,7 @@ def test_rows_come_fast(task):
 @pytest.mark.parametrize("task", TASKS)
 def test_rows_are_short(task):
     words = [len(f"{given(task, row)} {wanted(task, row)}".split()) for row in examples(task, 500)]
-    assert sum(words) / len(words) < 60
+    assert sum(words) / len(words) < 80
 
 
 def test_translations_go_six_ways():
@@ -220,8 +220,8 @@ def test_masked_parts_follow_from_the_rest():
 def test_dialogues_are_of_several_kinds():
     rows = [row["messages"] for row in examples("chat", 300)]
     roles = {tuple(message["role"] for message in messages) for messages in rows}
-    turns = ("user", "assistant", "user", "assistant")
-    assert roles == {turns, ("system", *turns), (*turns, *turns[:2]), ("system", *turns, *turns[:2])}
+    turns = ("user", "assistant")
+    assert roles == {(*system, *turns * n) for n in (2, 3, 4, 5) for system in ((), ("system",))}
     asked = [messages[-2]["content"].rpartition(". ")[2] for messages in rows]
     assert all(read_question(question) for question in asked)
     assert 50 < sum(". " in messages[-2]["content"] for messages in rows) < 250  # an event before the question

@@ -34,12 +34,15 @@ def prompts(count: int, seed: int = 0, least: int = 1, most: int = 30) -> list[l
 
 
 @torch.no_grad()
-def next_logits(built: Transformer, ids: list[int], encoder_ids: list[int] | None = None) -> Tensor:
+def next_logits(
+    built: Transformer, ids: list[int], encoder_ids: list[int] | None = None, prefix: int = 0
+) -> Tensor:  # fmt: skip
     """Logits (V,) after `ids`, by one pass without a cache."""
     memory = None
     if encoder_ids is not None:
         memory = built.encode(torch.tensor([encoder_ids]), Context(torch.arange(len(encoder_ids))[None]))
-    hidden = built(torch.tensor([ids]), Context(torch.arange(len(ids))[None], memory=memory))
+    places = torch.arange(len(ids))[None]
+    hidden = built(torch.tensor([ids]), Context(places, prefix=places < prefix if prefix else None, memory=memory))
     return built.logits(hidden[0, -1])
 
 
@@ -47,11 +50,13 @@ def allowed(logits: Tensor) -> Tensor:
     return logits.index_fill(0, torch.tensor(NEVER), -torch.inf)
 
 
-def greedy(built: Transformer, ids: list[int], tokens: int, encoder_ids: list[int] | None = None) -> list[int]:
+def greedy(
+    built: Transformer, ids: list[int], tokens: int, encoder_ids: list[int] | None = None, prefix: int = 0
+) -> list[int]:  # fmt: skip
     """What greedy decoding gives, the whole text read again for each token."""
     written: list[int] = []
     while len(written) < tokens:
-        best = int(allowed(next_logits(built, ids + written, encoder_ids)).argmax())
+        best = int(allowed(next_logits(built, ids + written, encoder_ids, prefix)).argmax())
         if best == END:
             break
         written.append(best)

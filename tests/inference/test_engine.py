@@ -67,6 +67,25 @@ def test_prompts_that_are_read_in_parts_give_the_same(decoder, monkeypatch):
     assert ids(engine, asked) == whole
 
 
+@pytest.mark.parametrize("words", [{}, {"band": 5}])
+@pytest.mark.parametrize("tokens", [20, 4096])
+def test_prefixes_are_read_from_both_sides(words, tokens):
+    """Of any length, beside others and ahead of chunks; what follows them may be read in parts."""
+    built = network(seed=4, **words)
+    asked, lengths = prompts(8, 4, least=30, most=60), [0, 1, 31, 25, 10, 0, 28, 31]
+    engine = Engine(built, TOKENIZER, max_requests=5)
+    engine.scheduler.tokens = tokens
+    requests = [Request(p, Sampling(8, n=1 + i % 2), prefix=n) for i, (p, n) in enumerate(zip(asked, lengths))]
+    for request, answers in zip(requests, engine.run(requests)):
+        assert {tuple(answer.ids) for answer in answers} == {tuple(greedy(built, request.ids, 8, None, request.prefix))}
+    pairs = [(p, [70, 80, END], None, n) for p, n in zip(asked, lengths)]
+    for (prompt, continuation, _, n), score in zip(pairs, engine.score(pairs)):
+        steps = [next_logits(built, prompt + continuation[:i], None, n) for i in range(3)]
+        total = sum(float(logits.log_softmax(-1)[i]) for logits, i in zip(steps, continuation))
+        assert score.logprob == pytest.approx(total, abs=1e-4)
+    assert engine.score(pairs[2:3]) != engine.score([(*pairs[2][:3], 0)])
+
+
 def test_lower_precision_differs_at_reported_ties_only():
     built = network(seed=2, dim=64).bfloat16()
     asked = [Request(p, Sampling(max_tokens=30)) for p in prompts(16, 9)]
@@ -181,8 +200,8 @@ def test_beam_search_finds_the_best_of_all():
 
 def test_likelihoods_are_sums_of_each_step(decoder, encoder_decoder):
     for built, sources in ((decoder, [None] * 7), (encoder_decoder, prompts(7, 3))):
-        pairs = list(zip(prompts(7, 1), [p[1:] for p in prompts(7, 2, most=9)], sources))
-        for (prompt, continuation, source), score in zip(pairs, Engine(built, TOKENIZER).score(pairs)):
+        pairs = list(zip(prompts(7, 1), [p[1:] for p in prompts(7, 2, most=9)], sources, [0] * 7))
+        for (prompt, continuation, source, _), score in zip(pairs, Engine(built, TOKENIZER).score(pairs)):
             steps = [next_logits(built, prompt + continuation[:i], source) for i in range(len(continuation))]
             total = sum(float(logits.log_softmax(-1)[i]) for logits, i in zip(steps, continuation))
             assert score.logprob == pytest.approx(total, abs=1e-4)

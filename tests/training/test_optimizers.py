@@ -54,11 +54,14 @@ def test_muon_moves_hidden_matrices_alone():
         if name.partition(".")[0] == "blocks" and after.ndim == 2:
             assert any(name.endswith(matrix) for matrix in matrices)
             u, singular, v = torch.linalg.svd(gradients[name], full_matrices=False)
-            change = -change / (0.2 * max(change.shape) ** 0.5)
-            kept = singular > 0.05 * singular[0]  # five Newton-Schulz iterations bring those near 1, in bfloat16
-            reached = ((u.t() @ change) * v).sum(1)[kept]
-            assert reached.min() > 0.6
-            assert reached.max() < 1.3
+            parts = 3 if name.endswith("qkv.weight") else 1  # queries, keys and values, each by itself
+            for moved, gradient in zip(change.chunk(parts), gradients[name].chunk(parts)):
+                u, singular, v = torch.linalg.svd(gradient, full_matrices=False)
+                moved = -moved / (0.2 * max(moved.shape) ** 0.5)
+                kept = singular > 0.05 * singular[0]  # five Newton-Schulz iterations bring those near 1, in bfloat16
+                reached = ((u.t() @ moved) * v).sum(1)[kept]
+                assert reached.min() > 0.6
+                assert reached.max() < 1.3
         elif name in ("embedding.weight", "output.weight"):
             moved = change[change != 0].abs()
             torch.testing.assert_close(moved, torch.ones_like(moved), atol=0.02, rtol=0)  # Adam's first step is lr

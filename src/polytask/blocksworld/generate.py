@@ -117,17 +117,17 @@ def _answering(generator: Random, scene: Scene, split: str, most: int) -> dict[s
 
 
 def _chat(generator: Random, scene: Scene, split: str, most: int) -> dict[str, Any]:
-    """Two questions, each with its answer; in some a greeting, a system prompt, an event before the second question."""
+    """Two to four questions, each with its answer; in some a greeting, a system prompt, events before later questions."""
     brief = generator.random() < 0.3
     turns = [("system", BRIEF)] if brief else []
     if generator.random() < 0.2:
         turns += [("user", "Hello!"), ("assistant", "Hello! What do you see?")]
     told, now, asked = describe(scene, "en", _among(generator, TEMPLATES)), scene, None
-    for second in (False, True):
-        if second:
+    for number in range(2 + int(generator.random() * 3)):
+        if number:
             told = ""
             if generator.random() < 0.5:
-                events, now = draw_events(generator, scene, split, 1, most)
+                events, now = draw_events(generator, now, split, 1, most)
                 told = " ".join(map(tell_event, events))
         question, answer = draw_question(generator, now)
         while question == asked:

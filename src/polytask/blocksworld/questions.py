@@ -185,15 +185,15 @@ def _only(word: str) -> tuple[str, str, str]:
 
 # How often each kind is drawn, of 100. What has few answers is drawn less: guessing must not pay.
 _KINDS = (
-    *["colour"] * 20,
+    *["colour"] * 14,
     *["shape"] * 8,
     *["size"] * 5,
-    *["where"] * 22,
-    *["at"] * 15,
-    *["count"] * 12,
-    *["exists"] * 6,
-    *["beside"] * 7,
-    *["related"] * 5,
+    *["where"] * 26,
+    *["at"] * 26,
+    *["count"] * 8,
+    *["exists"] * 4,
+    *["beside"] * 5,
+    *["related"] * 4,
 )
 
 

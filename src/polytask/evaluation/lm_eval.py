@@ -84,7 +84,8 @@ class PolytaskLM(TemplateLM):
                 f"{self.max_length}."
             )
         room = self.max_length + 1 - len(continuation)
-        return context[-room:], continuation, self._encoder
+        context = context[-room:]
+        return context, continuation, self._encoder, self._prefix(context)
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
         """The log-probability of whole documents, in windows as the harness cuts them."""
@@ -136,7 +137,11 @@ class PolytaskLM(TemplateLM):
             ids = [self.prefix_token_id]
         room = max(1, self.max_length - tokens)
         sampling = Sampling(max_tokens=min(tokens, self.max_length - 1), stop=stop, **(dials | said))
-        return Request(ids[-room:], sampling, self._encoder)
+        return Request(ids[-room:], sampling, self._encoder, prefix=self._prefix(ids[-room:]))
+
+    def _prefix(self, context: list[int]) -> int:
+        """All that the harness gives is read from both sides by a model that reads so."""
+        return len(context) if self.model.config.prefix else 0
 
     def _batches(self, count: int, what: str, silent: bool) -> Iterable[int]:
         from tqdm import tqdm

@@ -77,8 +77,8 @@ class Engine:
             raise
 
     def score(self, pairs: Listing[scoring.Pair]) -> list[Score]:
-        """The likelihood of continuations: (prompt ids, continuation ids, encoder ids or None) each."""
-        for prompt, continuation, _ in pairs:
+        """The likelihood of continuations, each a `scoring.Pair`."""
+        for prompt, continuation, *_ in pairs:
             if not prompt:
                 raise ConfigError("A continuation is scored after at least one token; give a prompt.")
             # The last token is predicted but never read.

@@ -49,7 +49,7 @@ class Runner:
         """Hidden state (rows, D) of the last token that each row runs."""
         starts, longest = [s.computed for s in rows], max(counts)
         cache = self.pool.room(max(start + count for start, count in zip(starts, counts)))
-        view = cache.view([s.slot for s in rows], starts, longest)
+        view = cache.view([s.slot for s in rows], starts, longest, [s.prefix for s in rows])
         ids, _ = padded([s.ids[start : start + n] for s, start, n in zip(rows, starts, counts)], self.device)
         positions = torch.tensor(starts, device=self.device)[:, None]
         if longest == 1:

@@ -37,7 +37,8 @@ class Scheduler:
         left = max(self.tokens - len(plan), LEAST)
         for sequence in active:
             if sequence.pending > 1 and left > 0:
-                plan[sequence] = min(sequence.pending, left)
+                # What is seen from both sides cannot be read in chunks.
+                plan[sequence] = min(sequence.pending, max(left, sequence.prefix - sequence.computed))
                 left -= plan[sequence]
         return plan
 

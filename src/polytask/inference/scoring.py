@@ -9,7 +9,7 @@ from torch import Tensor
 from polytask.models.transformer import Transformer
 from polytask.nn.cache import Context
 
-Pair = tuple[list[int], list[int], list[int] | None]
+Pair = tuple[list[int], list[int], list[int] | None, int]  # prompt, continuation, what an encoder reads, prefix
 BATCH_TOKENS = 8192
 CHUNK_ELEMENTS = 1 << 24  # logits of one chunk
 
@@ -32,7 +32,8 @@ def probabilities(scores: Listing[Score]) -> list[float]:
 
 @torch.inference_mode()
 def score(network: Transformer, pairs: Listing[Pair]) -> list[Score]:
-    """A Score for each (prompt ids, continuation ids, encoder ids or None). Similar lengths run together."""
+    """A Score for each (prompt ids, continuation ids, encoder ids or None, how many of the prompt's first ids are seen
+    from both sides). Similar lengths run together."""
     order = sorted(range(len(pairs)), key=lambda i: len(pairs[i][0]) + len(pairs[i][1]))
     scores: dict[int, Score] = {}
     while order:
@@ -45,19 +46,21 @@ def score(network: Transformer, pairs: Listing[Pair]) -> list[Score]:
 
 def _batch(network: Transformer, pairs: list[Pair]) -> list[Score]:
     device = network.embedding.weight.device
-    inputs = [(prompt + continuation)[:-1] for prompt, continuation, _ in pairs]
+    inputs = [(prompt + continuation)[:-1] for prompt, continuation, *_ in pairs]
     ids, documents, positions = _rows(inputs, device)
     memory = None
     if network.config.encoder_layers:
-        read, sources, places = _rows([encoder or [] for *_, encoder in pairs], device)
+        read, sources, places = _rows([encoder or [] for _, _, encoder, _ in pairs], device)
         memory = network.encode(read, Context(places, sources))
-    hidden = network(ids, Context(positions, documents, memory=memory))
-    spans = [(len(prompt) - 1, len(prompt) - 1 + len(continuation)) for prompt, continuation, _ in pairs]
+    prefixes = [prefix for *_, prefix in pairs]
+    prefix = positions < torch.tensor(prefixes, device=device)[:, None] if any(prefixes) else None
+    hidden = network(ids, Context(positions, documents, prefix, memory=memory))
+    spans = [(len(prompt) - 1, len(prompt) - 1 + len(continuation)) for prompt, continuation, *_ in pairs]
     states = torch.cat([hidden[row, a:b] for row, (a, b) in enumerate(spans)])
-    targets = torch.tensor([token for _, continuation, _ in pairs for token in continuation], device=device)
+    targets = torch.tensor([token for _, continuation, *_ in pairs for token in continuation], device=device)
     logprobs, greedy = _weigh(network, states, targets)
     results, start = [], 0
-    for _, continuation, _ in pairs:
+    for _, continuation, *_ in pairs:
         part = slice(start, start + len(continuation))
         results.append(Score(float(logprobs[part].sum()), len(continuation), bool(greedy[part].all())))
         start = part.stop

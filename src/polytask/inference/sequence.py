@@ -16,12 +16,16 @@ Finish = Literal["stop", "length", "cancelled"]
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked: the prompt's ids; of an encoder-decoder the decoder's first ids, and encoder_ids beside."""
+    """What is asked: the prompt's ids; of an encoder-decoder the decoder's first ids, and encoder_ids beside.
+
+    prefix: how many of the first ids all see each other (prefix language models).
+    """
 
     ids: list[int]
     sampling: Sampling = Sampling()
     encoder_ids: list[int] | None = None
     hooks: tuple[LogitsHook, ...] = ()
+    prefix: int = 0
 
 
 @dataclass
@@ -90,12 +94,12 @@ class Sequence:
 
     __slots__ = (
         "computed", "finish", "group", "hooks", "ids", "index", "limit", "logprob", "logprobs", "output", "pieces",
-        "prompt", "sampling", "slot", "ties", "waits",
+        "prefix", "prompt", "sampling", "slot", "ties", "waits",
     )  # fmt: skip
 
     def __init__(self, request: Request, index: int, limit: int, tokenizer: TextTokenizer):
         self.sampling, self.hooks, self.index, self.limit = request.sampling, request.hooks, index, limit
-        self.ids, self.prompt = list(request.ids), len(request.ids)
+        self.ids, self.prompt, self.prefix = list(request.ids), len(request.ids), request.prefix
         self.computed = 0  # how many ids have keys and values in the cache
         self.slot = -1
         self.waits = False  # for the first of its group to run the prompt that they share

@@ -11,6 +11,7 @@ from polytask.nn import cpu_attention
 from polytask.nn.cache import Context
 from polytask.nn.part import Part
 from polytask.nn.position import Rotary
+from polytask.nn.stacked import Stacked
 
 
 @dataclass(frozen=True)
@@ -85,12 +86,12 @@ class SelfAttention(_Heads):
         super().__init__(dim, part)
         self.layer, self.window = layer, part.window
         self.rotary = position if isinstance(position, Rotary) else None
-        # One matrix for queries, keys and values, in this order: one large product is faster than three.
-        self.qkv = nn.Linear(dim, (self.heads + 2 * self.kv_heads) * self.head_dim, bias=part.bias)
+        kv = self.kv_heads * self.head_dim
+        self.parts = (self.heads * self.head_dim, kv, kv)
+        self.qkv = Stacked(dim, self.parts, bias=part.bias)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:  # (B, T, D)
-        kv = self.kv_heads * self.head_dim
-        q, k, v = self.qkv(x).split((self.heads * self.head_dim, kv, kv), dim=-1)
+        q, k, v = self.qkv(x).split(self.parts, dim=-1)
         q, k, v = self.split(q, self.heads), self.split(k, self.kv_heads), self.split(v, self.kv_heads)
         if self.query_norm is not None and self.key_norm is not None:
             q, k = self.query_norm(q).to(v.dtype), self.key_norm(k).to(v.dtype)
@@ -110,7 +111,7 @@ class CrossAttention(_Heads):
         super().__init__(dim, part)
         self.layer = layer
         self.query = nn.Linear(dim, self.heads * self.head_dim, bias=part.bias)
-        self.key_value = nn.Linear(dim, 2 * self.kv_heads * self.head_dim, bias=part.bias)
+        self.key_value = Stacked(dim, (self.kv_heads * self.head_dim,) * 2, bias=part.bias)
 
     def keys_and_values(self, states: Tensor) -> tuple[Tensor, Tensor]:
         """(B, kv_heads, S, K) each, from the encoder's output (B, S, D)."""

@@ -114,9 +114,12 @@ class KVCache:
         self.memory_values = torch.zeros(memory_shape, dtype=dtype, device=device)
         self.memory_lengths = torch.zeros(slots, dtype=torch.long, device=device)
 
-    def view(self, slots: list[int], start: list[int], length: int) -> "CacheView":
-        """Row i of the batch is slot slots[i], whose first `start[i]` places are filled; `length` tokens follow."""
-        return CacheView(self, slots, start, length)
+    def view(self, slots: list[int], start: list[int], length: int, prefix: list[int] | None = None) -> "CacheView":
+        """Row i of the batch is slot slots[i], whose first `start[i]` places are filled; `length` tokens follow.
+
+        Every token sees the first prefix[i] places, which are among those filled or written by now.
+        """
+        return CacheView(self, slots, start, length, prefix)
 
     def take(self, other: "KVCache") -> None:
         """Copies all of a smaller cache into the corner of this one."""
@@ -144,8 +147,11 @@ class KVCache:
 class CacheView:
     """The rows of a batch inside a cache: `write` puts new keys and values in place, `read` returns all there are."""
 
-    def __init__(self, cache: KVCache, slots: list[int], start: list[int], length: int):
+    def __init__(
+        self, cache: KVCache, slots: list[int], start: list[int], length: int, prefix: list[int] | None = None
+    ):
         self.cache, self.start, self.length = cache, start, length
+        self.prefix = prefix if prefix and any(prefix) else None
         first = slots[0]
         consecutive = slots == list(range(first, first + len(slots)))
         self.rows = slice(first, first + len(slots)) if consecutive else torch.tensor(slots, device=cache.keys.device)
@@ -179,10 +185,13 @@ class CacheView:
         if self.even and (window is None or window >= self.end):
             if self.length == 1:
                 return None, False
-            if self.start[0] == 0:
+            if self.start[0] == 0 and self.prefix is None:
                 return None, True
         keys = torch.arange(self.end, device=positions.device)[None]
-        return masks.causal(positions, keys, window), False
+        mask = masks.causal(positions, keys, window)
+        if self.prefix is not None:
+            mask = mask | (keys < torch.tensor(self.prefix, device=keys.device)[:, None])[:, None, None, :]
+        return mask, False
 
     def write_memory(self, layer: int, keys: Tensor, values: Tensor) -> None:
         """Keys and values (B, kv_heads, S, K) of the encoder's output, at admission."""

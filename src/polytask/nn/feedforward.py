@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polytask.nn.part import Part
+from polytask.nn.stacked import Stacked
 from polytask.registry import Registry
 
 
@@ -71,8 +72,7 @@ class GatedMLPLayer(nn.Module):
     def __init__(self, dim: int, part: GatedMLP):
         super().__init__()
         self.activation: Callable[[Tensor], Tensor] = ACTIVATIONS.get(part.activation)
-        # One matrix for gate and value: one large product is faster than two, forward and backward.
-        self.gate_up = nn.Linear(dim, 2 * part.width, bias=part.bias)
+        self.gate_up = Stacked(dim, (part.width, part.width), bias=part.bias)
         self.down = nn.Linear(part.width, dim, bias=part.bias)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, T, D)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import Generator, nn
 
+from polytask.nn.stacked import Stacked
 from polytask.registry import Registry
 
 RESIDUAL_OUTPUTS = ("attention.output", "cross.output", "feedforward.down")
@@ -46,11 +47,11 @@ def xavier(network: nn.Module, layers: int, dim: int, generator: Generator) -> N
     """Xavier uniform with embeddings N(0, dim^-1/2), the usual port of the Transformer; the paper gives none."""
     _zero_biases_and_reset_norms(network)
     _tables(network, dim**-0.5, dim**-0.5, generator)
-    for name, linear in _linears(network):
-        parts = 3 if name.endswith("attention.qkv") else 2 if name.endswith("cross.key_value") else 1
-        fan_out = linear.out_features // parts  # each projection inside a fused matrix keeps its own fan
-        bound = math.sqrt(6 / (linear.in_features + fan_out))
-        nn.init.uniform_(linear.weight, -bound, bound, generator=generator)
+    for _, linear in _linears(network):
+        parts = linear.parts if isinstance(linear, Stacked) else (linear.out_features,)
+        for rows in linear.weight.split(parts):
+            bound = math.sqrt(6 / (linear.in_features + len(rows)))
+            nn.init.uniform_(rows, -bound, bound, generator=generator)
 
 
 @torch.no_grad()

@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from polytask.nn.part import Part
 
@@ -33,4 +35,28 @@ class _RMSNorm(nn.RMSNorm):
     """torch's, with its scale in the precision of the input: where they differ it warns."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+        scale = self.weight.to(x.dtype)
+        if x.device.type == "cpu" and not torch.compiler.is_compiling():
+            return _Normalize.apply(x, scale, self.eps)  # type: ignore[no-any-return]
+        return F.rms_norm(x, self.normalized_shape, scale, self.eps)
+
+
+class _Normalize(torch.autograd.Function):
+    """On CPUs torch composes it of many passes over memory; written out it takes half the time (docs/log.md)."""
+
+    @staticmethod
+    def forward(ctx, x, scale, eps):
+        wide = x.dtype if x.dtype == torch.float64 else torch.float32
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide)
+        inverse = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_().to(x.dtype)
+        ctx.save_for_backward(x, scale, inverse)
+        return torch.mul(x, inverse).mul_(scale)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, scale, inverse = ctx.saved_tensors
+        products = (grad * x).reshape(-1, x.shape[-1])
+        along = (products @ scale).view(inverse.shape)  # how far the gradient points along x, by which y cannot grow
+        dx = torch.mul(grad, scale).mul_(inverse).addcmul_(x, along * inverse**3 / -x.shape[-1])
+        return dx, products.T @ inverse.reshape(-1), None

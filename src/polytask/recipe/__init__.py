@@ -84,7 +84,7 @@ class Recipe(Section):
         sizes: dict[str, Any] = {"vocab_size": vocab_size, "context_length": longest}
         if self.training.dropout is not None:
             sizes["dropout"] = self.training.dropout
-        return build_config(self.model.system, self.model.size, **(sizes | self.model.changes))
+        return self.reading(build_config(self.model.system, self.model.size, **(sizes | self.model.changes)))
 
     @property
     def batch_rows(self) -> int:
@@ -98,12 +98,20 @@ class Recipe(Section):
         tokens = self.batch_rows * self.training.context_length
         return self.training.steps or max(1, -(-(self.training.tokens or 0) // tokens))
 
-    @property
-    def objective(self) -> str:
-        """The run's objective: as the recipe says, else seq2seq for networks with an encoder and next_token without."""
-        if self.training.objective is not None or self.model.system is None:
-            return self.training.objective or "next_token"
-        return "seq2seq" if self.network(1000).encoder_layers else "next_token"
+    def objective_of(self, config: "TransformerConfig") -> str:
+        """The run's objective: as the recipe says, else the one that the network is made for."""
+        made_for = "seq2seq" if config.encoder_layers else "prefix" if config.prefix else "next_token"
+        return self.training.objective or made_for
+
+    def reading(self, config: "TransformerConfig") -> "TransformerConfig":
+        """The configuration of a network that later reads its prompts as in this run, from both sides or from one."""
+        chosen = {source.objective or self.objective_of(config) for source in self.data.sources}
+        if {"prefix", "next_token"} <= chosen:
+            raise ConfigError(
+                "Some sources have the objective prefix and others next_token, but a model reads its prompts one way: "
+                "set training.objective, or the same `objective` in all of data.sources."
+            )
+        return dataclasses.replace(config, prefix="prefix" in chosen)
 
     def training_config(self, precision: str | None = None) -> "TrainingConfig":
         """For the trainer. `precision` replaces "auto", which only the machine can decide. Raises ConfigError."""

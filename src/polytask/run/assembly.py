@@ -42,8 +42,7 @@ class Assembly:
     @property
     def objective(self) -> str:
         """The recipe's, else what the network is made for. Raises ConfigError where it cannot do what is asked."""
-        encoder = self.config.encoder_layers > 0
-        chosen = self.recipe.training.objective or ("seq2seq" if encoder else "next_token")
+        encoder, chosen = self.config.encoder_layers > 0, self.recipe.objective_of(self.config)
         if encoder != (chosen == "seq2seq"):
             kind = "an encoder-decoder, which learns by seq2seq" if encoder else "a decoder, which has no seq2seq"
             raise ConfigError(f"training.objective={chosen}: the model is {kind}.")
@@ -111,8 +110,7 @@ def config_of(recipe: Recipe, tokenizer: TextTokenizer) -> TransformerConfig:
         )
     dropout = recipe.training.dropout
     dropout = recipe.model.changes.get("dropout", config.dropout) if dropout is None else dropout
-    return replace(config, dropout=dropout)
-
+    return recipe.reading(replace(config, dropout=dropout))
 
 def tokenizer_of(recipe: Recipe) -> TextTokenizer:
     """The tokenizer that the recipe names, or one learned from its data, once; later runs find it in the cache."""

@@ -33,7 +33,7 @@ def plan_recipe(
         checkpointing=training.checkpointing,
         average=training.ema > 0,
         rate=measured_rate(config, rows, length, precision, device) if measure else (0.0, ""),
-        derived=(*_derived(loaded, precision, str(device)), *vocabulary, *_sizes(loaded, config)),
+        derived=(*_derived(loaded, config, precision, str(device)), *vocabulary, *_sizes(loaded, config)),
         available=runtime.memory_bytes(device),
     )
 
@@ -51,7 +51,7 @@ def _config(recipe: Recipe) -> tuple[TransformerConfig, tuple[Derived, ...]]:
     return config_of(recipe, tokenizer), (Derived("vocabulary", f"{tokenizer.vocab_size:,}", "the tokenizer's"),)
 
 
-def _derived(recipe: Recipe, precision: str, device: str) -> list[Derived]:
+def _derived(recipe: Recipe, config: TransformerConfig, precision: str, device: str) -> list[Derived]:
     training, made = recipe.training, recipe.training_config(precision)
     found = [Derived("device", device, "the first GPU where there is one, else the CPU")]
     if training.precision == "auto":
@@ -61,7 +61,7 @@ def _derived(recipe: Recipe, precision: str, device: str) -> list[Derived]:
     if training.batch_rows is None:
         found.append(Derived("batch_rows", f"{recipe.batch_rows:,}", "batch_tokens / context_length"))
     if training.objective is None:
-        found.append(Derived("objective", recipe.objective, "seq2seq where there is an encoder, else next_token"))
+        found.append(Derived("objective", recipe.objective_of(config), "what the network is made for"))
     if training.warmup < 1:
         found.append(Derived("warmup", f"{made.warmup:,} steps", f"{training.warmup:.0%} of the run"))
     if training.schedule == "wsd" and training.decay < 1:

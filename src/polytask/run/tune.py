@@ -80,7 +80,6 @@ def _recipe(base: Path, source: dict[str, Any], wish: Tuning) -> Recipe:
     lr = wish.lr or (LORA_LR if wish.lora else LR)
     training = {"steps": wish.steps or 1, "batch_rows": ROWS, "context_length": min(LENGTH, config.context_length)}
     training |= {"lr": lr, "warmup": 0.1, "save_every": 200, "log_every": 5}
-    training |= {"objective": "seq2seq" if config.encoder_layers else "next_token"}
     plain = {
         "name": f"{base.parent.name if base.name == 'model' else base.name}, tuned",
         "model": {"from": str(base.resolve())},

@@ -109,11 +109,21 @@ def prompt_ids(segments: "Sequence[Segment]", tokenizer: "TextTokenizer") -> lis
     Where the last segment is itself a target it is a beginning: it stays open and the model continues it.
     No segments at all ask for a new plain document.
     """
+    return _ids(_prompt_layout(segments), tokenizer)
+
+
+def prefix_length(segments: "Sequence[Segment]", tokenizer: "TextTokenizer") -> int:
+    """How many of `prompt_ids` a prefix language model sees from both sides: all that comes before the first answer,
+    as in training; of a plain text all that is given."""
+    layout = _prompt_layout(segments)
+    plain = len(segments) == 1 and segments[0].target and segments[0].role is None
+    return len(_ids(layout if plain else layout[: _answers(layout)[0]], tokenizer))
+
+
+def _prompt_layout(segments: "Sequence[Segment]") -> list[_Piece]:
     if segments and segments[-1].target:
-        layout = _layout(segments)[:-1]
-    else:
-        layout = [*_layout(segments), _special_piece(_next_opener(segments))]
-    return _ids(layout, tokenizer)
+        return _layout(segments)[:-1]
+    return [*_layout(segments), _special_piece(_next_opener(segments))]
 
 
 def continuation_ids(segments: "Sequence[Segment]", tokenizer: "TextTokenizer") -> list[int]:

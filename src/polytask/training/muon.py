@@ -1,6 +1,7 @@
 """Muon: momentum whose matrices are made orthogonal before they move the weights (Jordan et al. 2024)."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,15 +16,17 @@ class Muon(torch.optim.Optimizer):
     """Nesterov momentum, orthogonalized, with decoupled weight decay; for matrices alone.
 
     Updates are scaled to AdamW's usual size, 0.2 sqrt(larger side) (Liu et al. 2025, section 2.2). The products are in
-    the precision of the run's own: in float32, runs on any number of processes agree.
+    the precision of the run's own: in float32, runs on any number of processes agree. A group's `parts` are the rows of
+    projections that share its matrices (`nn.stacked`); each is made orthogonal by itself, since the gradients of values
+    are so much larger than those of queries and keys that these would hardly move.
     """
 
     def __init__(
-        self, matrices: Iterable[nn.Parameter], lr: float, weight_decay: float, momentum: float,
+        self, matrices: Iterable[nn.Parameter] | Iterable[dict[str, Any]], lr: float, weight_decay: float, momentum: float,
         dtype: torch.dtype = torch.float32,
     ):  # fmt: skip
         self.dtype = dtype
-        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "parts": None})
 
     @torch.no_grad()
     def step(self, closure=None):  # type: ignore[override]
@@ -38,7 +41,8 @@ class Muon(torch.optim.Optimizer):
     def _move(self, parameters: list[nn.Parameter], group: dict) -> None:
         """One batched iteration for all matrices of a shape: small ones would leave the machine idle one by one."""
         directions = torch.stack([unsplit(self._direction(parameter, group["momentum"])) for parameter in parameters])
-        updates = orthogonalize(directions.to(self.dtype)) * (0.2 * max(directions.shape[-2:]) ** 0.5)
+        pieces = directions.to(self.dtype).split(group["parts"] or directions.shape[-2], dim=-2)
+        updates = torch.cat([orthogonalize(piece) * (0.2 * max(piece.shape[-2:]) ** 0.5) for piece in pieces], dim=-2)
         for parameter, update in zip(parameters, updates):
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
             parameter.sub_(like(update.to(parameter.dtype), parameter), alpha=group["lr"])

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from polytask.errors import CheckpointError
+from polytask.nn.stacked import Stacked
 from polytask.registry import Registry
 from polytask.training.adafactor import Adafactor
 from polytask.training.muon import Muon
@@ -76,21 +77,26 @@ def adamw(network: nn.Module, named: Named, config: "TrainingConfig") -> list[to
     return [torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)]
 
 
-def hidden_matrices(network: nn.Module) -> set[Tensor]:
-    """Weights of linear layers other than the output's: what Muon is made for (Jordan et al. 2024)."""
+def hidden_matrices(network: nn.Module) -> dict[Tensor, tuple[int, ...] | None]:
+    """Weights of linear layers other than the output's, which Muon is made for (Jordan et al. 2024), and their parts."""
     output = getattr(network, "output_weight", None)
-    return {module.weight for module in network.modules() if isinstance(module, nn.Linear)} - {output}
+    linears = [module for module in network.modules() if isinstance(module, nn.Linear) and module.weight is not output]
+    return {linear.weight: linear.parts if isinstance(linear, Stacked) else None for linear in linears}
 
 
 def muon(network: nn.Module, named: Named, config: "TrainingConfig") -> list[torch.optim.Optimizer]:
     """Muon for hidden matrices; AdamW, at the same learning rate, for embeddings, norms, biases and the output."""
     matrices = hidden_matrices(network)
-    chosen = [parameter for _, parameter in named if parameter in matrices]
+    chosen: dict[tuple[int, ...] | None, list[nn.Parameter]] = {}
+    for _, parameter in named:
+        if parameter in matrices:
+            chosen.setdefault(matrices[parameter], []).append(parameter)
     rest = [(name, parameter) for name, parameter in named if parameter not in matrices]
     parts: list[torch.optim.Optimizer] = []
     if chosen:
         dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
-        parts.append(Muon(chosen, config.lr, config.weight_decay, config.momentum, dtype))
+        groups = [{"params": alike, "parts": rows} for rows, alike in chosen.items()]
+        parts.append(Muon(groups, config.lr, config.weight_decay, config.momentum, dtype))
     return parts + (adamw(network, rest, config) if rest else [])
 
 
