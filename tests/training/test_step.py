@@ -149,14 +149,31 @@ def test_the_encoder_is_read_within_its_document():
 
 
 def test_what_is_a_fault():
+    def said(loss, recent, spike=10.0, norm=1.0):
+        return fault(loss, norm, {"a": [loss * 8, 8]}, [{"a": [one * 4, 4]} for one in recent], spike) or ""
+
     calm = [2.0 + 0.01 * (i % 5) for i in range(64)]
-    assert fault(math.nan, 1.0, calm, 10) is not None
-    assert fault(2.0, math.inf, calm, 0) is not None
-    assert fault(2.1, 1.0, calm, 10) is None
-    assert "far above" in (fault(3.0, 1.0, calm, 10) or "")
-    assert fault(3.0, 1.0, calm, 0) is None
-    assert fault(3.0, 1.0, calm[:10], 10) is None
+    assert "nan" in said(math.nan, calm)
+    assert "norm" in said(2.0, calm, 0, norm=math.inf)
+    assert not said(2.1, calm)
+    assert "loss of 3 is far above the last ones, where it would be 2.02" in said(3.0, calm)
+    assert not said(3.0, calm, 0)
+    assert not said(3.0, calm[:10])
     noisy = [2.0 + (i % 7) * 0.3 for i in range(64)]
-    assert fault(5.0, 1.0, noisy, 10) is None
-    assert fault(20.0, 1.0, noisy, 10) is not None
-    assert fault(2.05, 1.0, [2.0] * 64, 10) is None, "losses that hardly differ must not make a spike"
+    assert not said(5.0, noisy)
+    assert said(20.0, noisy)
+    assert not said(2.05, [2.0] * 64), "losses that hardly differ must not make a spike"
+
+
+def test_a_source_is_compared_with_itself():
+    """Another mixture, or a source that has not been seen, is no spike; one source's own is."""
+    recent = [{"easy": [9 * (0.1 + 0.001 * (i % 5)), 9], "hard": [5.0 + 0.01 * (i % 3), 1]} for i in range(64)]
+
+    def said(**losses):
+        return fault(1.0, 1.0, losses, recent, 10)
+
+    assert said(easy=[0.1, 1], hard=[45.5, 9]) is None
+    assert said(hard=[50.0, 10]) is None
+    assert said(easy=[0.9, 9], new=[70.0, 10]) is None
+    assert said(easy=[9.0, 9], hard=[5.0, 1]) is not None
+    assert said(hard=[90.0, 10]) is not None

@@ -117,7 +117,7 @@ def _answering(generator: Random, scene: Scene, split: str, most: int) -> dict[s
 
 
 def _chat(generator: Random, scene: Scene, split: str, most: int) -> dict[str, Any]:
-    """Two to four questions, each with its answer; in some a greeting, a system prompt, events before later questions."""
+    """Two to four questions, each with its answer; in some a greeting, a system prompt, events between them."""
     brief = generator.random() < 0.3
     turns = [("system", BRIEF)] if brief else []
     if generator.random() < 0.2:

@@ -9,6 +9,7 @@ from typing import Any
 
 from polytask.errors import ConfigError, MissingExtra
 from polytask.inference.sampling import Sampling
+from polytask.inference.scoring import Pair
 from polytask.inference.sequence import Request
 
 try:
@@ -76,7 +77,7 @@ class PolytaskLM(TemplateLM):
                     self.cache_hook.add_partial("loglikelihood", key, results[-1])
         return results
 
-    def _fit(self, context: list[int], continuation: list[int]) -> tuple[list[int], list[int], list[int] | None]:
+    def _fit(self, context: list[int], continuation: list[int]) -> Pair:
         """The last token is predicted and never read, so one more than the model's context fits."""
         if not continuation or len(continuation) > self.max_length:
             raise ConfigError(

@@ -20,8 +20,8 @@ class TransformerConfig(Part):
     attention: one part for all layers, or several that take turns (GPT-3: dense, banded, dense, ...); they may differ
     in their window alone, since all layers share one cache. tied: the output matrix is the embedding.
     prefix: what comes before the answer is seen from both sides (a prefix language model, Raffel et al. 2020, section
-    3.2.1). scale_embedding: embeddings are multiplied by sqrt(dim). final_norm: one more norm after the last layer, which
-    pre-norm networks need.
+    3.2.1). scale_embedding: embeddings are multiplied by sqrt(dim). final_norm: one more norm after the last layer,
+    which pre-norm networks need.
     """
 
     vocab_size: int

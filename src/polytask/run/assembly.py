@@ -112,6 +112,7 @@ def config_of(recipe: Recipe, tokenizer: TextTokenizer) -> TransformerConfig:
     dropout = recipe.model.changes.get("dropout", config.dropout) if dropout is None else dropout
     return recipe.reading(replace(config, dropout=dropout))
 
+
 def tokenizer_of(recipe: Recipe) -> TextTokenizer:
     """The tokenizer that the recipe names, or one learned from its data, once; later runs find it in the cache."""
     wish = recipe.tokenizer

@@ -12,6 +12,7 @@ No state of random generators is kept: each step seeds them from (seed, step, ra
 
 import errno
 import json
+import math
 import os
 import shutil
 import warnings
@@ -37,7 +38,8 @@ class RunState:
     optimizer: str = ""
     tokens: int = 0
     bad: int = 0  # bad steps in a row
-    recent: list[float] = field(default_factory=list)  # losses of the last good steps
+    recent: list[dict[str, list[float]]] = field(default_factory=list)  # losses of the last good steps, by source
+    loss: float = math.nan  # of the last good step
     interval: dict[str, list[float]] = field(default_factory=dict)  # sums since the last line of the log
     best: float | None = None
     best_step: int = 0

@@ -22,8 +22,8 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, matrices: Iterable[nn.Parameter] | Iterable[dict[str, Any]], lr: float, weight_decay: float, momentum: float,
-        dtype: torch.dtype = torch.float32,
+        self, matrices: Iterable[nn.Parameter] | Iterable[dict[str, Any]], lr: float, weight_decay: float,
+        momentum: float, dtype: torch.dtype = torch.float32,
     ):  # fmt: skip
         self.dtype = dtype
         super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "parts": None})

@@ -78,7 +78,7 @@ def adamw(network: nn.Module, named: Named, config: "TrainingConfig") -> list[to
 
 
 def hidden_matrices(network: nn.Module) -> dict[Tensor, tuple[int, ...] | None]:
-    """Weights of linear layers other than the output's, which Muon is made for (Jordan et al. 2024), and their parts."""
+    """Weights of linear layers but the output's, which Muon is made for (Jordan et al. 2024), and their parts."""
     output = getattr(network, "output_weight", None)
     linears = [module for module in network.modules() if isinstance(module, nn.Linear) and module.weight is not output]
     return {linear.weight: linear.parts if isinstance(linear, Stacked) else None for linear in linears}

@@ -32,6 +32,11 @@ class Figures:
     def means(self) -> dict[str, float]:
         return {name: self.mean(name) for name, (_, weight) in self.sums.items() if weight}
 
+    def by_source(self) -> dict[str, list[float]]:
+        """Sum and weight of the losses of each source in the batch, or of all where sources are not counted."""
+        parts = {name: pair for name, pair in self.sums.items() if name.startswith("loss/") and pair[1]}
+        return parts or {"loss": self.sums["loss"]}
+
     def add(self, other: "Figures") -> None:
         for name, (total, weight) in other.sums.items():
             mine = self.sums.setdefault(name, [0.0, 0.0])

@@ -1,6 +1,5 @@
 """The one loop. It knows batches, an objective and steps; what a batch means is the objective's business."""
 
-import math
 import time
 import zlib
 from collections import deque
@@ -205,14 +204,15 @@ class Trainer:
                 f"The batch of step {state.step + 1} has no token to learn from: every weight is 0. "
                 "Look at the data's targets."
             )
-        reason = fault(figures.mean(), figures.norm, state.recent, config.spike)
+        losses = figures.by_source()
+        reason = fault(figures.mean(), figures.norm, losses, state.recent, config.spike)
         state.step += 1
         state.tokens += figures.tokens
         if reason:
             self._skip(reason)
             return figures
         state.bad = 0
-        state.recent = [*deque(state.recent, WINDOW - 1), figures.mean()]
+        state.recent, state.loss = [*deque(state.recent, WINDOW - 1), losses], figures.mean()
         clip_gradients(self.module, figures.norm, config.clip)
         self.optimizer.step(learning_rate(state.step - 1, config))
         if self.average is not None:
@@ -328,13 +328,12 @@ class Trainer:
 
     def _finish(self, stopped: bool, early: bool) -> Result:
         config, state, model = self.config, self.state, self.out / "model"
-        loss = state.recent[-1] if state.recent else math.nan
         if stopped:
             message = (
                 f"Stopped after step {state.step} of {config.steps}; everything is saved in {self.out}. "
                 "Go on with the same command and --resume."
             )
-            return Stopped(self.out, model, state.step, loss, message, self.metrics)
+            return Stopped(self.out, model, state.step, state.loss, message, self.metrics)
         last = checkpoints(self.out)[-config.average_last :] if config.average_last > 1 else []
         if len(last) > 1 and self.world.first:
             self._write_model(gather(self.network.state_dict()) | mean_weights(last))
@@ -344,7 +343,7 @@ class Trainer:
             message += f" It is the one of step {state.best_step}, with {config.keep_best} {state.best:.4g}."
         if early:
             message = f"No better {config.keep_best} for {config.patience} evaluations. " + message
-        return Result(self.out, model, state.step, loss, message, self.metrics)
+        return Result(self.out, model, state.step, state.loss, message, self.metrics)
 
     def _too_large(self) -> TrainingError:
         spare = "" if self.config.checkpointing else "set training.checkpointing to true, "
