@@ -15,8 +15,8 @@ def small(monkeypatch, tmp_path):
 
     def read(name, changes):
         recipe = read_recipe(name, [*changes, "model={system: generalist, depth: 1, dim: 32, heads: 2, band: 4}",
-                                    "tokenizer.size=400", "training.batch_rows=4", "training.context_length=256", "evaluation.every=2",
-                                    "training.save_every=1", "training.log_every=1"])  # fmt: skip
+                                    "tokenizer.size=400", "training.batch_rows=4", "training.context_length=256",
+                                    "evaluation.every=2", "training.save_every=1", "training.log_every=1"])  # fmt: skip
         few = [source.model_copy(update={"limit": 30}) for source in recipe.data.sources]
         tasks = [judged.model_copy(update={"limit": 2}) for judged in recipe.evaluation.tasks]
         data = recipe.data.model_copy(update={"sources": few})
