@@ -82,6 +82,18 @@ def test_relative_paths_start_beside_the_recipe(path, tmp_path, monkeypatch):
     assert next(read(load_recipe(named).sources()[1])) == {"text": "a cat"}
 
 
+def test_a_task_of_ones_own_lies_beside_the_recipe(path, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    (tmp_path / "praise.yaml").write_text('name: praise\nprompt: "{text}"\ntarget: "{label}"\n')
+    before = "task: text, from: pairs.jsonl, columns: {text: source}"
+    now = "task: praise.yaml, from: pairs.jsonl, columns: {text: source, label: target}"
+    recipe = load_recipe(changed(path, before, now))
+    spec = recipe.sources()[1]
+    assert get_task(spec.task).name == "praise"
+    assert next(read(spec)) == {"text": "a dog", "label": "en hund"}
+
+
 def test_every_training_field_can_be_said_and_arrives():
     elsewhere = {"seed", "evaluate_every", "keep_best", "best", "patience"}
     assert {field.name for field in fields(TrainingConfig)} - elsewhere <= set(Training.model_fields)

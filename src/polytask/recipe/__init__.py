@@ -165,6 +165,7 @@ def load_recipe(path_or_name: str | Path, overrides: Sequence[str] = (), data_di
             data["data"]["folder"] = str(Path(data_dir).expanduser().resolve())
         elif path.parent.resolve() != RECIPES.resolve():
             _start_paths(data["data"], path)
+    _start_tasks(data, path)
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
@@ -196,6 +197,18 @@ def _start_paths(data: dict[str, Any], recipe: Path) -> None:
     folder = data.get("folder")
     if folder is None or isinstance(folder, str):
         data["folder"] = str(here / Path(folder or ".").expanduser())
+
+
+def _start_tasks(data: dict[str, Any], recipe: Path) -> None:
+    """Tasks that are files of the user's own are named from where the recipe lies, too."""
+    here = recipe.resolve().parent
+    for section, key in (("data", "sources"), ("evaluation", "tasks")):
+        held = data.get(section)
+        listed = held.get(key) if isinstance(held, dict) else None
+        for item in listed if isinstance(listed, list) else []:
+            task = item.get("task") if isinstance(item, dict) else None
+            if isinstance(task, str) and task.endswith((".yaml", ".yml")):
+                item["task"] = str(here / Path(task).expanduser())
 
 
 def _check(recipe: Recipe, document: Document) -> None:
