@@ -8,6 +8,7 @@ ratio); the inner width is 8/3 of it, rounded to 64, so that a gated layer costs
 
 from dataclasses import replace
 
+from polytask.errors import ConfigError
 from polytask.models.config import TransformerConfig
 from polytask.models.published import Published
 from polytask.nn.attention import Attention
@@ -33,6 +34,8 @@ def generalist(
     band: every other layer, the first one included, sees so many last tokens alone (Child et al. 2019). With a narrow
     one a network learns sooner what belongs together, so that a later layer can look it up (docs/log.md).
     """
+    if not isinstance(depth, int) or depth < 1:
+        raise ConfigError(f"depth={depth} must be a whole number of at least 1")
     dim = dim or 64 * depth
     heads = heads or max(1, dim // 64)
     width = width or 64 * -(-8 * dim // (3 * 64))

@@ -1,0 +1,138 @@
+"""Every mistake of a user ends with one sentence and exit code 2, and what there was is still there."""
+
+import json
+import os
+import shutil
+
+import pytest
+
+TEXT = "task: text, from: lines.txt"
+RECIPE = f"""
+model: {{system: generalist, depth: 1, dim: 32, heads: 1}}
+tokenizer: {{kind: bytes}}
+data:
+  held_out: 0
+  sources:
+    - {{{TEXT}}}
+training: {{steps: 2, batch_rows: 2, context_length: 64}}
+evaluation: {{every: 0}}
+"""
+
+
+@pytest.fixture
+def work(tmp_path):
+    """A recipe over good files, beside some bad ones."""
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    (tmp_path / "lines.txt").write_text("A line of text that is long enough to be learnt from.\n" * 20)
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "noise.txt").write_bytes(b"\xff\xfe" + bytes(range(128, 256)) * 20)
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 this is no table PAR1")
+    (tmp_path / "broken.jsonl").write_text('{"text": "fine"}\n{"text": \n{"text": "fine too"}\n')
+    rows = [json.dumps({"source": "a dog", "target": "ein Hund"})] * 5
+    (tmp_path / "pairs.jsonl").write_text("\n".join(rows) + "\n")
+    return tmp_path
+
+
+def refused(result, *sentences):
+    assert result.exit_code == 2, result.stdout + result.stderr
+    assert result.stderr.count("Error: ") == 1
+    assert "Traceback" not in result.stdout + result.stderr
+    for sentence in sentences:
+        assert sentence in " ".join(result.stderr.split()), result.stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentences"),
+    [
+        ("lines.txt", "lime.txt", ["lime.txt"]),
+        ("lines.txt", "empty.txt", ["empty.txt"]),
+        ("lines.txt", "noise.txt", ["noise.txt", "UTF-8"]),
+        ("lines.txt", "broken.parquet", ["broken.parquet"]),
+        ("lines.txt", "broken.jsonl", ["broken.jsonl", "line 2"]),
+        ("lines.txt", "pairs.jsonl", ["'text'", "source, target"]),
+        (TEXT, "task: text, from: pairs.jsonl, columns: {text: sorce}", ["'sorce'", "source"]),
+        (TEXT, "task: texts, from: lines.txt", ["'texts'", "did you mean 'text'"]),
+        (TEXT, "task: translation, from: pairs.jsonl, fields: {target_lang: germann}", ["germann", "did you mean 'german'"]),
+        (TEXT, "task: mine.yaml, from: lines.txt", ["mine.yaml"]),
+        ("system: generalist", "system: generalst", ["line 2", "did you mean 'generalist'"]),
+        ("held_out: 0", "held_uot: 0", ["line 5", "did you mean 'held_out'"]),
+        ("held_out: 0", "held_out: 1.5", ["line 5", "held_out"]),
+        ("steps: 2", "steps: 0", ["line 8", "steps"]),
+        ("steps: 2", "steps: two", ["line 8", "steps"]),
+        ("depth: 1", "depth: -1", ["line 2", "depth"]),
+        ("depth: 1", "depth: two", ["line 2", "depth"]),
+        ("heads: 1", "heads: 3", ["line 2", "heads"]),
+        ("kind: bytes", "file: nowhere.json", ["nowhere.json"]),
+        ("training: {", "training: [", ["line 8"]),
+    ],
+)  # fmt: skip
+def test_of_a_recipe_or_its_files(polytask, work, old, new, sentences):
+    assert old in RECIPE
+    (work / "recipe.yaml").write_text(RECIPE.replace(old, new))
+    refused(polytask("train", work / "recipe.yaml", "--out", work / "run"), *sentences)
+    assert not list((work / "run").glob("checkpoints/*"))
+
+
+def test_a_file_one_may_not_read(polytask, work):
+    (work / "lines.txt").chmod(0)
+    if os.access(work / "lines.txt", os.R_OK):
+        pytest.skip("this user may read everything")
+    refused(polytask("train", work / "recipe.yaml", "--out", work / "run"), "lines.txt", "permission")
+
+
+def test_a_broken_row_in_a_hundred_is_counted_named_and_passed_over(polytask, work, caplog):
+    rows = [json.dumps({"text": f"Line {number} of a text to learn from."}).encode() for number in range(150)]
+    (work / "lines.jsonl").write_bytes(b"\n".join([*rows[:7], b'{"text": "\xff"}', *rows[7:]]))
+    (work / "recipe.yaml").write_text(RECIPE.replace("lines.txt", "lines.jsonl"))
+    result = polytask("train", work / "recipe.yaml", "--out", work / "run")
+    assert result.exit_code == 0, result.stderr
+    assert "1 of 151 rows" in caplog.text
+    assert "lines.jsonl line 8: not UTF-8" in caplog.text
+
+
+@pytest.fixture
+def model(trained, tmp_path):
+    """A copy of a good checkpoint, to break."""
+    run, _ = trained
+    return shutil.copytree(run / "model", tmp_path / "model")
+
+
+def ask(polytask, model):
+    return polytask("classify", model, "This soup is awful.", "--labels", "good", "bad")
+
+
+def test_a_damaged_checkpoint(polytask, model):
+    weights = model / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-5] ^= 1
+    weights.write_bytes(data)
+    refused(ask(polytask, model), "model.safetensors")
+    weights.write_bytes(data[: len(data) // 2])
+    refused(ask(polytask, model), "model.safetensors")
+    weights.unlink()
+    refused(ask(polytask, model), "model.safetensors")
+
+
+def test_a_pickle_is_refused(polytask, model):
+    (model / "model.safetensors").rename(model / "pytorch_model.bin")
+    refused(ask(polytask, model), "pytorch_model.bin", "pickle", "safetensors")
+    refused(ask(polytask, model / "pytorch_model.bin"), "pickle")
+
+
+def test_a_tokenizer_of_another_model(polytask, model, tmp_path):
+    (tmp_path / "other.txt").write_text("Quite other words stand here, and none of them was ever seen.\n" * 50)
+    made = polytask("tokenizer", "train", tmp_path / "other.txt", "--size", 330, "--out", model / "tokenizer.json")
+    assert made.exit_code == 0, made.stderr
+    refused(ask(polytask, model), "tokenizer.json")
+
+
+def test_what_is_no_checkpoint(polytask, work):
+    for path in (work / "nowhere", work, work / "lines.txt"):
+        refused(polytask("generate", path, "Once"), str(path.name))
+
+
+def test_a_text_longer_than_the_context(polytask, trained):
+    run, _ = trained
+    refused(polytask("generate", run, "great " * 400), "64")
+    long = polytask("classify", run, "great " * 400, "--labels", "good", "bad")
+    assert long.exit_code == 2
