@@ -10,6 +10,7 @@ An opener that a tokenizer of another project does not know is left out, as its 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -58,6 +59,17 @@ class _Piece(NamedTuple):
     target: bool
 
 
+class _Shape(NamedTuple):
+    """What documents with the same kinds of segments have in common; the name of a text is None.
+
+    answers: which piece is the first predicted one, and which begins the last answer (both `len` where there is none).
+    """
+
+    names: tuple[str | None, ...]
+    targets: tuple[bool, ...]
+    answers: tuple[int, int]
+
+
 def encode(segments: "Sequence[Segment]", tokenizer: "TextTokenizer") -> Encoded:
     """One document. Raises TokenizerError where a text cannot be encoded."""
     return encode_many([segments], tokenizer)[0]
@@ -73,34 +85,23 @@ def encode_many(documents: "Sequence[Sequence[Segment]]", tokenizer: "TextTokeni
 
 def encode_documents(documents: "Sequence[Sequence[Segment]]", tokenizer: "TextTokenizer") -> Documents:
     """Many documents joined, without a loop over tokens. Raises TokenizerError where a text cannot be encoded."""
-    layouts = [_layout(segments) for segments in documents]
-    pieces = [piece for layout in layouts for piece in layout]
-    encoded = iter(tokenizer.encode_lists([text for _, text, _ in pieces if text is not None]))
+    shapes = [_shape(tuple([(segment.role, segment.target) for segment in segments])) for segments in documents]
+    encoded = iter(tokenizer.encode_lists([segment.text for segments in documents for segment in segments]))
     special = _ids_by_name(tokenizer)
-    parts = [next(encoded) if name is None else special.get(name, _NOTHING) for name, _, _ in pieces]
+    names = chain.from_iterable(shape.names for shape in shapes)
+    parts = [next(encoded) if name is None else special.get(name, _NOTHING) for name in names]
     sizes = np.fromiter(map(len, parts), np.int64, len(parts))
     ends = np.concatenate([[0], np.cumsum(sizes)])
-    counts = np.fromiter(map(len, layouts), np.int64, len(layouts))
+    counts = np.fromiter((len(shape.names) for shape in shapes), np.int64, len(shapes))
     piece_starts = np.cumsum(counts) - counts
     starts, lengths = ends[piece_starts], ends[piece_starts + counts] - ends[piece_starts]
-    marks = np.array([_answers(layout) for layout in layouts], dtype=np.int64).reshape(-1, 2)
+    marks = np.array([shape.answers for shape in shapes], dtype=np.int64).reshape(-1, 2)
     firsts = np.where(marks[:, 0] < counts, ends[piece_starts + marks[:, 0]] - starts, lengths)
     openers = np.where(marks[:, 0] < counts, ends[piece_starts + marks[:, 1]] - starts - 1, 0)
-    target = np.fromiter((piece.target for piece in pieces), bool, len(pieces))
+    target = np.fromiter(chain.from_iterable(shape.targets for shape in shapes), bool, len(parts))
     plain = all(len(segments) == 1 and segments[0].target and segments[0].role is None for segments in documents)
     ids = np.fromiter(chain.from_iterable(parts), np.int32, int(ends[-1]))
     return Documents(ids, np.repeat(target, sizes), lengths, np.maximum(openers, 0), firsts, plain)
-
-
-def _answers(layout: "list[_Piece]") -> tuple[int, int]:
-    """Which piece is the first predicted one and which begins the last answer (both `len` where there is none)."""
-    first = last = len(layout)
-    before = False
-    for index, piece in enumerate(layout):
-        if piece.target and not before:
-            first, last = min(first, index), index
-        before = piece.target
-    return first, last
 
 
 def prompt_ids(segments: "Sequence[Segment]", tokenizer: "TextTokenizer") -> list[int]:
@@ -117,7 +118,7 @@ def prefix_length(segments: "Sequence[Segment]", tokenizer: "TextTokenizer") -> 
     as in training; of a plain text all that is given."""
     layout = _prompt_layout(segments)
     plain = len(segments) == 1 and segments[0].target and segments[0].role is None
-    return len(_ids(layout if plain else layout[: _answers(layout)[0]], tokenizer))
+    return len(_ids(layout if plain else layout[: _answers([piece.target for piece in layout])[0]], tokenizer))
 
 
 def _prompt_layout(segments: "Sequence[Segment]") -> list[_Piece]:
@@ -195,21 +196,36 @@ def _next_opener(segments: "Sequence[Segment]") -> str:
 
 
 def _layout(segments: "Sequence[Segment]") -> list[_Piece]:
-    layout: list[_Piece] = []
+    shape = _shape(tuple([(segment.role, segment.target) for segment in segments]))
+    texts = (segment.text for segment in segments)
+    return [_Piece(name, next(texts) if name is None else None, t) for name, t in zip(shape.names, shape.targets)]
+
+
+@lru_cache(maxsize=1024)
+def _shape(segments: tuple[tuple[str | None, bool], ...]) -> _Shape:
+    """The layout of segments, (role, target) of each."""
+    pieces: list[tuple[str | None, bool]] = []
     asked = False  # is there a given part that the next target answers?
-    for index, segment in enumerate(segments):
-        if segment.role is not None:
-            layout.append(_special_piece(f"<|{segment.role}|>"))
+    for index, (role, target) in enumerate(segments):
+        if role is not None:
+            pieces.append((f"<|{role}|>", False))
             asked = True
-        elif segment.target:
-            layout.append(_special_piece("<|answer|>" if asked else "<|text|>"))
-        elif not index or segments[index - 1].target or segments[index - 1].role is not None:
-            layout.append(_special_piece("<|task|>"))
+        elif target:
+            pieces.append(("<|answer|>" if asked else "<|text|>", False))
+        elif not index or segments[index - 1][1] or segments[index - 1][0] is not None:
+            pieces.append(("<|task|>", False))
             asked = True
-        layout.append(_Piece(None, segment.text, segment.target))
+        pieces.append((None, target))
         # An earlier answer of the assistant that is not learnt from still ends as the model always saw it end; the
         # very last one stays open, for a prompt may begin the answer.
-        closes = segment.role == "assistant" and index + 1 < len(segments)
-        if segment.target or closes:
-            layout.append(_special_piece("<|end|>", segment.target))
-    return layout
+        closes = role == "assistant" and index + 1 < len(segments)
+        if target or closes:
+            pieces.append(("<|end|>", target))
+    targets = tuple(target for _, target in pieces)
+    return _Shape(tuple(name for name, _ in pieces), targets, _answers(targets))
+
+
+def _answers(targets: Sequence[bool]) -> tuple[int, int]:
+    """As `_Shape.answers`."""
+    begins = [i for i, target in enumerate(targets) if target and not (i and targets[i - 1])]
+    return (begins[0], begins[-1]) if begins else (len(targets), len(targets))
