@@ -163,9 +163,13 @@ def transformers(size: Size, precision: str, tick: Tick) -> None:
 
 
 def contender(name: str, options: argparse.Namespace) -> Callable[[Tick], None]:
-    """What trains under that name, its libraries already imported."""
+    """What trains under that name, all that it needs already imported: `_dynamo` is what torch's optimizers import."""
+    import torch._dynamo
+
     size, precision, compiled = SIZES[options.size], options.precision, "compiled" in name
     if name.startswith("polytask"):
+        import polytask.training.trainer  # noqa: F401
+
         return lambda tick: ours(size, precision, tick, compiled)
     if name.startswith("nanoGPT"):
         return lambda tick: nanogpt(size, precision, tick, options.nanogpt, compiled)
