@@ -109,6 +109,21 @@ def test_every_training_field_can_be_said_and_arrives():
     assert (config.evaluate_every, config.keep_best, config.best, config.patience) == (30, "bleu", "highest", 3)
 
 
+@pytest.mark.parametrize(
+    ("said", "mode"),
+    [
+        ("{}", "lowest"),
+        ("{metric: validation_loss/pairs}", "lowest"),
+        ("{metric: text/bits_per_byte}", "lowest"),
+        ("{metric: multi30k/bleu}", "highest"),
+        ("{metric: glossary/exact_match}", "highest"),
+        ("{metric: a/b, mode: lowest}", "lowest"),
+    ],
+)
+def test_the_best_is_the_highest_of_a_score_and_the_lowest_of_a_loss(path, said, mode):
+    assert load_recipe(path, [f"evaluation.keep_best={said}"]).training_config().best == mode
+
+
 def test_precision_auto_is_what_the_machine_says(path):
     assert load_recipe(path).training_config().precision == "float32"
     assert load_recipe(path).training_config("bfloat16").precision == "bfloat16"

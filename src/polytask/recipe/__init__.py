@@ -128,7 +128,7 @@ class Recipe(Section):
             "evaluate_every": evaluation.every,
             "patience": evaluation.patience,
             "keep_best": best.metric if best else None,
-            "best": best.mode if best else "lowest",
+            "best": best.best if best else "lowest",
         }
         if self.training.precision == "auto":
             derived["precision"] = precision or "float32"

@@ -1,5 +1,6 @@
 """What a recipe may say: every key, its default and the values it takes. `polytask.recipe` reads files into it."""
 
+import re
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -181,10 +182,18 @@ class EvaluationTask(Section):
 
 
 class KeepBest(Section):
-    """The checkpoint that is best by `metric`, "validation_loss" or "NAME/metric" of an evaluated task."""
+    """The checkpoint that is best by `metric`, "validation_loss" or "NAME/metric" of an evaluated task.
+
+    mode: unless said, "lowest" for losses and perplexities and "highest" for all others.
+    """
 
     metric: str = "validation_loss"
-    mode: Literal["lowest", "highest"] = "lowest"
+    mode: Literal["lowest", "highest"] | None = None
+
+    @property
+    def best(self) -> str:
+        lowest = re.search(r"(^|[/_])(loss|perplexity|bits_per_byte)(/|$)", self.metric)
+        return self.mode or ("lowest" if lowest else "highest")
 
 
 class Evaluation(Section):
