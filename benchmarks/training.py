@@ -164,7 +164,7 @@ def transformers(size: Size, precision: str, tick: Tick) -> None:
 
 def contender(name: str, options: argparse.Namespace) -> Callable[[Tick], None]:
     """What trains under that name, all that it needs already imported: `_dynamo` is what torch's optimizers import."""
-    import torch._dynamo
+    import torch._dynamo  # noqa: F401
 
     size, precision, compiled = SIZES[options.size], options.precision, "compiled" in name
     if name.startswith("polytask"):

@@ -52,7 +52,7 @@ def refused(result, *sentences):
         ("lines.txt", "pairs.jsonl", ["'text'", "source, target"]),
         (TEXT, "task: text, from: pairs.jsonl, columns: {text: sorce}", ["'sorce'", "source"]),
         (TEXT, "task: texts, from: lines.txt", ["'texts'", "did you mean 'text'"]),
-        (TEXT, "task: translation, from: pairs.jsonl, fields: {target_lang: germann}", ["germann", "did you mean 'german'"]),
+        (TEXT, "task: translation, from: pairs.jsonl, fields: {target_lang: germann}", ["did you mean 'german'"]),
         (TEXT, "task: mine.yaml, from: lines.txt", ["mine.yaml"]),
         ("system: generalist", "system: generalst", ["line 2", "did you mean 'generalist'"]),
         ("held_out: 0", "held_uot: 0", ["line 5", "did you mean 'held_out'"]),
