@@ -76,7 +76,7 @@ def activation_bytes(
     gated = isinstance(config.feedforward, GatedMLP)
     attention = (heads + 2 * kv_heads) * width * 2 + heads * width  # projected, laid out by head, mixed
     attention += heads * length if length <= KEPT else 0  # probabilities, on a CPU
-    feedforward = inner * (4 if gated else 2)
+    feedforward = inner * (2 if gated else 1)  # what is activated; the rest is computed again
     mixed = 4 if precision == "float32" else 4 + size  # a float32 stream, and its cast where precision is lower
     layer = size * (attention + feedforward) + mixed * 4 * config.dim
     layers = config.layers + config.encoder_layers

@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from polytask.nn.part import Part
 from polytask.nn.stacked import Stacked
@@ -65,7 +67,7 @@ class MLPLayer(nn.Module):
         self.down = nn.Linear(part.width, dim, bias=part.bias)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, T, D)
-        return self.down(self.activation(self.up(x)))
+        return _activated(self.up(x), self.activation, self.down)
 
 
 class GatedMLPLayer(nn.Module):
@@ -76,5 +78,39 @@ class GatedMLPLayer(nn.Module):
         self.down = nn.Linear(part.width, dim, bias=part.bias)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, T, D)
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
-        return self.down(self.activation(gate) * up)
+        return _activated(self.gate_up(x), self._gated, self.down)
+
+    def _gated(self, hidden: Tensor) -> Tensor:
+        gate, up = hidden.chunk(2, dim=-1)
+        return self.activation(gate) * up
+
+
+def _activated(hidden: Tensor, activation: Callable[[Tensor], Tensor], down: nn.Module) -> Tensor:
+    """down(activation(hidden)), which keeps `hidden` alone for the way back: activations are a third of what a layer
+    would keep, and soon computed again. A layer that surgery put in place of `down` goes its own way, as compilers do.
+    """
+    if type(down) is not nn.Linear or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return down(activation(hidden))
+    bias = None if down.bias is None else down.bias.to(hidden.dtype)
+    return _Down.apply(hidden, down.weight.to(hidden.dtype), bias, activation)  # type: ignore[no-any-return]
+
+
+class _Down(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden, weight, bias, activation):
+        ctx.activation = activation
+        ctx.save_for_backward(hidden, weight)
+        return F.linear(activation(hidden), weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        hidden, weight = ctx.saved_tensors
+        with torch.enable_grad():
+            hidden = hidden.detach().requires_grad_()
+            active = ctx.activation(hidden)
+        rows, wanted = grad.flatten(0, -2), ctx.needs_input_grad
+        d_weight = rows.mT @ active.detach().flatten(0, -2) if wanted[1] else None
+        d_bias = rows.sum(0) if wanted[2] else None
+        (d_hidden,) = torch.autograd.grad(active, hidden, grad @ weight)
+        return d_hidden, d_weight, d_bias, None
