@@ -14,6 +14,10 @@ The command line prints the sentence and exits with code 2; nothing else about i
 """
 
 
+class Notice(UserWarning):
+    """Something that a user should know and that stops nothing; the command line prints it as a note."""
+
+
 class Error(Exception):
     """Base of all errors a user can cause: the message says what is wrong, where, and what to do."""
 

@@ -9,12 +9,12 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 
 from polytask import runtime
-from polytask.errors import ConfigError, TaskError
+from polytask.errors import ConfigError, Notice, TaskError
 from polytask.inference.engine import Engine
 from polytask.inference.handle import Handle
 from polytask.inference.sampling import Sampling
@@ -42,7 +42,7 @@ class Answer:
     probabilities: dict[str, float] = field(default_factory=dict)
 
 
-class TruncationWarning(UserWarning):
+class TruncationWarning(Notice):
     """A text was longer than the model reads, and was cut as asked."""
 
 
@@ -94,7 +94,8 @@ class Model:
         """Writes a checkpoint folder that `load` reads. Raises CheckpointError where that cannot be done."""
         if any(tensor.dtype == torch.int8 for tensor in self.network.buffers()):
             raise ConfigError("A model in int8 cannot be saved; load it without int8 and save that.")
-        write_folder(path, self.network, self.tokenizer, card=card, about=self.about)
+        own = {name: source for name, task in self.tasks.items() if (source := getattr(task, "source", ""))}
+        write_folder(path, self.network, self.tokenizer, card=card, about=self.about, tasks=own)
 
     @property
     def config(self) -> TransformerConfig:
@@ -179,7 +180,7 @@ class Model:
                 from polytask.registry import nearest
 
                 raise ConfigError(f"sampling: there is no '{name}': {nearest(name, known)}")
-        free = {} if task.name not in SAMPLED or dials.get("beam_size", 1) > 1 or "temperature" in dials else FREE
+        free = {} if task.name not in SAMPLED or dials.get("beam_size", 1) != 1 or "temperature" in dials else FREE
         return Sampling(**{**free, **dials})
 
     # Answerer
@@ -209,9 +210,11 @@ class Model:
         least, context = 1 if room is None else room, self.config.context_length
         if max(len(ids) + least, len(encoder_ids or [])) > context:
             if self.truncate is None:
+                answer = f", and an answer of {room}," if room else ""
                 raise ConfigError(
-                    f"The text has {max(len(ids), len(encoder_ids or []))} tokens, but this model reads {context}, "
-                    "answer included: shorten it, or let it be cut with truncate='right' (--truncate right)."
+                    f"The text has {max(len(ids), len(encoder_ids or []))} tokens{answer} but this model reads "
+                    f"{context}, answer included: shorten it, or let it be cut with truncate='right' "
+                    "(--truncate right)."
                 )
             wanted = min(sampling.max_tokens, context // 4) if room is None else room
             longer = len(ids) + wanted if encoder_ids is None else len(encoder_ids)
@@ -292,11 +295,16 @@ class Model:
 
     def infill(self, text: str, **dials: Any) -> Any:
         """The text with its marks [1], [2], ... filled in."""
-        from polytask.tasks.builtin.infilling import MARK, fill
+        from polytask.tasks.builtin.infilling import MARK
 
         if not MARK.search(text):
             raise TaskError("Task 'infilling': mark what is to be filled in by [1], [2], ... in the text.")
         answers = self.ask("infilling", {"masked": text}, **dials)
-        if isinstance(answers, list):
-            return [fill(text, cast("dict[str, str]", answer)) for answer in answers]
-        return replace(answers, value=fill(text, answers.value)) if isinstance(answers, Answer) else fill(text, answers)
+        filled = [_filled(text, answer) for answer in (answers if isinstance(answers, list) else [answers])]
+        return filled if isinstance(answers, list) else filled[0]
+
+
+def _filled(text: str, answer: Any) -> Any:
+    from polytask.tasks.builtin.infilling import fill
+
+    return replace(answer, value=fill(text, answer.value)) if isinstance(answer, Answer) else fill(text, answer)

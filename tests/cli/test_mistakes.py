@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 
 import pytest
 
@@ -136,3 +137,73 @@ def test_a_text_longer_than_the_context(polytask, trained):
     refused(polytask("generate", run, "great " * 400), "64")
     long = polytask("classify", run, "great " * 400, "--labels", "good", "bad")
     assert long.exit_code == 2
+
+
+def test_what_is_no_model_is_not_written_over(polytask, work, trained):
+    mine = work / "run" / "model"
+    mine.mkdir(parents=True)
+    (mine / "user.py").write_text("precious")
+    refused(polytask("train", work / "recipe.yaml", "--out", work / "run"), "would remove")
+    assert (mine / "user.py").read_text() == "precious"
+    import polytask as pt
+    from polytask.errors import CheckpointError
+
+    model = pt.load(str(trained[0]))
+    for path in (mine, work / "lines.txt"):
+        with pytest.raises(CheckpointError, match="choose another place"):
+            model.save(path)
+    assert (work / "lines.txt").read_text().startswith("A line")
+    model.save(work / "new")
+    model.save(work / "new")  # its own folder may be replaced
+
+
+@pytest.mark.parametrize("out", ["/proc/nowhere/run", "lines.txt/run"])
+def test_a_place_that_cannot_be_written(polytask, work, out):
+    refused(polytask("train", work / "recipe.yaml", "--out", work / out))
+
+
+def test_a_disk_that_is_full_before_the_first_checkpoint(polytask, work):
+    disk = work / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "none", str(disk)], capture_output=True).returncode:
+        pytest.skip("this machine does not let us mount")
+    try:
+        refused(polytask("train", work / "recipe.yaml", "--out", disk / "run"), "disk is full")
+        refused(polytask("tokenizer", "train", work / "lines.txt", "--size", 400, "--out", disk / "t.json"))
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_network_that_memory_cannot_hold(polytask, work):
+    large = ["training.context_length=1000000", "training.batch_rows=1000"]
+    refused(polytask("train", work / "recipe.yaml", "--out", work / "run", "--set", *large), "GiB", "activations")
+
+
+@pytest.mark.parametrize("words", [["--limit", 0], ["--limit", -3], ["--shots", -1]])
+def test_numbers_out_of_range(polytask, trained, work, words):
+    result = polytask("eval", trained[0], "--task", "text", "--data", work / "lines.txt", *words)
+    assert result.exit_code == 2
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("words", [["--lr", -1], ["--epochs", "nan"], ["--epochs", 0], ["--steps", 0]])
+def test_numbers_of_tuning_out_of_range(polytask, trained, work, words):
+    tuned = ["tune", trained[0], "--task", "text", "--data", work / "lines.txt", "--out", work / "tuned"]
+    refused(polytask(*tuned, *words), words[0])
+
+
+def test_a_data_folder_that_is_not_there(polytask, work):
+    refused(polytask("data", "prepare", work / "recipe.yaml", "--data-dir", work / "nowhere"), "nowhere")
+
+
+def test_resuming_with_another_recipe_says_what_it_was(polytask, work):
+    recipe = [work / "recipe.yaml", "--out", work / "run"]
+    assert polytask("train", *recipe, "--set", "data.sources.0.limit=15").exit_code == 0
+    changed = polytask("train", *recipe, "--resume", "--set", "data.sources.0.limit=20")
+    refused(changed, "it said 'limit: 15', and now it says 'limit: 20'")
+
+
+def test_resuming_what_never_began_says_so(polytask, work):
+    result = polytask("train", work / "recipe.yaml", "--out", work / "never", "--resume")
+    assert result.exit_code == 0, result.stderr
+    assert "never holds no checkpoint to go on from" in result.stderr

@@ -145,3 +145,36 @@ def test_merging_needs_adapters(polytask, trained, turned):
     result = polytask("tune", run, "--task", "classification", "--data", turned, "--merge")
     assert result.exit_code == 2
     assert "--lora" in result.stderr
+
+
+def test_own_tasks_stay_with_a_model_wherever_it_goes(polytask, folder, tmp_path):
+    """Trained on, tuned on something else, saved again."""
+    rows = [{"line": f"This {thing} is fine.", "mood": "good"} for thing in ("soup", "song", "day", "book")] * 5
+    (tmp_path / "moods.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "mood.yaml").write_text('name: mood\nprompt: "Which mood? {line}"\ntarget: "{mood}"\n')
+    recipe = (
+        (folder / "recipe.yaml").read_text().replace("task: classification, from: rows", "task: mood.yaml, from: moods")
+    )
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    steps = ["--set", "training.steps=2"]
+    made = polytask("train", tmp_path / "recipe.yaml", "--out", tmp_path / "run", *steps)
+    assert made.exit_code == 0, made.stderr
+    assert f"polytask ask {tmp_path}/run/model mood --line ..." in made.stdout
+    words = ["--task", "classification", "--data", folder / "rows.jsonl", "--steps", 2, "--out", tmp_path / "tuned"]
+    tuned = polytask("tune", tmp_path / "run", *words)
+    assert tuned.exit_code == 0, tuned.stderr
+    import polytask as pt
+
+    pt.load(str(tmp_path / "tuned")).save(tmp_path / "saved")
+    for model in ("run", "tuned", "saved"):
+        asked = polytask("ask", tmp_path / model, "mood", "--line", "This soup is fine.", "--max-tokens", 3)
+        assert asked.exit_code == 0, asked.stderr
+
+
+def test_a_checkpoint_says_how_many_steps_it_has_seen(polytask, folder, tmp_path):
+    words = ["--set", "training.steps=6", "training.save_every=2", "training.keep=3", "evaluation.every=0"]
+    assert polytask("train", folder / "recipe.yaml", "--out", tmp_path / "run", *words).exit_code == 0
+    for step in (2, 4, 6):
+        checkpoint = tmp_path / "run" / "checkpoints" / f"step-{step:06d}"
+        assert json.loads(polytask("show", checkpoint, "--json").stdout)["steps"] == step
+        assert f"in {step} steps" in (checkpoint / "README.md").read_text()

@@ -130,6 +130,15 @@ def test_shots_come_from_others_and_depend_on_seed_and_place_alone():
     assert other.prompts != again.prompts
 
 
+def test_the_asked_example_is_no_shot_however_its_file_writes_it():
+    """An answer that stands alone, or as in SQuAD, is made a list before it is asked about."""
+    rows = [row | {"answers": {"text": row["answers"], "answer_start": [0]}} for row in questions(4)]
+    asked = Scripted(lambda prompt, sample: "0")
+    evaluate(asked, get_task("answering"), rows, shots=3, shot_examples=rows)
+    for row, prompt in zip(rows, asked.prompts):
+        assert all(row["question"] not in segment.text for segment in prompt[:-1])
+
+
 def test_shots_are_drawn_evenly():
     rows = questions(6)
     counts = dict.fromkeys(range(6), 0)

@@ -27,6 +27,12 @@ GOOD = {
         "from fractions import Fraction\nassert f(12345) == [12345 ** 99, float('inf'), 1j, Fraction(1, 3)]",
     ),
     "an argument changed in place": ("def f(x): x.sort()", "a = [3, 1, 2]\nassert f(a) is None\nassert a == [1, 2, 3]"),
+    "an argument by name changed in place": ("def f(xs): xs.sort()", "a = [3, 1, 2]\nf(xs=a)\nassert a == [1, 2, 3]"),
+    "dates and ranges": (
+        "import datetime\ndef f(x): return [datetime.date(2020, 1, x), range(x)]",
+        "import datetime\nassert f(3) == [datetime.date(2020, 1, 3), range(3)]",
+    ),
+    "a module that its tests use too": ("import math\ndef f(x): return math.pi", "assert math.isclose(f(1), math.pi)"),
     "a class": (
         "class Stack:\n    def __init__(self): self.items = []\n    def push(self, x): self.items.append(x)\n"
         "    def __len__(self): return len(self.items)\n    def __getitem__(self, i): return self.items[i]\n",
@@ -116,6 +122,8 @@ CHEATS = {
     ),
     "sends nonsense": ("import os\ndef f(x):\n    for i in range(3, 30):\n        try: os.write(i, b'{' * 99999)\n"
                        "        except OSError: pass", TEST),
+    "names a module that exits": ("import types\ndef f(x): return types.ModuleType('idlelib.idle')", TEST),
+    "is a module that exits": ("import types\nf = types.ModuleType('idlelib.idle')", TEST),
     "does not define it": ("def g(x): return 2", TEST),
     "is not Python": ("def f(:", TEST),
     "is wrong": ("def f(x): return x", TEST),

@@ -113,7 +113,7 @@ def test_training_an_adapter(tmp_path):
     adapters.apply(net, LoRA(rank=4))
     config = TrainingConfig(30, lr=3e-2, log_every=10)
 
-    def save(folder, weights):
+    def save(folder, weights, step):
         adapters.save(folder, net, weights)
 
     def losses(steps, resume=False):

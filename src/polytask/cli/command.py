@@ -1,5 +1,6 @@
 """What all verbs share: options with several values, and errors as one sentence."""
 
+import errno
 import os
 import sys
 import warnings
@@ -43,13 +44,24 @@ class Verb(TyperCommand):
         except Error as error:
             typer.echo(f"Error: {error}", err=True)
             raise typer.Exit(2) from None
+        except OSError as error:
+            if isinstance(error, BrokenPipeError):
+                # The reader of a pipe (head, less) has left; what python still holds would complain when it is flushed.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                raise typer.Exit(0) from None
+            typer.echo(f"Error: {_disk(error)}", err=True)
+            raise typer.Exit(2) from None
         except KeyboardInterrupt:
             typer.echo("Stopped.", err=True)
             raise typer.Exit(130) from None
-        except BrokenPipeError:
-            # The reader of a pipe (head, less) has left; what python still holds would complain when it is flushed.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(0) from None
+
+
+def _disk(error: OSError) -> str:
+    """What the file system refused, and what to do."""
+    where = f"{error.filename}: " if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{where}the disk is full. Free some space or choose another place; what was saved before is untouched."
+    return f"{where}{error.strerror or error}. Choose another place, or make this one accessible."
 
 
 def _warn(message: Any, category: type[Warning], *_: Any, **__: Any) -> None:

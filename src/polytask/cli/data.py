@@ -17,8 +17,8 @@ app = typer.Typer(help="Look at a recipe's data, or prepare it.", no_args_is_hel
 def show(
     recipe: RECIPE,
     changes: SET = None,
-    rows: Annotated[int, typer.Option(help="How many rows.")] = 3,
-    step: Annotated[int, typer.Option(help="Of which training step.")] = 0,
+    rows: Annotated[int, typer.Option(help="How many rows.", min=1)] = 3,
+    step: Annotated[int, typer.Option(help="Of which training step.", min=0)] = 0,
     data_dir: DATA_DIR = None,
 ) -> None:
     """Print packed rows as the model sees them: what it learns to write, and what it is only given."""

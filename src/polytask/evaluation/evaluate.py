@@ -67,7 +67,8 @@ def evaluate(
     if not task.metric_names:
         report = _predict(answerer, task, rows, shots, seed, progress, intervals)
     else:
-        asked = _ask(task, rows, draw_shots(rows, shots, shot_examples, seed))
+        pool = [check(task, example) for example in shot_examples] if shots else []
+        asked = _ask(task, rows, draw_shots(rows, shots, pool, seed))
         _check_references(task, rows)
         _answer(answerer, task, asked, sampling, batch, progress)
         report = _judge(task, asked, seed, intervals)

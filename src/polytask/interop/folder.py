@@ -56,6 +56,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     All files are checksummed and flushed to disk first. A full disk is a CheckpointError; what stood at `path` stays.
     """
     path = Path(path)
+    check_replaceable(path)
     fresh, old = path.with_name(f".{path.name}.new-{os.getpid()}"), path.with_name(f".{path.name}.old-{os.getpid()}")
     try:
         shutil.rmtree(fresh, ignore_errors=True)
@@ -76,6 +77,13 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def check_replaceable(path: Path) -> None:
+    """Raises CheckpointError where writing a folder at `path` would take the place of what is not polytask's."""
+    if path.exists() and not (path / "checksums.json").is_file() and not (path.is_dir() and not any(path.iterdir())):
+        what = "holds other files than a model's" if path.is_dir() else "is a file"
+        raise CheckpointError(f"{path} {what}, which saving there would remove; choose another place.")
 
 
 def write_checksums(folder: Path) -> None:
@@ -101,8 +109,8 @@ def verify(folder: Path) -> None:
     if not listing.exists():
         raise CheckpointError(f"{folder} has no checksums.json: writing it never ended. Use an earlier checkpoint.")
     try:
-        sums = json.loads(listing.read_text())
-    except ValueError:
+        sums = dict(json.loads(listing.read_text()))
+    except (ValueError, TypeError):
         raise CheckpointError(f"{listing} is damaged. Use an earlier checkpoint or copy the folder anew.") from None
     for name, expected in sums.items():
         file = folder / name

@@ -81,6 +81,8 @@ class Assembly:
 
 def read_recipe(name: str, changes: Sequence[str], data_dir: Path | None = None) -> Recipe:
     """The recipe with changes; `data_dir` replaces the folder in which its data lies. Raises ConfigError."""
+    if data_dir is not None and not data_dir.expanduser().is_dir():
+        raise ConfigError(f"--data-dir {data_dir}: there is no such folder.")
     folder = [f"data.folder={json.dumps(str(data_dir.expanduser().resolve()))}"] if data_dir else []
     recipe = load_recipe(name, [*changes, *folder])
     if recipe.data.folder is not None:

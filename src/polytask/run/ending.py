@@ -15,16 +15,16 @@ def next_commands(model: Path, tasks: Iterable[str] = ()) -> list[str]:
     folder = shlex.quote(str(model))
     task = next(iter(tasks), "translation")
     return [
-        f"polytask ask {folder} {task} {_fields(task)}",
+        f"polytask ask {folder} {task} {_fields(model, task)}",
         f"polytask eval {folder} --task {task} --data FILE",
         f"polytask show {folder}",
     ]
 
 
-def _fields(task: str) -> str:
-    from polytask.tasks import get_task
+def _fields(model: Path, task: str) -> str:
+    from polytask.run.source import find_task
 
-    return " ".join(f"--{name} ..." for name, field in get_task(task).fields.items() if field.required)
+    return " ".join(f"--{name} ..." for name, field in find_task(str(model), task).fields.items() if field.required)
 
 
 def print_ending(result: Result) -> None:

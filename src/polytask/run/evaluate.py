@@ -41,7 +41,7 @@ def evaluate(
 
     folder = locate(model_path)
     generated = data in GENERATORS
-    wanted = limit or (GENERATED if generated else None)
+    wanted = GENERATED if limit is None and generated else limit
     most = None if wanted is None else wanted + (POOL if shots else 0)
     words: dict[str, Any] = {"split": "test"} if generated else {}
     spec = source(model_path, task_name, data, columns, fields, limit=most, **words)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from polytask import runtime
 from polytask.errors import DataError
@@ -10,6 +11,9 @@ from polytask.plan import Derived, Plan, measured_rate, plan
 from polytask.recipe import Recipe
 from polytask.run.assembly import config_of, read_recipe, tokenizer_of
 from polytask.tokenizers.text import SPECIAL
+
+if TYPE_CHECKING:
+    import torch
 
 
 def plan_recipe(
@@ -22,19 +26,25 @@ def plan_recipe(
     precision = runtime.pick_precision(training.precision, device)
     config, vocabulary = _config(loaded)
     rows = max(1, loaded.batch_rows // training.accumulate)
-    length = training.context_length
+    rate = measured_rate(config, rows, training.context_length, precision, device) if measure else (0.0, "")
+    derived = (*_derived(loaded, config, precision, str(device)), *vocabulary, *_sizes(loaded, config))
+    return planned(loaded, config, device, rate=rate, derived=derived)
+
+
+def planned(recipe: Recipe, config: TransformerConfig, device: "torch.device", **words: Any) -> Plan:
+    """The plan of a recipe whose network is known; `words` are more of `plan`."""
+    training, length = recipe.training, recipe.training.context_length
     return plan(
         config,
-        tokens=loaded.steps * loaded.batch_rows * length * (2 if config.encoder_layers else 1),
-        rows=rows,
+        tokens=recipe.steps * recipe.batch_rows * length * (2 if config.encoder_layers else 1),
+        rows=max(1, recipe.batch_rows // training.accumulate),
         length=length,
-        precision=precision,
+        precision=runtime.pick_precision(training.precision, device),
         optimizer=training.optimizer,
         checkpointing=training.checkpointing,
         average=training.ema > 0,
-        rate=measured_rate(config, rows, length, precision, device) if measure else (0.0, ""),
-        derived=(*_derived(loaded, config, precision, str(device)), *vocabulary, *_sizes(loaded, config)),
         available=runtime.memory_bytes(device),
+        **words,
     )
 
 

@@ -1,5 +1,6 @@
 """polytask train: a recipe becomes a model."""
 
+import difflib
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -8,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from polytask import runtime
-from polytask.errors import ConfigError
-from polytask.interop.folder import write_model
+from polytask.errors import ConfigError, TrainingError
+from polytask.interop.folder import read_folder, write_model
 from polytask.models import cost
 from polytask.recipe import Recipe
 from polytask.run.assembly import Assembly, assemble, read_recipe
 from polytask.run.card import card
+from polytask.run.plan import planned
 from polytask.tasks import get_task
 from polytask.tokenizers.text import TextTokenizer
 from polytask.training.callbacks import Callback, Result
@@ -49,10 +51,18 @@ def train_recipe(
         tokenizer = _kept_tokenizer(out) if resume else None
         with Preparing(world.first) as progress:
             assembly = assemble(recipe, tokenizer=tokenizer, progress=progress)
+        if world.size == 1:
+            _expect_memory(assembly, device)
         if world.first:
             keep_recipe(assembly, out, resume)
         trainer = build_trainer(assembly, out, device, world, callbacks, samples)
         return trainer.run(resume=resume)
+
+
+def _expect_memory(assembly: Assembly, device: "torch.device") -> None:
+    """Raises TrainingError where a run cannot fit: on a CPU the system would end this process, or others, halfway."""
+    for note in planned(assembly.recipe, assembly.config, device).notes:
+        raise TrainingError(note)
 
 
 def build_trainer(
@@ -94,15 +104,16 @@ def saver(assembly: Assembly, network: Any) -> Any:
     recipe = assembly.recipe
     about = about_model(assembly)
     tasks = {}
+    if recipe.model.from_ is not None:
+        tasks = {file.stem: file.read_text(encoding="utf-8") for file in read_folder(recipe.model.from_).task_files}
     for source in recipe.sources():
         if isinstance(source.task, str) and source.task.endswith((".yaml", ".yml")):
             task = get_task(source.task)
             tasks[task.name] = Path(source.task).read_text(encoding="utf-8")
 
-    def save(folder: Path, weights: Mapping[str, "torch.Tensor"]) -> None:
-        write_model(
-            folder, network, assembly.tokenizer, card=card(about), about=about, tasks=tasks, weights=weights
-        )  # fmt: skip
+    def save(folder: Path, weights: Mapping[str, "torch.Tensor"], step: int) -> None:
+        said = about | {"steps": step}
+        write_model(folder, network, assembly.tokenizer, card=card(said), about=said, tasks=tasks, weights=weights)
 
     return save
 
@@ -120,7 +131,6 @@ def about_model(assembly: Assembly) -> dict[str, Any]:
         "name": assembly.recipe.name,
         "date": date.today().isoformat(),
         "parameters": cost.parameters(assembly.config),
-        "steps": assembly.recipe.steps,
         "tasks": sorted({item["task"] for item in data}),
         "data": data,
         "from": assembly.recipe.model.from_,
@@ -136,11 +146,13 @@ def keep_recipe(assembly: Assembly, out: Path, resume: bool) -> None:
     file, text = out / "recipe.yaml", assembly.recipe.dump()
     if resume and file.is_file():
         before, now = file.read_text().splitlines(), text.splitlines()
-        odd = [line.strip() for line in now if line not in before] or [ln.strip() for ln in before if ln not in now]
-        if odd:
-            raise ConfigError(
-                f"{out} began with another recipe: now it says '{odd[0]}'. Go on with {file}, or choose another --out."
-            )
+        for kind, i, j, k, m in difflib.SequenceMatcher(None, before, now, autojunk=False).get_opcodes():
+            if kind != "equal":
+                was, found = (" / ".join(map(str.strip, lines)) or "nothing" for lines in (before[i:j], now[k:m]))
+                raise ConfigError(
+                    f"{out} began with another recipe: it said '{was}', and now it says '{found}'. "
+                    f"Go on with {file}, or choose another --out."
+                )
         return
     if (out / "checkpoints").is_dir() and any((out / "checkpoints").iterdir()):
         return  # the trainer refuses, and nothing of the run that is there may change

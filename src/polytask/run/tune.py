@@ -43,8 +43,10 @@ class Tuning:
     def __post_init__(self) -> None:
         if self.merge and not self.lora:
             raise ConfigError("--merge adds adapters to the weights, and there are none without --lora.")
-        if self.epochs <= 0 or (self.steps is not None and self.steps < 1):
+        if not 0 < self.epochs < math.inf or (self.steps is not None and self.steps < 1):
             raise ConfigError("--steps must be at least 1 and --epochs above 0.")
+        if self.lr is not None and not 0 < self.lr <= 1e3:
+            raise ConfigError(f"--lr {self.lr:g} must be above 0, and at most 1,000.")
 
 
 def tune(
@@ -106,8 +108,8 @@ def _sized(assembly: Assembly, wish: Tuning) -> Assembly:
 def _merging(save: Any, network: Transformer, base: str) -> Any:
     """Saves whole models while adapters train, so that anyone can ask them; for a `base` the adapters beside."""
 
-    def merging(folder: Path, weights: Mapping[str, "torch.Tensor"]) -> None:
-        save(folder, adapters.merged_weights(network, weights))
+    def merging(folder: Path, weights: Mapping[str, "torch.Tensor"], step: int) -> None:
+        save(folder, adapters.merged_weights(network, weights), step)
         if base:
             adapters.save(folder / "adapter", network, weights, base)
 

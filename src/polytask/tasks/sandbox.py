@@ -9,8 +9,9 @@ What proves success: the tests run in another process, which alone can report, a
 A program that exits early, prints what it likes, replaces builtins or returns objects that equal everything has not
 answered the tests. Limits of that: the tests themselves are trusted; a test that asks a program's own object for its
 verdict (`assert obj.ok()`, or == between two objects of the program's classes) believes the answer; tests can lend a
-program values and functions but no objects of classes of their own, and cannot await its coroutines. Programs have one
-thread, no subprocess, no files and Python's standard library alone.
+program values and functions but no objects of classes of their own, and cannot await its coroutines; a list that an
+attribute of the program's object holds comes as a copy. Programs have one thread, no subprocess, no files and Python's
+standard library alone.
 """
 
 import contextlib

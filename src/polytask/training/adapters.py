@@ -213,6 +213,8 @@ def _read_config(folder: Path) -> LoRA:
         plain: dict[str, Any] = json.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{file} cannot be read: {error}") from None
+    if not isinstance(plain, dict):
+        raise CheckpointError(f"{file} describes no adapter; copy the folder anew.")
     if plain.get("peft_type") != "LORA":
         raise CheckpointError(f"{file} describes '{plain.get('peft_type')}'; polytask reads LORA adapters.")
     for name, neutral in UNSUPPORTED.items():

@@ -24,10 +24,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from polytask.errors import CheckpointError
+from polytask.errors import CheckpointError, Notice
 from polytask.interop.folder import atomic_folder, verify
 
-Save = Callable[[Path, Mapping[str, Tensor]], None]  # puts a model's files, with these weights, into an existing folder
+# Puts a model's files into an existing folder: (folder, weights, after how many steps).
+Save = Callable[[Path, Mapping[str, Tensor], int], None]
 
 
 @dataclass
@@ -56,15 +57,15 @@ class State:
     ema: dict[str, Tensor]
 
 
-def save_weights(folder: Path, weights: Mapping[str, Tensor]) -> None:
+def save_weights(folder: Path, weights: Mapping[str, Tensor], step: int) -> None:
     """The plainest `Save`: weights alone."""
     save_file(dict(weights), folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def write_model_folder(path: Path, save: Save, weights: Mapping[str, Tensor]) -> None:
+def write_model_folder(path: Path, save: Save, weights: Mapping[str, Tensor], step: int) -> None:
     """A model folder at `path`, atomically. Raises CheckpointError where the disk refuses."""
     with atomic_folder(path) as folder:
-        _write(lambda: save(folder, weights))
+        _write(lambda: save(folder, weights, step))
 
 
 def write_checkpoint(out: Path, state: State, save_model: Callable[[Path], None]) -> Path:
@@ -129,7 +130,7 @@ def newest_state(out: Path) -> tuple[Path, State] | None:
             faults.append(str(error))
             continue
         for message in faults:
-            warnings.warn(f"{message} Going on from {path.name}.", stacklevel=2)
+            warnings.warn(f"{message} Going on from {path.name}.", Notice, stacklevel=2)
         return path, state
     if faults:
         raise CheckpointError(f"No checkpoint of {out} can be read: " + " ".join(faults))

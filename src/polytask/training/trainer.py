@@ -1,6 +1,7 @@
 """The one loop. It knows batches, an objective and steps; what a batch means is the objective's business."""
 
 import time
+import warnings
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from polytask.data.batch import Batch
-from polytask.errors import CheckpointError, TrainingError
+from polytask.errors import CheckpointError, Notice, TrainingError
+from polytask.interop.folder import check_replaceable
 from polytask.training.callbacks import Callback, Record, Result, Stopped
 from polytask.training.checkpoint import (
     RunState,
@@ -148,6 +150,7 @@ class Trainer:
     def _begin(self, resume: bool) -> None:
         if self.world.first:
             self.out.mkdir(parents=True, exist_ok=True)
+            check_replaceable(self.out / "model")
             sweep(self.out)
         self.world.wait()
         there = checkpoints(self.out)
@@ -159,6 +162,8 @@ class Trainer:
         found = newest_state(self.out) if resume else None
         if found is not None:
             self._restore(*found)
+        elif resume and self.world.first:
+            warnings.warn(f"{self.out} holds no checkpoint to go on from; the run begins.", Notice, stacklevel=3)
 
     def _restore(self, path: Path, state: State) -> None:
         targets = self._tensors()
@@ -310,7 +315,7 @@ class Trainer:
 
     def _write_model(self, weights: Mapping[str, Tensor]) -> None:
         if self.world.first:
-            write_model_folder(self.out / "model", self.save, weights)
+            write_model_folder(self.out / "model", self.save, weights, self.state.step)
 
     def _save(self) -> None:
         start, config, keep = time.monotonic(), self.config, self.world.first
@@ -318,7 +323,7 @@ class Trainer:
         state = State(self.state, gather(self._tensors(), keep), gather(self.optimizer.state(), keep), ema)
         model = state.weights | gather(self._frozen(), keep) | ema
         if self.world.first:
-            path = write_checkpoint(self.out, state, lambda folder: self.save(folder, model))
+            path = write_checkpoint(self.out, state, lambda folder: self.save(folder, model, self.state.step))
             if not config.keep_best or self.state.best is None:
                 publish(path, self.out)
             prune(self.out, max(config.keep, config.average_last))

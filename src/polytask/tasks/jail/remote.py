@@ -7,6 +7,7 @@ tests' process: it can answer a question, rightly or wrongly, but not change who
 
 import builtins
 import collections
+import datetime
 import decimal
 import fractions
 import importlib
@@ -14,7 +15,6 @@ import json
 import operator
 import os
 import struct
-import sys
 import types
 from typing import Any
 
@@ -162,8 +162,8 @@ class End:
             if kind == "?":
                 self.answer(*rest)
             elif kind == "=":
-                for index, content in rest[1]:
-                    _replace(args[index], self.decode(content))
+                for place, content in rest[1]:
+                    _replace((kwargs if isinstance(place, str) else args)[place], self.decode(content))
                 return self.decode(rest[0])
             else:
                 raise self.raised(operation, *rest)
@@ -176,8 +176,10 @@ class End:
                     "the program reached into an object of the tests, which can lend it values and functions only"
                 )
             target, *args = self.decode(encoded)
-            result = OPERATIONS[operation](target, *args, **self.decode(named))
-            changed = [[i, self.encode(arg)] for i, arg in enumerate(args) if type(arg) in (list, dict, set, bytearray)]
+            kwargs = self.decode(named)
+            result = OPERATIONS[operation](target, *args, **kwargs)
+            places = [*enumerate(args), *kwargs.items()]
+            changed = [[place, self.encode(arg)] for place, arg in places if type(arg) in (list, dict, set, bytearray)]
             reply = ["=", self.encode(result), changed]
         except Exception as error:
             reply = ["!", self.encode(type(error)), _message(error)]
@@ -240,12 +242,16 @@ class End:
             return [kind.__name__, value.decode("latin-1")]
         if kind in (complex, decimal.Decimal, fractions.Fraction):
             return [kind.__name__, str(value)]
+        if kind in (datetime.date, datetime.time, datetime.datetime):
+            return [kind.__name__, value.isoformat()]
+        if kind is range:
+            return ["range", [value.start, value.stop, value.step]]
         if kind is Remote:
             return ["yours", value._number]
         return self.encode_object(value)
 
     def encode_object(self, value: Any) -> Any:
-        if isinstance(value, types.ModuleType):
+        if isinstance(value, types.ModuleType) and value.__name__ in MODULES:
             return ["module", value.__name__]
         if isinstance(value, type) and issubclass(value, BaseException):
             if getattr(builtins, value.__name__, None) is value:
@@ -286,7 +292,9 @@ class End:
                 self.remotes[content] = Remote(self, content, rest[0] is True)
             return self.remotes[content]
         if tag == "module":
-            return importlib.import_module(content) if content.split(".")[0] in sys.stdlib_module_names else None
+            if content not in MODULES:
+                raise ValueError(content)
+            return importlib.import_module(content)
         kind = getattr(builtins, content if tag == "error" else rest[1])
         if not (isinstance(kind, type) and issubclass(kind, BaseException)):
             raise ValueError(kind)
@@ -308,7 +316,18 @@ LITERALS = {
     "complex": complex,
     "Decimal": decimal.Decimal,
     "Fraction": fractions.Fraction,
+    "date": datetime.date.fromisoformat,
+    "time": datetime.time.fromisoformat,
+    "datetime": datetime.datetime.fromisoformat,
+    "range": lambda parts: range(*parts),
 }
+# What a program imports may be used by its tests; any other module stays in its process, for importing runs code.
+MODULES = {
+    "abc", "array", "bisect", "calendar", "cmath", "collections", "collections.abc", "copy", "dataclasses", "datetime",
+    "decimal", "difflib", "enum", "fractions", "functools", "hashlib", "heapq", "inspect", "io", "itertools", "json",
+    "math", "numbers", "operator", "os", "random", "re", "secrets", "statistics", "string", "struct", "sys", "textwrap",
+    "time", "types", "typing", "unicodedata", "warnings",
+}  # fmt: skip
 
 
 def read_exactly(descriptor, size):
