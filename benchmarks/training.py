@@ -68,11 +68,13 @@ class Clock:
 
 
 def config_of(size: Size) -> Any:
+    """nanoGPT's network: GPT-3's without bands, and with the exact GELU in place of its tanh form."""
     from polytask.models.catalogue import build_config
+    from polytask.nn.feedforward import MLP
 
     return build_config(
         "gpt3", layers=size.layers, dim=size.dim, heads=size.heads, band=None, vocab_size=size.vocab,
-        context_length=size.context,
+        context_length=size.context, feedforward=MLP(4 * size.dim, activation="gelu", bias=True),
     )  # fmt: skip
 
 

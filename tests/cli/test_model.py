@@ -97,6 +97,19 @@ def test_evaluation_measures_what_is_right(polytask, trained, folder):
     assert "3 examples" in shown
 
 
+def test_evaluation_takes_some_rows_and_the_users_sampling(polytask, trained, folder):
+    words = ["eval", trained[0], "--task", "text", "--data", folder / "rows.jsonl", "--columns", "text=text"]
+    some = polytask(*words, "--where", "label=good", "--json")
+    assert some.exit_code == 0, some.stderr
+    assert json.loads(some.stdout)["examples"] == 30
+    none = polytask(*words, "--where", "label=better")
+    assert none.exit_code == 2
+    chat = ["eval", trained[0], "--task", "answering", "--data", folder / "rows.jsonl", "--limit", 3]
+    chat += ["--columns", "question=text", "answers=label", "--beam-size", 2, "--max-tokens", 4, "--json"]
+    sampled = json.loads(polytask(*chat).stdout)
+    assert sampled["reproduce"]["sampling"]["beam_size"] == 2
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

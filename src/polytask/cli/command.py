@@ -11,7 +11,7 @@ from typer.core import TyperCommand
 
 from polytask.errors import Error
 
-SPREADING = ("--set", "--columns")  # `--set a=1 b=2` means `--set a=1 --set b=2`
+SPREADING = ("--set", "--columns", "--where")  # `--set a=1 b=2` means `--set a=1 --set b=2`
 LISTS = ("--labels", "--choices")  # the same with any words
 
 

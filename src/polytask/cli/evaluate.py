@@ -1,31 +1,39 @@
 """polytask eval MODEL: how well a model does a task, with intervals."""
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from polytask.cli.ask import MODEL
 from polytask.cli.command import console, pairs
+from polytask.cli.sampling import with_sampling
 from polytask.cli.tune import COLUMNS, DATA, FIELDS, TASK
 
 
+@with_sampling
 def evaluate(
     model: MODEL,
     task: TASK,
     data: DATA,
     columns: COLUMNS = None,
     field: FIELDS = None,
+    where: Annotated[
+        list[str] | None, typer.Option(help="Only rows with this value in a column: lang=de ...", show_default=False)
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Examples at most.", show_default=False)] = None,
     shots: Annotated[int, typer.Option(help="Worked examples before each question.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    wish: Any = None,
 ) -> None:
     """Evaluate a model on a file of a task."""
     from polytask.run.evaluate import evaluate as run_evaluate
 
     named, shared = pairs(columns or [], "--columns"), pairs(field or [], "--field")
-    report = run_evaluate(model, task, data, named, shared, limit=limit, shots=shots, quiet=as_json)
-    if as_json:
+    report = run_evaluate(
+        model, task, data, named, shared, where=pairs(where or [], "--where"), limit=limit, shots=shots,
+        sampling=wish.sampling, loading=wish.loading, quiet=wish.as_json,
+    )  # fmt: skip
+    if wish.as_json:
         typer.echo(json.dumps(report.to_dict(), ensure_ascii=False, indent=1))
         return
     out = console()

@@ -31,10 +31,12 @@ BATCH = 64
 
 def evaluate(
     model_path: str, task_name: str, data: str, columns: Mapping[str, str], fields: Mapping[str, str], *,
-    limit: int | None = None, shots: int = 0, quiet: bool = False,
+    where: Mapping[str, str] | None = None, limit: int | None = None, shots: int = 0,
+    sampling: Mapping[str, Any] | None = None, loading: Mapping[str, Any] | None = None, quiet: bool = False,
 ) -> Report:  # fmt: skip
     """The report of a checkpoint on a user's file, or on the test split of "blocksworld".
 
+    sampling and loading: fields of Sampling and words of Model.load; greedy and as the model is, where not said.
     Raises an Error that says what is wrong with the model, the file or its rows; the file is read first.
     """
     from polytask.run.ask import open_model
@@ -43,16 +45,17 @@ def evaluate(
     generated = data in GENERATORS
     wanted = GENERATED if limit is None and generated else limit
     most = None if wanted is None else wanted + (POOL if shots else 0)
-    words: dict[str, Any] = {"split": "test"} if generated else {}
+    words: dict[str, Any] = {"split": "test"} if generated else {"where": dict(where or {})}
+    dials = Sampling(**(sampling or {}))
     spec = source(model_path, task_name, data, columns, fields, limit=most, **words)
     rows = list(read(spec))
-    model = open_model(str(folder), truncate="right")
+    model = open_model(str(folder), **{"truncate": "right", **(loading or {})})
     task = spec.task if not isinstance(spec.task, str) else get_task(spec.task)
     marks = {"data": spec.fingerprint(), "model": sha256(folder / "checksums.json")}
     with _bar(quiet) as progress, _counting_cuts() as cuts:
         report = evaluate_task(
-            model, task, rows, shots=shots, shot_examples=rows, limit=wanted, batch=BATCH, progress=progress,
-            fingerprints=marks,
+            model, task, rows, shots=shots, shot_examples=rows, limit=wanted, sampling=dials, batch=BATCH,
+            progress=progress, fingerprints=marks,
         )  # fmt: skip
     if cuts:
         report.notes.append("Prompts longer than the model reads lost the end of a text; the figures count them.")
