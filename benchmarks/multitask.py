@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import resource
+import shutil
 import statistics
 import sys
 import time
@@ -79,6 +80,7 @@ def run_one(asked: dict[str, Any]) -> None:
 
     watch = Watch()
     out = work / recipe.name
+    shutil.rmtree(out, ignore_errors=True)  # of a run that was cut off; its time would not be that of one run
     result = train_recipe(recipe, out, callbacks=[watch])
     wall, cpu = (end - begin for begin, end in zip(watch.begun, watch.ended))
     log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]

@@ -191,3 +191,28 @@ def test_a_checkpoint_says_how_many_steps_it_has_seen(polytask, folder, tmp_path
         checkpoint = tmp_path / "run" / "checkpoints" / f"step-{step:06d}"
         assert json.loads(polytask("show", checkpoint, "--json").stdout)["steps"] == step
         assert f"in {step} steps" in (checkpoint / "README.md").read_text()
+
+
+def test_a_long_conversation_forgets_its_oldest_turns(polytask, trained, monkeypatch, capsys):
+    """The model reads 64 tokens; a turn that alone is longer is refused, and the conversation goes on."""
+    from polytask.cli import shorthands
+    from polytask.model import Model
+
+    lines = iter(["This soup is great. " * 3, "This day is poor. " * 3, "word " * 300, "This song is fine. " * 3, ""])
+    asked = []
+
+    class Terminal:
+        def print(self, *_):
+            pass
+
+        def input(self, _):
+            return next(lines)
+
+    monkeypatch.setattr(shorthands, "console", Terminal)
+    model = Model.load(str(trained[0]))
+    whole = model.stream
+    monkeypatch.setattr(model, "stream", lambda task, example, **dials: asked.append(example) or whole(task, example))
+    shorthands.converse(model, None, {"max_tokens": 4})
+    assert "shorten it" in capsys.readouterr().err
+    assert asked[-1]["messages"][-1]["content"].startswith("This song")
+    assert len(asked) > 4, "some were asked again with fewer turns"
