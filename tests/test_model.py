@@ -10,10 +10,11 @@ import torch
 import polytask as pt
 from polytask.data.convert import prefix
 from polytask.errors import CheckpointError, ConfigError, TaskError
+from polytask.inference.sampling import Sampling
 from polytask.model import TruncationWarning
 from polytask.nn.cache import Context
 from polytask.nn.quant import Int8Linear, quantize_rows
-from polytask.tasks import Text, prompt
+from polytask.tasks import Text, get_task, prompt
 from polytask.tokenizers.encode import continuation_ids, encode, prompt_ids
 from tests.inference.networks import TOKENIZER, network, next_logits
 
@@ -123,9 +124,21 @@ def test_a_long_text_is_refused_or_cut_as_asked(model, side):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         short.summarize("short", max_tokens=4)
-    with pytest.raises(ConfigError, match="fewer examples"):
-        short.ask("translation", {"source": "a" * 60, "target_lang": "de"}, shots=[
-            {"source": "b" * 60, "target": "c" * 60, "target_lang": "de"} for _ in range(9)])  # fmt: skip
+
+
+def test_long_conversations_and_many_examples_lose_the_earliest(decoder):
+    """One part alone could not make room; the question itself stays whole."""
+    model = pt.Model(decoder.network, decoder.tokenizer, truncate="left")
+    turns = [{"role": role, "content": f"{number} and so on"} for number in range(40) for role in ("user", "assistant")]
+    with pytest.warns(TruncationWarning, match="parts are left out"):
+        model.chat([*turns, {"role": "user", "content": "And now?"}], system="Be brief.", max_tokens=2)
+    shots = [{"question": f"What is {number}?", "answers": ["it"]} for number in range(60)]
+    with pytest.warns(TruncationWarning, match="parts are left out"):
+        request = model._request(prompt(get_task("answering"), {"question": "What now?"}, shots), Sampling())
+    text = model.tokenizer.decode(request.ids)
+    assert text.rstrip().endswith("What now?")
+    assert "What is 59?" in text
+    assert "What is 0?" not in text
 
 
 def test_mistakes_are_named(decoder):

@@ -217,8 +217,7 @@ class Model:
                     "(--truncate right)."
                 )
             wanted = min(sampling.max_tokens, context // 4) if room is None else room
-            longer = len(ids) + wanted if encoder_ids is None else len(encoder_ids)
-            segments = self._cut(segments, longer - context)
+            segments = self._shortened(segments, wanted)
             ids, encoder_ids = self._ids(segments)
         prefix = prefix_length(segments, self.tokenizer) if self.config.prefix else 0
         return Request(ids, sampling, encoder_ids, prefix=prefix)
@@ -228,6 +227,25 @@ class Model:
             encoder_ids, ids = split_prompt(segments, self.tokenizer)
             return ids, encoder_ids
         return prompt_ids(segments, self.tokenizer), None
+
+    def _shortened(self, segments: list[Segment], answer: int) -> list[Segment]:
+        """What leaves room for `answer` tokens: the earliest turns or solved examples go first, then a part is cut."""
+
+        def over(segments: list[Segment]) -> int:
+            ids, encoder_ids = self._ids(segments)
+            return (len(ids) + answer if encoder_ids is None else len(encoder_ids)) - self.config.context_length
+
+        kept = segments
+        while over(kept) > 0 and (fewer := _without_earliest(kept)):
+            kept = fewer
+        if kept is not segments:
+            warnings.warn(
+                "A conversation or its examples are longer than the model reads: the first "
+                f"{len(segments) - len(kept)} of {len(segments)} parts are left out.",
+                TruncationWarning,
+                stacklevel=4,
+            )
+        return self._cut(kept, longer) if (longer := over(kept)) > 0 else kept
 
     def _cut(self, segments: list[Segment], tokens: int) -> list[Segment]:
         """Without `tokens` tokens at one end of the longest part; a cut may merge with what stands beside it."""
@@ -245,7 +263,7 @@ class Model:
                     f"A text is longer than the model reads: the {side} {tokens + spare} of its {len(ids)} tokens are "
                     "cut.",
                     TruncationWarning,
-                    stacklevel=4,
+                    stacklevel=5,
                 )
                 return shorter
             spare += 1
@@ -302,6 +320,13 @@ class Model:
         answers = self.ask("infilling", {"masked": text}, **dials)
         filled = [_filled(text, answer) for answer in (answers if isinstance(answers, list) else [answers])]
         return filled if isinstance(answers, list) else filled[0]
+
+
+def _without_earliest(segments: list[Segment]) -> list[Segment]:
+    """All but the earliest solved example, or user's turn with its reply; none where there is but the question."""
+    first = int(segments[0].role == "system")
+    answers = [i for i in range(first, len(segments) - 1) if segments[i].target or segments[i].role == "assistant"]
+    return [*segments[:first], *segments[answers[0] + 1 :]] if answers else []
 
 
 def _filled(text: str, answer: Any) -> Any:

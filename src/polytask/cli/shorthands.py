@@ -8,7 +8,7 @@ from polytask.cli.ask import MODEL, reply
 from polytask.cli.command import console
 from polytask.cli.fields import example_of, stdin
 from polytask.cli.sampling import Wish, with_sampling
-from polytask.errors import ConfigError, TaskError
+from polytask.errors import TaskError
 
 TEXT = Annotated[str | None, typer.Argument(help="What to work on; by a pipe where not given.", show_default=False)]
 TO = Annotated[str, typer.Option(help="The language to write, by name or code.", show_default=False)]
@@ -92,7 +92,8 @@ def chat(
     task = find_task(model, "chat")
     piped = stdin() if text is None else None
     said = text if text is not None else piped
-    opened = open_model(model, **wish.loading)
+    # A conversation forgets its oldest turns where it gets too long.
+    opened = open_model(model, **({} if said is not None else {"truncate": "left"}) | wish.loading)
     if said is not None:
         if not said.strip():
             raise TaskError("Nothing was said; give a TEXT, or pipe one in.")
@@ -118,19 +119,11 @@ def converse(model: Any, system: str | None, sampling: dict[str, Any]) -> None:
             return
         messages.append({"role": "user", "content": said})
         written = ""
-        while True:
-            try:
-                for piece in stream(model, "chat", example_of({"messages": messages, "system": system}), sampling):
-                    typer.echo(piece, nl=False)
-                    written += piece
-                break
-            except ConfigError as error:  # too long, which is known before anything is written
-                if len(messages) == 1:
-                    typer.echo(f"Error: {error}", err=True)
-                    break
-                del messages[:2]  # the oldest turns, which make room
+        for piece in stream(model, "chat", example_of({"messages": messages, "system": system}), sampling):
+            typer.echo(piece, nl=False)
+            written += piece
         typer.echo()
-        messages = [*messages, {"role": "assistant", "content": written.strip()}] if written else messages[:-1]
+        messages.append({"role": "assistant", "content": written.strip()})
 
 
 VERBS = {
