@@ -1,8 +1,8 @@
 """Documents fill rows of fixed length.
 
-Task documents stay whole: best-fit decreasing, run over the histogram of lengths rather than over documents (Krell et
-al. 2021, arXiv:2107.02027), so that ten million documents take seconds. Pairs of an encoder and a decoder document
-share a row of two budgets. Plain text is one stream that is cut every `length` predictions.
+Task documents stay whole. Rows are chosen over the histogram of lengths rather than over documents (Krell et al. 2021,
+arXiv:2107.02027), so that ten million documents take seconds. Pairs of an encoder and a decoder document share a row of
+two budgets. Plain text is one stream that is cut every `length` predictions.
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+_EXACT = 2048  # longer rows are filled by best fit alone, which leaves little of them
 _CHUNK = 4096  # pairs that are packed together; more makes packing slower and hardly tighter
 _OPEN = 1024  # rows that one chunk leaves for the next to fill
 
@@ -41,7 +42,9 @@ def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 def pack(lengths: np.ndarray, capacity: int) -> Rows:
     """Rows of at most `capacity` for documents of `lengths` (N,), each 1..capacity; documents of length 0 are dropped.
 
-    Every document lies in exactly one row. Raises ValueError for a longer document: cut it first.
+    Every document lies in exactly one row, and the fullest rows come first. Best fit is good where many documents share
+    a row, the fullest row at a time where few do; the one that needs fewer rows is taken. Raises ValueError for a
+    longer document: cut it first.
     """
     lengths = np.asarray(lengths, dtype=np.int64)
     if len(lengths) and int(lengths.max()) > capacity:
@@ -49,7 +52,11 @@ def pack(lengths: np.ndarray, capacity: int) -> Rows:
     order = np.argsort(-lengths, kind="stable")
     order = order[lengths[order] > 0]
     counts = np.bincount(lengths[order], minlength=capacity + 1)
-    compositions = _best_fit(counts, capacity)
+    ways = [_best_fit(counts, capacity)]
+    if capacity <= _EXACT:
+        ways += [_fullest(counts, capacity, abundant) for abundant in (False, True)]
+    compositions = min(ways, key=lambda kinds: sum(rows for _, rows in kinds))
+    compositions.sort(key=lambda kind: -sum(kind[0]))
     # Documents of one length are interchangeable: hand them out in order as the compositions ask for them.
     first = len(order) - np.cumsum(counts)  # where a length begins in the decreasing order
     taken = np.zeros(capacity + 1, dtype=np.int64)
@@ -99,6 +106,51 @@ def _best_fit(counts: np.ndarray, capacity: int) -> list[tuple[list[int], int]]:
             left |= 1 << (room - length)
             count -= used
     return [kind for kinds in space for kind in kinds]
+
+
+def _fullest(counts: np.ndarray, capacity: int, abundant: bool) -> list[tuple[list[int], int]]:
+    """Kinds of rows, as `_best_fit` has them: around the longest document left, the fullest row that there is.
+
+    This is the search for the minimal slack of Gupta and Ho (1999), by dynamic programming over the lengths. Of equally
+    full rows it takes the one with the longest documents, or with those of which most are left.
+    """
+    counts, kinds = counts.copy(), []
+    while counts.any():
+        longest = int(np.flatnonzero(counts)[-1])
+        counts[longest] -= 1
+        lengths = np.flatnonzero(counts[: capacity - longest + 1])[::-1]
+        if abundant:
+            lengths = lengths[np.argsort(-counts[lengths], kind="stable")]
+        others = _fill(lengths.tolist(), counts[lengths].tolist(), capacity - longest)
+        counts[longest] += 1
+        composition = [longest, *others]
+        used, times = np.unique(composition, return_counts=True)
+        rows = int((counts[used] // times).min())
+        counts[used] -= times * rows
+        kinds.append((composition, rows))
+    return kinds
+
+
+def _fill(lengths: list[int], counts: list[int], room: int) -> list[int]:
+    """Lengths, at most `counts` of each, with the largest sum up to `room`; of several such the first in order."""
+    within = (1 << (room + 1)) - 1
+    sums = [1]  # bit n is set where n is a sum of the lengths from a place on
+    for length, count in zip(reversed(lengths), reversed(counts)):
+        reached, left, step = sums[-1], min(count, room // length), 1
+        while left:  # 1, 2, 4, ... copies and the rest make any number of them
+            copies = min(step, left)
+            reached |= (reached << (length * copies)) & within
+            left, step = left - copies, 2 * step
+        sums.append(reached)
+    sums.reverse()
+    chosen, total = [], sums[0].bit_length() - 1
+    for length, count, rest in zip(lengths, counts, sums[1:]):
+        copies = min(count, total // length)
+        while not rest >> (total - copies * length) & 1:
+            copies -= 1
+        chosen += [length] * copies
+        total -= copies * length
+    return chosen
 
 
 def pack_pairs(encoder: np.ndarray, decoder: np.ndarray, encoder_capacity: int, decoder_capacity: int) -> Rows:
