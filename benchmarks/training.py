@@ -96,7 +96,7 @@ def ours(size: Size, precision: str, tick: Tick, compiled: bool = False) -> None
         ids = torch.randint(size.vocab, (size.rows, size.context + 1), generator=torch.Generator().manual_seed(step))
         whole, weights = torch.ones(shape, dtype=torch.int64), torch.ones(shape)
         given, wanted = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
-        return Batch(given, positions, whole, wanted, weights, torch.zeros(size.rows, dtype=torch.int64))
+        return Batch(given, positions, whole, wanted, weights, torch.zeros(shape, dtype=torch.int64))
 
     class Watch(Callback):
         def on_step(self, step: int) -> None:

@@ -17,7 +17,7 @@ from polytask.data.loader import Loader
 from polytask.data.mixture import Mixture
 from polytask.errors import ConfigError, DataError
 from polytask.tasks.segment import Text
-from tests.data.documents import BYTES, PAIRS, TEXTS, encoded, pairs, prepared, texts
+from tests.data.documents import BYTES, PAIRS, TEXTS, encoded, letters, pairs, prepared, texts
 
 OBJECTIVES = ["next_token", "prefix", "span_corruption", "seq2seq"]
 
@@ -165,8 +165,77 @@ def test_seeds_differ(mixed):
 def test_shares_of_rows_follow_the_mixture(mixed):
     loader = Loader(mixed, 8, 64, Mixture({"tasks": 0.75, "books": 0.25}))
     for step in range(5):
-        assert torch.bincount(loader.batch(step).sources).tolist() == [6, 2]
-    assert loader.epochs(5)["books"] == pytest.approx(10 / loader.rows[1])
+        batch = loader.batch(step)
+        assert all(len(set(row[row >= 0].tolist())) == 1 for row in batch.sources)  # text shares no row with tasks
+        assert torch.bincount(batch.sources.amax(1)).tolist() == [6, 2]
+    assert loader.epochs(5)["books"] == pytest.approx(10 / loader.report()["books"].rows)
+
+
+def of_length(rng, low, high, count):
+    """Tasks that take `low` to `high` - 1 positions of a row each."""
+    lengths = rng.integers(low, high, count)
+    return [[Text("q"), Text(letters(rng, 1) * (int(length) - 3), target=True)] for length in lengths]
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory):
+    """None fills rows of 64 by itself: two of the long ones are too much, one leaves a third."""
+    rng = np.random.default_rng(2)
+    made = {"long": of_length(rng, 36, 46, 900), "short": of_length(rng, 6, 20, 900), "rare": of_length(rng, 5, 30, 40)}
+    return prepared(tmp_path_factory.mktemp("uneven"), made)
+
+
+def test_documents_of_several_sources_share_rows_and_leave_less_than_one_percent(uneven):
+    def padding(mixture):
+        loader = Loader(uneven, 8, 64, mixture)
+        batches = [loader.batch(step) for step in range(200)]
+        return 1 - sum(batch.tokens for batch in batches) / (200 * 8 * 64), loader
+
+    alone, _ = padding(Mixture({"long": 1}))
+    together, loader = padding(Mixture({"long": 0.6, "short": 0.4}))
+    assert alone > 0.3
+    assert together < 0.01
+    assert loader.report()["short"].padding == pytest.approx(together, abs=0.005)
+    shared = [set(row[row >= 0].tolist()) for row in loader.batch(0).sources]
+    assert {0, 1} in shared
+
+
+def test_shares_of_tokens_follow_the_mixture(uneven):
+    weights = {"long": 0.6, "short": 0.3, "rare": 0.1}
+    loader = Loader(uneven, 16, 64, Mixture(weights), seed=1)
+    steps = 600
+    sources = torch.cat([loader.batch(step).sources.flatten() for step in range(steps)])
+    counts = torch.bincount(sources[sources >= 0], minlength=3)
+    np.testing.assert_allclose(counts / counts.sum(), list(weights.values()), atol=0.005)
+    for index, (name, source) in enumerate(zip(uneven.names, uneven.sources)):
+        gone = float(counts[index]) / int((source.train.lengths - 1).sum())
+        assert loader.epochs(steps)[name] == pytest.approx(gone, rel=0.02)
+
+
+def test_each_document_comes_equally_often_where_sources_share_rows(uneven):
+    loader = Loader(uneven, 16, 64, Mixture({"long": 0.5, "short": 0.5}))
+    steps = 2 * loader.rows[0] // 16
+    found = Counter(document[0] for step in range(steps) for document in documents_of(loader.batch(step)))
+    for source in uneven.sources[:2]:
+        store = source.train
+        ids = [tuple(store.tokens[s : s + n - 1].tolist()) for s, n in zip(store.starts, store.lengths)]
+        owners = Counter(ids)
+        times = np.array([found[document] / owners[document] for document in owners])
+        assert times.max() - times.min() <= 2.5
+        assert times.min() > 5
+
+
+def test_stages_go_on_with_the_documents_that_were_not_seen(uneven):
+    stages = ((4, {"long": 0.7, "short": 0.3}), (8, {"long": 1.0}))
+    loader = Loader(uneven, 32, 64, Mixture(stages=stages), total_steps=8)
+    batches = [loader.batch(step) for step in range(8)]
+    assert all((batch.sources != 1).all() for batch in batches[4:])
+    seen = [
+        [d[0] for batch in part for d in documents_of(batch) if len(d[0]) >= 36] for part in (batches[:4], batches[4:])
+    ]
+    again = len(set(seen[0]) & set(seen[1])) / len(seen[1])
+    assert again < 0.5
+    assert loader.epochs(4)["long"] < loader.epochs(8)["long"]
 
 
 def test_shapes_types_and_padding(mixed):
@@ -247,8 +316,8 @@ def test_validation_is_one_pass_in_one_shape(mixed):
             shapes |= {tuple(batch.ids.shape) for batch in batches}
             found.update(document[0] for batch in batches for document in documents_of(batch))
             for batch in batches:
-                assert set(batch.sources.tolist()) <= {0, -1}
-                assert (batch.weights[batch.sources < 0] == 0).all()
+                assert set(batch.sources.flatten().tolist()) <= {0, -1}
+                assert ((batch.sources < 0) == (batch.documents == 0)).all()
         assert found == expected
         assert shapes == {(4 // world, 64)}
         assert len(counts) == 1  # ranks meet in every step

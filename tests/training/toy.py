@@ -38,7 +38,14 @@ def rows(step, count=ROWS):
     documents = torch.tensor([1] * first + [2] * (LENGTH - first)).expand(count, -1)
     weights = torch.randint(0, 3, (count, LENGTH), generator=g).float()
     weights[:, 0] = 1.0
-    return Batch(ids[:, :-1], positions, documents, ids[:, 1:], weights, torch.arange(count) % 2)
+    return Batch(
+        ids[:, :-1],
+        positions,
+        documents,
+        ids[:, 1:],
+        weights,
+        (torch.arange(count) % 2)[:, None].expand(count, ids.shape[1] - 1),
+    )
 
 
 def part(batch, start, stop=None, by=1):

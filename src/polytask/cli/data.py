@@ -8,7 +8,7 @@ from polytask.cli.command import Verb, console
 from polytask.cli.train import DATA_DIR, RECIPE, SET
 
 if TYPE_CHECKING:
-    from polytask.run.data import Piece
+    from polytask.run.data import Document
 
 app = typer.Typer(help="Look at a recipe's data, or prepare it.", no_args_is_help=True)
 
@@ -27,20 +27,20 @@ def show(
     out = console()
     coloured = out.color_system is not None and not out.no_color
     legend = "[bold green]green: learnt[/]  [dim]grey: given[/]" if coloured else "{{...}}: learnt; the rest: given"
-    out.print(legend + "; a line each document\n")
+    out.print(legend + "; a line each document, its source first\n")
     for number, row in enumerate(packed_rows(recipe, changes or [], rows, step, data_dir=data_dir)):
-        head = f"row {number}  {row.source}  {row.tokens} of {row.length} tokens, {row.learnt} learnt"
+        head = f"row {number}  {row.tokens} of {row.length} tokens, {row.learnt} learnt"
         out.print(f"[bold]{head}[/]")
         for document in row.documents:
             _print_document(out, document, coloured)
         out.print()
 
 
-def _print_document(out: Any, pieces: "list[Piece]", coloured: bool) -> None:
+def _print_document(out: Any, document: "Document", coloured: bool) -> None:
     from rich.text import Text
 
-    line = Text()
-    for piece in pieces:
+    line = Text(f"{document.source}: ", style="" if not coloured else "cyan")
+    for piece in document.pieces:
         if coloured:
             line.append(piece.text, style="green" if piece.learnt else "dim")
         else:

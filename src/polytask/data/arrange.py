@@ -1,10 +1,11 @@
-"""How the documents of one source fill rows under an objective.
+"""How documents fill rows under an objective.
 
 Every arrangement has `rows`, how many rows an epoch has, and `fill`, which writes some of them into the arrays of a
 batch, without state. Rows are assembled for the whole batch at once by numpy; there is no loop over documents except
 where spans are corrupted.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Protocol
@@ -12,11 +13,14 @@ from typing import Protocol
 import numpy as np
 
 from polytask.data.convert import corrupted_lengths, sentinel_ids, span_corruption
-from polytask.data.mixture import number, scramble
-from polytask.data.packing import Stream, pack, pack_pairs, ranges
+from polytask.data.mixture import number, permute, scramble
+from polytask.data.packing import Rows, Stream, pack, pack_pairs, ranges
 from polytask.data.store import Store
 
 Arrays = dict[str, np.ndarray]
+
+# A cycle of a mixture has at least so many rows, for tight packing and exact shares, and at most so many, for speed.
+_LEAST, _MOST = 1 << 12, 1 << 18
 
 
 @dataclass(frozen=True)
@@ -34,28 +38,60 @@ class Report:
 
 
 class Arrangement(Protocol):
-    report: Report
+    reports: dict[int, Report]  # by source
 
     @property
     def rows(self) -> int: ...
 
-    def fill(self, arrays: Arrays, slots: np.ndarray, rows: np.ndarray, draws: np.ndarray) -> None:
-        """Writes `rows` (R,) into the rows `slots` (R,) of `arrays`.
+    def epochs(self) -> dict[int, float]:
+        """By source, how often these rows go through it."""
+        return dict.fromkeys(self.reports, 1.0)
 
-        `draws` (R,) uint64 are random numbers of the epoch that each row belongs to.
-        """
+    def fill(self, arrays: Arrays, slots: np.ndarray, rows: np.ndarray, epochs: np.ndarray) -> None:
+        """Writes `rows` (R,) of `epochs` (R,) into the rows `slots` (R,) of `arrays`."""
         ...
+
+
+@dataclass(frozen=True)
+class Part:
+    """A source's part in an arrangement.
+
+    `index` is the source's number, `share` its part of the tokens, `first` the first of its documents to come, counted
+    over all epochs. In rows that are `two_sided`, what is given is seen from both sides.
+    """
+
+    index: int
+    store: Store
+    seed: int = 0
+    two_sided: bool = False
+    share: float = 1.0
+    first: int = 0
+
+    def draws(self, epochs: np.ndarray) -> np.ndarray:
+        """A random number (R,) uint64 for each of `epochs` (R,)."""
+        known = {epoch: number(self.seed, self.index, epoch, 7) for epoch in set(epochs.tolist())}
+        return np.array([known[epoch] for epoch in epochs.tolist()], dtype=np.uint64)
+
+    def documents(self, first: int, count: int) -> np.ndarray:
+        """(count,) of the source's endless sequence: in each epoch every document once, in another order."""
+        size = len(self.store)
+        epoch, place = np.divmod(self.first + first + np.arange(count), size)
+        return np.concatenate(
+            [np.zeros(0, np.int64)]
+            + [permute(place[epoch == e], size, (self.seed, self.index, int(e), 11)) for e in np.unique(epoch)]
+        )
 
 
 @dataclass
 class _Fragments:
-    """Runs of predictions, in the order of the rows they go to.
+    """Runs of predictions.
 
-    `start` is the first token read, `prefix` how long the two-sided part of the document is, `position` where in its
-    document the run begins, `document` its number in the row, from 1.
+    `place` is where a run begins in the (B, T) arrays laid flat, `start` the first token read, `prefix` how long the
+    two-sided part of the document is, `position` where in its document the run begins, `document` its number in the
+    row, from 1.
     """
 
-    slot: np.ndarray
+    place: np.ndarray
     start: np.ndarray
     length: np.ndarray
     document: np.ndarray
@@ -65,28 +101,30 @@ class _Fragments:
 
 def _numbered(owner: np.ndarray) -> np.ndarray:
     """1, 2, ... within each run of equal values (N,)."""
-    first = np.searchsorted(owner, owner, side="left")
-    return np.arange(len(owner)) - first + 1
+    return np.arange(len(owner)) - _begins(owner) + 1
 
 
-def _places(slot: np.ndarray, length: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """(flat place in the (B, width) arrays, place in the fragment) of every token of fragments side by side."""
-    ends = np.cumsum(length)
-    before = ends - length
-    new = np.ones(len(slot), dtype=bool)
-    new[1:] = slot[1:] != slot[:-1]
-    row_start = before[np.maximum.accumulate(np.where(new, np.arange(len(slot)), 0))]
-    total = int(ends[-1]) if len(ends) else 0
-    within = np.arange(total) - np.repeat(before, length)
-    return np.repeat(slot * width + before - row_start, length) + within, within
+def _begins(owner: np.ndarray) -> np.ndarray:
+    """(N,) Where the run of equal values begins that each place is in."""
+    new = np.ones(len(owner), dtype=bool)
+    new[1:] = owner[1:] != owner[:-1]
+    return np.maximum.accumulate(np.where(new, np.arange(len(owner)), 0))
 
 
-def _write(store: Store, f: _Fragments, arrays: Arrays, two_sided: bool = False) -> None:
-    place, within = _places(f.slot, f.length, arrays["ids"].shape[1])
+def _places(slot: np.ndarray, length: np.ndarray, width: int) -> np.ndarray:
+    """Where runs of `length` (N,), side by side in the rows `slot` (N,), begin in (B, width) arrays laid flat."""
+    before = np.cumsum(length) - length
+    return slot * width + before - before[_begins(slot)]
+
+
+def _write(part: Part, f: _Fragments, arrays: Arrays) -> None:
+    store = part.store
+    place = ranges(f.place, f.length)
+    within = ranges(np.zeros_like(f.length), f.length)
     index = np.repeat(f.start, f.length) + within
     position = np.repeat(f.position, f.length) + within
     weights = store.predicted(index + 1)
-    if two_sided:
+    if part.two_sided:
         given = np.repeat(f.prefix, f.length)
         arrays["prefix"].reshape(-1)[place] = position < given
         weights[position < given - 1] = 0  # the answer is in sight there
@@ -95,27 +133,89 @@ def _write(store: Store, f: _Fragments, arrays: Arrays, two_sided: bool = False)
     arrays["positions"].reshape(-1)[place] = position
     arrays["documents"].reshape(-1)[place] = np.repeat(f.document, f.length)
     arrays["weights"].reshape(-1)[place] = weights
+    arrays["sources"].reshape(-1)[place] = part.index
 
 
-class Packed:
-    """Whole documents side by side; one that is longer than a row loses the end of what is given, not its answer."""
+@dataclass(frozen=True)
+class _Cycle:
+    """Rows and, for each document in them: the part it is of, its number there, the predictions that a row holds."""
 
-    def __init__(self, store: Store, length: int, two_sided: bool = False):
-        self._store, self._length, self._two_sided = store, length, two_sided
-        predictions = np.maximum(store.lengths - 1, 0)
-        self._packed = pack(np.minimum(predictions, length), length)
-        lost = predictions - np.minimum(predictions, length)
-        used = int(predictions.sum() - lost.sum())
-        padding = 1 - used / max(len(self._packed) * length, 1)
-        self.report = Report(len(store), len(self._packed), int((lost > 0).sum()), int(lost.sum()), padding)
+    rows: Rows
+    part: np.ndarray
+    document: np.ndarray
+    size: np.ndarray
+
+
+class Packed(Arrangement):
+    """Whole documents of all parts side by side; one that is longer than a row loses the end of what is given, not its
+    answer.
+
+    Documents of different sources share rows, since what one source leaves of a row is often too little for another
+    document of its own. A cycle packs the next documents of every source together, as many as its share of the tokens
+    asks for; where that is an epoch of each, it holds every document once. All cycles have as many rows as the first:
+    what a later one has beyond them, documents of its emptiest rows, is left out.
+    """
+
+    def __init__(self, parts: Sequence[Part], length: int):
+        self._parts, self._length = parts, length
+        wanted = [np.maximum(part.store.lengths - 1, 0) for part in parts]
+        self._sizes = [np.minimum(predictions, length) for predictions in wanted]
+        self.counts = self._documents_each()
+        self._cycles: dict[int, _Cycle] = {}
+        self._rows = len(self._cycle(0).rows)
+        padding = 1 - int(self._cycle(0).size.sum()) / max(self._rows * length, 1)
+        self.reports = {
+            part.index: Report(len(sizes), self._rows, int((full > sizes).sum()), int((full - sizes).sum()), padding)
+            for part, sizes, full in zip(parts, self._sizes, wanted)
+        }
 
     @property
     def rows(self) -> int:
-        return len(self._packed)
+        return self._rows
 
-    def fill(self, arrays: Arrays, slots: np.ndarray, rows: np.ndarray, draws: np.ndarray) -> None:
-        store, limit = self._store, self._length
-        documents, owner = self._packed.of(rows)
+    def _documents_each(self) -> list[int]:
+        """How many documents of each part a cycle takes."""
+        tokens = np.array([max(int(sizes.sum()), 1) for sizes in self._sizes])
+        epochs = np.array([part.share for part in self._parts]) / tokens
+        epochs /= epochs.max()
+        rows = float((epochs * tokens).sum()) / self._length
+        if not np.allclose(epochs, 1):
+            epochs *= max(1.0, _LEAST / rows)
+        epochs *= min(1.0, _MOST / rows)
+        return [max(1, round(share * len(sizes))) for share, sizes in zip(epochs.tolist(), self._sizes)]
+
+    def epochs(self) -> dict[int, float]:
+        return {part.index: count / len(part.store) for part, count in zip(self._parts, self.counts)}
+
+    def _cycle(self, number: int) -> _Cycle:
+        if number not in self._cycles:
+            documents = [part.documents(number * count, count) for part, count in zip(self._parts, self.counts)]
+            size = np.concatenate([sizes[chosen] for sizes, chosen in zip(self._sizes, documents)])
+            part = np.repeat(np.arange(len(documents)), self.counts)
+            rows = pack(size, self._length)
+            self._cycles = {**dict(list(self._cycles.items())[-1:]), number: _Cycle(
+                rows, part[rows.documents], np.concatenate(documents)[rows.documents], size[rows.documents]
+            )}  # fmt: skip
+        return self._cycles[number]
+
+    def fill(self, arrays: Arrays, slots: np.ndarray, rows: np.ndarray, epochs: np.ndarray) -> None:
+        for epoch in np.unique(epochs).tolist():
+            at = epochs == epoch
+            self._fill(arrays, slots[at], rows[at], self._cycle(epoch))
+
+    def _fill(self, arrays: Arrays, slots: np.ndarray, rows: np.ndarray, cycle: _Cycle) -> None:
+        # A cycle with fewer rows than the first shows some of them twice.
+        places, owner = cycle.rows.places(rows % len(cycle.rows))
+        size = cycle.size[places]
+        place, numbers = _places(slots[owner], size, self._length), _numbered(owner)
+        for index, part in enumerate(self._parts):
+            mine = np.flatnonzero(cycle.part[places] == index)
+            if len(mine):
+                fragments = self._whole(part.store, cycle.document[places[mine]], place[mine], numbers[mine])
+                _write(part, fragments, arrays)
+
+    def _whole(self, store: Store, documents: np.ndarray, place: np.ndarray, numbers: np.ndarray) -> _Fragments:
+        limit = self._length
         start, total = store.starts[documents], store.lengths[documents] - 1
         opener, first = store.openers[documents], store.firsts[documents]
         # A cut document is two runs: its beginning, then its last answer (or as much of it as half a row holds).
@@ -125,48 +225,50 @@ class Packed:
         head = np.where(cut, head, total)
         tail = np.where(cut, limit - head, 0)
         prefix = np.where(cut & (first > head), head + 1, first)
-        pairs = _Fragments(
-            slot=np.repeat(slots[owner], 2),
-            start=np.stack([start, start + opener], axis=1).reshape(-1),
-            length=np.stack([head, tail], axis=1).reshape(-1),
-            document=np.repeat(_numbered(owner), 2),
-            position=np.stack([np.zeros_like(head), head], axis=1).reshape(-1),
-            prefix=np.repeat(prefix, 2),
+
+        def both(one: np.ndarray, two: np.ndarray) -> np.ndarray:
+            return np.concatenate([one, two[cut]])
+
+        return _Fragments(
+            place=both(place, place + head),
+            start=both(start, start + opener),
+            length=both(head, tail),
+            document=both(numbers, numbers),
+            position=both(np.zeros_like(head), head),
+            prefix=both(prefix, prefix),
         )
-        some = pairs.length > 0
-        _write(store, _Fragments(**{name: value[some] for name, value in vars(pairs).items()}), arrays, self._two_sided)
 
 
-class Flat:
+class Flat(Arrangement):
     """Plain text as one stream; positions restart in every document and in every row."""
 
-    def __init__(self, store: Store, length: int, two_sided: bool = False):
-        self._store, self._two_sided = store, two_sided
+    def __init__(self, part: Part, length: int):
+        self._part, store = part, part.store
         predictions = np.maximum(store.lengths - 1, 0)
         self._stream = Stream(np.concatenate([[0], np.cumsum(predictions)]), length)
         padding = 1 - int(predictions.sum()) / max(len(self._stream) * length, 1)
-        self.report = Report(len(store), len(self._stream), 0, 0, padding)
+        self.reports = {part.index: Report(len(store), len(self._stream), 0, 0, padding)}
 
     @property
     def rows(self) -> int:
         return len(self._stream)
 
-    def fill(self, arrays: Arrays, slots: np.ndarray, rows: np.ndarray, draws: np.ndarray) -> None:
+    def fill(self, arrays: Arrays, slots: np.ndarray, rows: np.ndarray, epochs: np.ndarray) -> None:
+        draws = self._part.draws(epochs)
         document, begin, length, owner = self._stream.of(rows, self._stream.offset(draws))
-        start = self._store.starts[document] + begin
+        start = self._part.store.starts[document] + begin
         # Where the objective asks for a prefix, a text has none of its own: a random part of what the row shows.
         chance = scramble(draws[owner] ^ start.astype(np.uint64)) >> np.uint64(32)
         prefix = 1 + (chance.astype(np.int64) * length >> 32)
-        zero = np.zeros_like(begin)
-        fragments = _Fragments(slots[owner], start, length, _numbered(owner), zero, prefix)
-        _write(self._store, fragments, arrays, self._two_sided)
+        place = _places(slots[owner], length, self._stream.length)
+        _write(self._part, _Fragments(place, start, length, _numbered(owner), np.zeros_like(begin), prefix), arrays)
 
 
-class Pairs:
+class Pairs(Arrangement):
     """Encoder and decoder documents with the same numbers in the same row."""
 
-    def __init__(self, store: Store, length: int, encoder_length: int, special: dict[str, int]):
-        self._store, self._special = store, special
+    def __init__(self, part: Part, length: int, encoder_length: int, special: dict[str, int]):
+        self._part, self._special, store = part, special, part.store
         # A tokenizer of another project has no openers: there the decoder starts from padding, as T5's does.
         self._bare = "<|answer|>" not in special
         given, answer = pair_lengths(store, special)
@@ -177,24 +279,25 @@ class Pairs:
         used = int(self._encoder.sum() + self._decoder.sum())
         padding = 1 - used / max(len(self._packed) * (encoder_length + length), 1)
         lost = int((given + answer).sum()) - used
-        self.report = Report(len(store), len(self._packed), int(cut.sum()), lost, padding)
+        self.reports = {part.index: Report(len(store), len(self._packed), int(cut.sum()), lost, padding)}
 
     @property
     def rows(self) -> int:
         return len(self._packed)
 
-    def fill(self, arrays: Arrays, slots: np.ndarray, rows: np.ndarray, draws: np.ndarray) -> None:
-        store = self._store
+    def fill(self, arrays: Arrays, slots: np.ndarray, rows: np.ndarray, epochs: np.ndarray) -> None:
+        store = self._part.store
         documents, owner = self._packed.of(rows)
         slot, numbers = slots[owner], _numbered(owner)
         start, opener, size = store.starts[documents], store.openers[documents], self._decoder[documents]
         zero = np.zeros_like(start)
-        _write(store, _Fragments(slot, start + opener, size, numbers, zero, zero), arrays)
+        place = _places(slot, size, arrays["ids"].shape[1])
+        _write(self._part, _Fragments(place, start + opener, size, numbers, zero, zero), arrays)
         if self._bare:
-            place, within = _places(slot, size, arrays["ids"].shape[1])
-            arrays["ids"].reshape(-1)[place[within == 0]] = self._special["<|pad|>"]
+            arrays["ids"].reshape(-1)[place[size > 0]] = self._special["<|pad|>"]
         length = self._encoder[documents]
-        place, within = _places(slot, length, arrays["encoder_ids"].shape[1])
+        within = ranges(zero, length)
+        place = ranges(_places(slot, length, arrays["encoder_ids"].shape[1]), length)
         ids = store.tokens[np.repeat(start, length) + within].astype(np.int64)
         ids[np.cumsum(length)[length > 0] - 1] = self._special["<|end|>"]
         arrays["encoder_ids"].reshape(-1)[place] = ids
@@ -207,11 +310,11 @@ def pair_lengths(store: Store, special: dict[str, int]) -> tuple[np.ndarray, np.
     return store.openers + (1 if "<|answer|>" in special else 2), np.maximum(store.lengths - 1 - store.openers, 0)
 
 
-class Corrupted:
+class Corrupted(Arrangement):
     """Pieces of plain text with spans to restore; each epoch hides others."""
 
-    def __init__(self, store: Store, length: int, encoder_length: int | None, special: dict[str, int]):
-        self._store, self._special = store, special
+    def __init__(self, part: Part, length: int, encoder_length: int | None, special: dict[str, int]):
+        self._part, self._special, store = part, special, part.store
         self._paired = encoder_length is not None
         sentinels = len(sentinel_ids(special))
         piece = longest_piece(length, encoder_length, sentinels)
@@ -230,25 +333,26 @@ class Corrupted:
             self._packed = pack(decoder, length)
         space = len(self._packed) * (length + (encoder_length or 0))
         padding = 1 - int(encoder.sum() + decoder.sum()) / max(space, 1)
-        self.report = Report(len(store), len(self._packed), 0, 0, padding)
+        self.reports = {part.index: Report(len(store), len(self._packed), 0, 0, padding)}
 
     @property
     def rows(self) -> int:
         return len(self._packed)
 
-    def fill(self, arrays: Arrays, slots: np.ndarray, rows: np.ndarray, draws: np.ndarray) -> None:
+    def fill(self, arrays: Arrays, slots: np.ndarray, rows: np.ndarray, epochs: np.ndarray) -> None:
+        draws = self._part.draws(epochs)
         pieces, owner = self._packed.of(rows)
         decoder, encoder = np.zeros(len(slots), np.int64), np.zeros(len(slots), np.int64)
         for piece, own, n in zip(pieces.tolist(), owner.tolist(), _numbered(owner).tolist()):
             start, size = int(self._start[piece]), int(self._size[piece])
             rng = np.random.Generator(np.random.PCG64([int(draws[own]), piece]))
-            text = self._store.tokens[start : start + size]
+            text = self._part.store.tokens[start : start + size]
             document = span_corruption(text, self._special, rng, self._paired)
             at = (slots[own], slice(decoder[own], decoder[own] + len(document)))
             decoder[own] += len(document)
             arrays["ids"][at], arrays["targets"][at] = document.ids, document.targets
             arrays["weights"][at], arrays["documents"][at] = document.weights, n
-            arrays["positions"][at] = np.arange(len(document))
+            arrays["positions"][at], arrays["sources"][at] = np.arange(len(document)), self._part.index
             if "prefix" in arrays:
                 arrays["prefix"][at] = np.arange(len(document)) < document.prefix
             if document.encoder_ids is not None:
@@ -273,9 +377,3 @@ def longest_piece(length: int, encoder_length: int | None, sentinels: int) -> in
         if encoder <= (encoder_length or 0) and decoder <= length:
             return size
     return 1
-
-
-def epoch_draws(seed: int, sources: np.ndarray, epochs: np.ndarray) -> np.ndarray:
-    """A random number (R,) uint64 for each row's source and epoch."""
-    known = {key: number(seed, *key, 7) for key in set(zip(sources.tolist(), epochs.tolist()))}
-    return np.array([known[key] for key in zip(sources.tolist(), epochs.tolist())], dtype=np.uint64)

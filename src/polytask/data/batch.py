@@ -14,7 +14,7 @@ class Batch:
     positions          (B, T) int64, from 0 in every document
     documents          (B, T) int64, 1, 2, ... in a row; 0 marks padding
     weights            (B, T) float32, the weight of predicting `targets`
-    sources            (B,) int64, which source a row came from; -1 for a row of padding
+    sources            (B, T) int64, which source a token came from; -1 for padding
     prefix             (B, T) bool, True where a token is given and may be seen from both sides; None if all is causal
     encoder_*          (B, S) int64, what an encoder reads; `encoder_documents` has the numbers of `documents`
     """

@@ -18,15 +18,14 @@ from polytask.data.arrange import (
     Flat,
     Packed,
     Pairs,
+    Part,
     Report,
-    epoch_draws,
     longest_piece,
     pair_lengths,
     row_lengths,
 )
 from polytask.data.convert import OBJECTIVES, Objective, sentinel_ids
-from polytask.data.mixture import Mixture
-from polytask.data.store import Store
+from polytask.data.mixture import Draw, Mixture
 from polytask.errors import ConfigError, DataError
 from polytask.registry import nearest
 
@@ -39,7 +38,7 @@ _CORRUPTING = ("span_corruption", "seq2seq")
 
 
 class Loader:
-    """Rows of `context_length` positions from prepared sources.
+    """Rows of `context_length` positions from prepared sources; short documents of several sources share rows.
 
     batch_rows       rows of the global batch, over all ranks
     mixture          shares of the sources; without one, the weights that the sources state, else their sizes
@@ -77,20 +76,55 @@ class Loader:
             raise ConfigError("Span corruption needs a tokenizer with <|mask_0|>, ...: use `with_special()` of it.")
         if "seq2seq" in self.objectives and encoder_length is None:
             self.length, self.encoder_length = _balanced(prepared, context_length)
-        self._train = [self._arrange(index, source.train) for index, source in enumerate(prepared.sources)]
         self._held: dict[int, Arrangement] = {}  # of held-out rows, made when they are first asked for
-        self.rows = [arrangement.rows for arrangement in self._train]
-        if not any(self.rows):
+        documents = [len(source.train) for source in prepared.sources]
+        if not any(documents):
             raise DataError("The data has no training examples; add rows or hold out a smaller share.")
         sizes = [source.train.counts.tokens for source in prepared.sources]
-        mixture = mixture or prepared.mixture()
-        self.draw = mixture.draw(prepared.names, self.rows, batch_rows, seed, total_steps, sizes)
+        stages = (mixture or prepared.mixture()).definite(prepared.names, documents, total_steps, sizes)
+        self._train: list[Arrangement] = []
+        self.draw = self._draw(stages)
+        self.rows = self.draw.rows.tolist()
+
+    def _draw(self, stages: list[tuple[int, list[float]]]) -> Draw:
+        """Arranges what has a share in any stage. Sources whose documents share rows take turns as one."""
+        sources = self.prepared.sources
+        together = [not source.flat and self.encoder_length is None for source in sources]
+        columns: dict[object, int] = {}  # by source, or by the shares of those together
+        turns: list[dict[int, float]] = []
+        first = [0.0] * len(sources)  # documents drawn in the stages before
+        begin = 0
+        for end, shares in stages:
+            turn: dict[int, float] = {}
+            alone = [index for index, share in enumerate(shares) if share and not together[index]]
+            packed = {index: share for index, share in enumerate(shares) if share and together[index]}
+            for index in alone:
+                if index not in columns:
+                    columns[index] = len(self._train)
+                    self._train.append(self._arrange(index))
+                turn[columns[index]] = shares[index]
+            if packed:
+                total = sum(packed.values())
+                key = tuple((index, round(share / total, 9)) for index, share in packed.items())
+                if key not in columns:
+                    columns[key] = len(self._train)
+                    parts = [self._part(index, share, round(first[index])) for index, share in packed.items()]
+                    self._train.append(Packed(parts, self.length))
+                turn[columns[key]] = total
+            turns.append(turn)
+            for column, share in turn.items():
+                cycles = (end - begin) * self.batch_rows * share / sum(turn.values()) / self._train[column].rows
+                for index, epochs in self._train[column].epochs().items():
+                    first[index] += cycles * epochs * len(sources[index].train)
+            begin = end
+        weights = [[turn.get(column, 0.0) for column in range(len(self._train))] for turn in turns]
+        rows = [arrangement.rows for arrangement in self._train]
+        return Draw(rows, [(end, w) for (end, _), w in zip(stages, weights)], self.batch_rows, self.seed)
 
     def batch(self, step: int) -> "Batch":
         """This rank's rows of a step."""
         mine = np.arange(self.rank, self.batch_rows, self.world)
-        sources, rows, epochs = self.draw.indices(step, mine)
-        return self._assemble(self._train, sources, rows, epochs)
+        return self._assemble(self._train, *self.draw.indices(step, mine))
 
     def batches(self, start: int = 0, stop: int | None = None, ahead: int = 2) -> "Iterator[Batch]":
         """Batches of steps `start` to `stop`, assembled by a thread up to `ahead` steps before they are asked for."""
@@ -139,35 +173,49 @@ class Loader:
         if not len(chosen.validation):
             raise DataError(f"Source '{chosen.name}' has no held-out examples; prepare it with a larger `holdout`.")
         if index not in self._held:
-            self._held[index] = self._arrange(index, chosen.validation)
+            self._held[index] = self._arrange(index, held_out=True)
         arrangement = self._held[index]
-        arrangements: list[Arrangement] = [arrangement] * len(self.prepared.sources)
         count = -(-arrangement.rows // self.batch_rows)
         for step in range(count if limit is None else min(count, limit)):
             rows = step * self.batch_rows + np.arange(self.rank, self.batch_rows, self.world)
-            sources = np.where(rows < arrangement.rows, index, -1)
-            yield self._assemble(arrangements, sources, rows, np.zeros_like(rows))
+            turns = np.where(rows < arrangement.rows, 0, -1)
+            yield self._assemble([arrangement], turns, rows, np.zeros_like(rows))
 
     def epochs(self, step: int) -> dict[str, float]:
         """How often each source was gone through before this step."""
-        return dict(zip(self.prepared.names, self.draw.epochs(step).tolist()))
+        gone = dict.fromkeys(self.prepared.names, 0.0)
+        for arrangement, cycles in zip(self._train, self.draw.epochs(step).tolist()):
+            for index, epochs in arrangement.epochs().items():
+                gone[self.prepared.names[index]] += cycles * epochs
+        return gone
 
     def report(self) -> dict[str, Report]:
-        """For each source, what its rows hold, what was cut and how much is padding."""
-        return {name: arrangement.report for name, arrangement in zip(self.prepared.names, self._train)}
+        """For each source that is trained on, what the rows that hold it are, what was cut and how much is padding."""
+        found = {index: report for arrangement in self._train for index, report in arrangement.reports.items()}
+        return {self.prepared.names[index]: found[index] for index in sorted(found)}
 
     def _named(self, name: str) -> int:
         if name not in self.prepared.names:
             raise ConfigError(f"Unknown source '{name}': {nearest(name, self.prepared.names)}")
         return self.prepared.names.index(name)
 
-    def _arrange(self, index: int, store: Store) -> Arrangement:
-        special, flat, objective = self.prepared.special, self.prepared.sources[index].flat, self.objectives[index]
-        if flat and objective in _CORRUPTING:
-            return Corrupted(store, self.length, self.encoder_length, special)
+    def _part(self, index: int, share: float = 1.0, first: int = 0, held_out: bool = False) -> Part:
+        source = self.prepared.sources[index]
+        two_sided = self.objectives[index] == "prefix" and self.encoder_length is None
+        return Part(index, source.validation if held_out else source.train, self.seed, two_sided, share, first)
+
+    def _arrange(self, index: int, held_out: bool = False) -> Arrangement:
+        """Of one source by itself."""
+        part, special, flat = (
+            self._part(index, held_out=held_out),
+            self.prepared.special,
+            self.prepared.sources[index].flat,
+        )
+        if flat and self.objectives[index] in _CORRUPTING:
+            return Corrupted(part, self.length, self.encoder_length, special)
         if self.encoder_length is not None:
-            return Pairs(store, self.length, self.encoder_length, special)
-        return (Flat if flat else Packed)(store, self.length, objective == "prefix")
+            return Pairs(part, self.length, self.encoder_length, special)
+        return Flat(part, self.length) if flat else Packed([part], self.length)
 
     def _arrays(self, rows: int) -> Arrays:
         shape = (rows, self.length)
@@ -178,6 +226,7 @@ class Loader:
             "positions": np.zeros(shape, np.int64),
             "documents": np.zeros(shape, np.int64),
             "weights": np.zeros(shape, np.float32),
+            "sources": np.full(shape, -1, np.int64),
         }
         if self.encoder_length is None and any(objective == "prefix" for objective in self.objectives):
             arrays["prefix"] = np.zeros(shape, bool)
@@ -189,19 +238,17 @@ class Loader:
         return arrays
 
     def _assemble(
-        self, arrangements: Sequence[Arrangement], sources: np.ndarray, rows: np.ndarray, epochs: np.ndarray
+        self, arrangements: Sequence[Arrangement], turns: np.ndarray, rows: np.ndarray, epochs: np.ndarray
     ) -> "Batch":
         import torch
 
         from polytask.data.batch import Batch
 
         arrays = self._arrays(len(rows))
-        draws = epoch_draws(self.seed, sources, epochs)
-        for source in np.unique(sources[sources >= 0]).tolist():
-            slots = np.flatnonzero(sources == source)
-            arrangements[source].fill(arrays, slots, rows[slots], draws[slots])
-        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        return Batch(sources=torch.from_numpy(sources.astype(np.int64)), **tensors)
+        for turn in np.unique(turns[turns >= 0]).tolist():
+            slots = np.flatnonzero(turns == turn)
+            arrangements[turn].fill(arrays, slots, rows[slots], epochs[slots])
+        return Batch(**{name: torch.from_numpy(array) for name, array in arrays.items()})
 
 
 def _objectives(prepared: "Prepared", default: str) -> list[str]:

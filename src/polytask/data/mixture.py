@@ -1,8 +1,9 @@
 """Which row of which source comes next: a pure function of (seed, step, row in the batch).
 
 Nothing is remembered, so a run resumes at any step at once, and any number of ranks or workers sees the same data.
-Sources take turns in a fixed cycle that holds each of them as often as its share says, spread evenly; the k-th row
-drawn from a source is row `permutation(seed, source, epoch)[k]` of it, computed without storing the permutation.
+Sources (those that share rows as one) take turns in a fixed cycle that holds each of them as often as its share says,
+spread evenly; the k-th row drawn from a source is row `permutation(seed, source, epoch)[k]` of it, computed without
+storing the permutation.
 """
 
 import math
@@ -34,30 +35,33 @@ class Mixture:
     temperature: float = 1.0
     stages: tuple[tuple[float | int, Mapping[str, float]], ...] = ()
 
-    def draw(
+    def definite(
         self,
         names: Sequence[str],
-        rows: Sequence[int],
-        batch_rows: int,
-        seed: int = 0,
+        documents: Sequence[int],
         total_steps: int | None = None,
         sizes: Sequence[float] | None = None,
-    ) -> "Draw":
-        """The function for these sources with so many `rows` each; `sizes` (default: rows) decides where no weights do.
+    ) -> list[tuple[int, list[float]]]:
+        """(last step, share of each source) of every stage, for these sources of so many `documents`.
 
-        Raises ConfigError for unknown names, negative weights, and stages that are out of order.
+        `sizes` (default: documents) decides where no weights do. Raises ConfigError for unknown names, negative
+        weights, and stages that are out of order.
         """
         if self.temperature <= 0:
             raise ConfigError(f"The mixture's temperature is {self.temperature}; it must be above 0.")
         stages: list[tuple[int, list[float]]] = []
         for until, weights in self.stages or ((1.0, self.weights),):
-            stages.append((_step(until, total_steps), self._shares(weights, names, rows, sizes or rows)))
+            stages.append((_step(until, total_steps), self._shares(weights, names, documents, sizes or documents)))
             if len(stages) > 1 and stages[-1][0] <= stages[-2][0]:
                 raise ConfigError(f"The mixture's stages must end one after another; stage {len(stages)} does not.")
-        return Draw(rows, stages, batch_rows, seed)
+        return stages
 
     def _shares(
-        self, weights: Mapping[str, float] | None, names: Sequence[str], rows: Sequence[int], sizes: Sequence[float]
+        self,
+        weights: Mapping[str, float] | None,
+        names: Sequence[str],
+        documents: Sequence[int],
+        sizes: Sequence[float],
     ) -> list[float]:
         if weights is None:
             shares = [size ** (1 / self.temperature) if size > 0 else 0.0 for size in sizes]
@@ -68,7 +72,7 @@ class Mixture:
                 if not (weight >= 0 and math.isfinite(weight)):
                     raise ConfigError(f"The mixture gives source '{name}' the weight {weight}; it must be 0 or more.")
             shares = [float(weights.get(name, 0.0)) for name in names]
-        for name, share, count in zip(names, shares, rows, strict=True):
+        for name, share, count in zip(names, shares, documents, strict=True):
             if share > 0 and not count:
                 raise ConfigError(f"Source '{name}' has no rows to train on; add data or set its weight to 0.")
         if not sum(shares) > 0:
@@ -87,7 +91,7 @@ def _step(until: float | int, total_steps: int | None) -> int:
 
 
 class Draw:
-    """A mixture made definite; see `index`."""
+    """Turns of sources with so many `rows` each, by their shares in `stages`; see `index`."""
 
     def __init__(self, rows: Sequence[int], stages: Sequence[tuple[int, Sequence[float]]], batch_rows: int, seed: int):
         self.rows = np.asarray(rows, dtype=np.int64)

@@ -27,9 +27,14 @@ class Rows:
 
     def of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The documents of several rows in order and, for each, which of `rows` (by index) holds it."""
+        places, owner = self.places(rows)
+        return self.documents[places], owner
+
+    def places(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The same with the places in `documents` instead of what is there."""
         first = self.starts[rows]
         counts = self.starts[rows + 1] - first
-        return self.documents[ranges(first, counts)], np.repeat(np.arange(len(rows)), counts)
+        return ranges(first, counts), np.repeat(np.arange(len(rows)), counts)
 
 
 def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -109,23 +114,25 @@ def _best_fit(counts: np.ndarray, capacity: int) -> list[tuple[list[int], int]]:
 
 
 def _fullest(counts: np.ndarray, capacity: int, abundant: bool) -> list[tuple[list[int], int]]:
-    """Kinds of rows, as `_best_fit` has them: around the longest document left, the fullest row that there is.
+    """Kinds of rows, as `_best_fit` has them: around one document after another, the fullest row that there is.
 
-    This is the search for the minimal slack of Gupta and Ho (1999), by dynamic programming over the lengths. Of equally
-    full rows it takes the one with the longest documents, or with those of which most are left.
+    This is the search for the minimal slack of Gupta and Ho (1999), by dynamic programming over the lengths. It goes by
+    the longest documents, or by those of which most are left: these few at a time, so that what is left stays as mixed
+    as it was and the last rows find partners too.
     """
     counts, kinds = counts.copy(), []
     while counts.any():
-        longest = int(np.flatnonzero(counts)[-1])
-        counts[longest] -= 1
-        lengths = np.flatnonzero(counts[: capacity - longest + 1])[::-1]
+        first = int(np.argmax(counts)) if abundant else int(np.flatnonzero(counts)[-1])
+        counts[first] -= 1
+        lengths = np.flatnonzero(counts[: capacity - first + 1])[::-1]
         if abundant:
             lengths = lengths[np.argsort(-counts[lengths], kind="stable")]
-        others = _fill(lengths.tolist(), counts[lengths].tolist(), capacity - longest)
-        counts[longest] += 1
-        composition = [longest, *others]
+        others = _fill(lengths.tolist(), counts[lengths].tolist(), capacity - first)
+        counts[first] += 1
+        composition = [first, *others]
         used, times = np.unique(composition, return_counts=True)
         rows = int((counts[used] // times).min())
+        rows = -(-rows // 4) if abundant else rows
         counts[used] -= times * rows
         kinds.append((composition, rows))
     return kinds

@@ -23,14 +23,19 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Row:
-    """A packed row: its source, and the pieces of each document in it."""
-
+class Document:
     source: str
+    pieces: list[Piece]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A packed row of `length` positions, `tokens` of them filled."""
+
     length: int
     tokens: int
     learnt: int
-    documents: list[list[Piece]]
+    documents: list[Document]
 
 
 def prepare_recipe(recipe: str, changes: Sequence[str] = (), *, data_dir: Path | None = None) -> Prepared:
@@ -56,13 +61,12 @@ def packed_rows(
             )
             if batch.encoder_ids is not None and batch.encoder_documents is not None:
                 _put_before(documents, batch.encoder_ids[row], batch.encoder_documents[row], assembly.tokenizer)
-            source = int(batch.sources[row])
+            sources = dict(zip(batch.documents[row].tolist(), batch.sources[row].tolist()))
             yield Row(
-                assembly.prepared.names[source] if source >= 0 else "padding",
                 batch.ids.shape[1],
                 int((batch.documents[row] > 0).sum()),
                 int((batch.weights[row] > 0).sum()),
-                list(documents.values()),
+                [Document(assembly.prepared.names[sources[number]], pieces) for number, pieces in documents.items()],
             )
         count -= len(batch)
         step += 1

@@ -84,10 +84,10 @@ def tally(loss: Loss, batch: Batch, sources: int) -> Tensor:
     """One float64 row [sum, weight, then sums and weights by source, then the log's sums]."""
     parts = [torch.stack([loss.sum.detach().double(), torch.as_tensor(loss.weight, device=loss.sum.device).double()])]
     if sources and loss.token_losses is not None:
-        rows = batch.sources.clamp(min=0)  # rows of padding (-1) have no weight
+        places = batch.sources.clamp(min=0).flatten()  # padding (-1) has no weight
         weights = batch.weights.double()
-        values = torch.stack([(loss.token_losses.double() * weights).sum(1), weights.sum(1)], dim=1)  # (B, 2)
-        parts.append(values.new_zeros(sources, 2).index_add_(0, rows, values).flatten())
+        values = torch.stack([loss.token_losses.double() * weights, weights], dim=-1).flatten(0, 1)  # (B x T, 2)
+        parts.append(values.new_zeros(sources, 2).index_add_(0, places, values).flatten())
     elif sources:
         parts.append(parts[0].new_zeros(2 * sources))
     parts += [loss.log[name].detach().double().reshape(1) for name in sorted(loss.log)]
