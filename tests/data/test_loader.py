@@ -301,7 +301,7 @@ def test_balanced_lengths_waste_little(tmp_path):
     loader = Loader(prepared(tmp_path, {"s": documents}), 4, 256, objective="seq2seq")
     assert loader.encoder_length == 256
     assert loader.length < 128
-    assert loader.report()["s"].padding < 0.05
+    assert loader.report()["s"].padding < 0.03
 
 
 def test_validation_is_one_pass_in_one_shape(mixed):

@@ -53,7 +53,7 @@ def test_padding_of_translations_is_small(instruction):
     source = np.maximum((target * rng.uniform(0.8, 1.2, 10_000)).astype(int), 1) + instruction
     length = int(512 * target.sum() / source.sum())
     rows = pack_pairs(source, target, 512, length)
-    assert 1 - (source.sum() + target.sum()) / (len(rows) * (512 + length)) < 0.03
+    assert 1 - (source.sum() + target.sum()) / (len(rows) * (512 + length)) < 0.01
 
 
 def test_too_long_documents_are_refused():

@@ -287,5 +287,6 @@ def _balanced(prepared: "Prepared", length: int) -> tuple[int, int]:
 
 
 def _rounded(value: float) -> int:
-    """To a multiple of 8, which tensor cores like."""
-    return max(8, round(value / 8) * 8)
+    """To a multiple of 8, which tensor cores like, or of less where that would leave more than a hundredth empty."""
+    step = min(8, max(1, round(value) // 64))
+    return max(8, round(value / step) * step)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 _EXACT = 2048  # longer rows are filled by best fit alone, which leaves little of them
-_CHUNK = 4096  # pairs that are packed together; more makes packing slower and hardly tighter
-_OPEN = 1024  # rows that one chunk leaves for the next to fill
+_POOL = 1024  # pairs among which those of a row are chosen
+_LAST = 256  # of them, those among which its last two are
 
 
 @dataclass(frozen=True)
@@ -163,57 +163,60 @@ def _fill(lengths: list[int], counts: list[int], room: int) -> list[int]:
 def pack_pairs(encoder: np.ndarray, decoder: np.ndarray, encoder_capacity: int, decoder_capacity: int) -> Rows:
     """Rows for pairs with two budgets: the sums of `encoder` (N,) and of `decoder` (N,) lengths both fit.
 
-    Largest pairs first, each into the row with most room, as if rows were machines and pairs jobs (Graham 1969).
-    Filling rows one by one would put large pairs together, and their encoder and decoder sides are in another ratio
-    than those of small ones. One to three percent stay padding. Raises ValueError for a pair that no row can hold.
+    A row begins with the largest of the next thousand pairs, goes on with any, so that it gets a mixture of shapes, and
+    ends with the two that together fill both budgets best. Raises ValueError for a pair that no row can hold.
     """
     sizes = np.stack([np.asarray(encoder), np.asarray(decoder)], axis=1).astype(np.int64)
     capacity = np.array([encoder_capacity, decoder_capacity], dtype=np.int64)
     if len(sizes) and (sizes.max(axis=0) > capacity).any():
         raise ValueError(f"a pair of {sizes.max(axis=0).tolist()} does not fit a row of {capacity.tolist()}")
-    shares = (sizes / capacity).max(axis=1)
-    order = np.flatnonzero(sizes.sum(axis=1) > 0)
-    # Chunks bound the rows that are open at once; each has small pairs that fill what its large ones leave.
-    room = np.zeros((0, 2), dtype=np.int64)
-    held: list[list[int]] = []
-    closed: list[list[int]] = []
-    for begin in range(0, len(order), _CHUNK):
-        chunk = order[begin : begin + _CHUNK]
-        chunk = chunk[np.argsort(-shares[chunk], kind="stable")]
-        room = np.concatenate([room, np.tile(capacity, (len(chunk), 1))])
-        used = _fit_pairs(chunk, sizes, capacity, room, held)
-        full = (room[:used] / capacity).min(axis=1) < np.median(shares[chunk]) / 4
-        if (~full).sum() > _OPEN:
-            full[:] = True
-        closed += [row for row, done in zip(held, full) if done]
-        held = [row for row, done in zip(held, full) if not done]
-        room = room[:used][~full]
-    rows = [row for row in (*closed, *held) if row]
-    return _rows([np.array(row, dtype=np.int64) for row in rows], [np.array([len(row)]) for row in rows])
-
-
-def _fit_pairs(
-    chunk: np.ndarray, sizes: np.ndarray, capacity: np.ndarray, room: np.ndarray, held: list[list[int]]
-) -> int:
-    """Puts the pairs of `chunk` into rows, changing `room` (rows, 2) and `held`; how many rows are in use."""
-    # As many rows as could hold all: large pairs spread over them, so that each row gets its mixture of shapes.
-    total = sizes[chunk].sum(axis=0) + (capacity - room[: len(held)]).sum(axis=0)
-    held += [[] for _ in range(max(int((total // capacity).max()) - len(held), 0))]
-    used = len(held)
     scale = (1 / capacity).astype(np.float32)
-    left = room.astype(np.float32) * scale
-    need = sizes[chunk].astype(np.float32) * scale
-    for document, size, (a, b) in zip(chunk.tolist(), sizes[chunk], need):
-        fits = np.flatnonzero((room[:used, 0] >= size[0]) & (room[:used, 1] >= size[1]))
-        if len(fits):
-            row = int(fits[np.argmax(np.minimum(left[fits, 0] - a, left[fits, 1] - b))])
-        else:
-            row, used = used, used + 1
-            held.append([])
-        held[row].append(document)
-        room[row] -= size
-        left[row] -= (a, b)
-    return used
+    order = np.flatnonzero(sizes.sum(axis=1) > 0)
+    order = np.random.default_rng(0).permutation(order)
+    last = 2 * sizes[order].mean(axis=0) if len(order) else capacity  # of less room than this, two take the rest
+    rows: list[np.ndarray] = []
+    pool, begin = order[:0], 0
+    while len(pool) or begin < len(order):
+        if len(pool) <= _POOL // 4:
+            pool, begin = np.concatenate([pool, order[begin : begin + _POOL]]), begin + _POOL
+        chosen = _fill_pairs(sizes[pool], capacity, scale, last)
+        rows.append(pool[chosen])
+        pool = np.delete(pool, chosen)
+    return _rows(rows, [np.array([len(row) for row in rows], dtype=np.int64)])
+
+
+def _fill_pairs(sizes: np.ndarray, capacity: np.ndarray, scale: np.ndarray, last: np.ndarray) -> list[int]:
+    """Places of the pairs of `sizes` (N, 2) that fill a row."""
+    encoder, decoder = sizes.T
+    largest = int(np.maximum(encoder * scale[0], decoder * scale[1]).argmax())
+    chosen, free = [largest], np.ones(len(sizes), dtype=bool)
+    room = capacity - sizes[largest]
+    free[largest] = False
+    others = np.flatnonzero(free)
+    while len(others) and (room >= last).all() and (sizes[others[0]] <= room).all():
+        chosen.append(int(others[0]))
+        free[others[0]] = False
+        room = room - sizes[others[0]]
+        others = others[1:]
+    while len(fits := np.flatnonzero(free & (encoder <= room[0]) & (decoder <= room[1]))[:_LAST]):
+        pair = _best_two(sizes[fits], room, scale)
+        chosen += fits[pair].tolist()
+        free[fits[pair]] = False
+        room = room - sizes[fits[pair]].sum(axis=0)
+    return chosen
+
+
+def _best_two(sizes: np.ndarray, room: np.ndarray, scale: np.ndarray) -> list[int]:
+    """Places of the one or two of `sizes` (N, 2), each of which fits, that leave the least of `room`."""
+    left = room - sizes
+    alone = left @ scale
+    first = left[: _LAST // 8, None]
+    encoder, decoder = first[..., 0] - sizes[:, 0], first[..., 1] - sizes[:, 1]  # what two leave: (N / 8, N)
+    fits = (encoder >= 0) & (decoder >= 0)
+    together = np.where(fits, encoder * scale[0] + decoder * scale[1], np.inf)
+    np.fill_diagonal(together, np.inf)
+    one, two = divmod(int(together.argmin()), len(sizes))
+    return [one, two] if together[one, two] <= alone.min() else [int(alone.argmin())]
 
 
 @dataclass(frozen=True)
