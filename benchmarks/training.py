@@ -180,13 +180,6 @@ def contender(name: str, options: argparse.Namespace) -> Callable[[Tick], None]:
     return lambda tick: transformers(size, precision, tick)
 
 
-def products(name: str) -> str:
-    """torch's setting for float32 products: polytask's commands set "medium" on a CPU, peers leave "highest"."""
-    if "medium" in name or "highest" in name:
-        return "medium" if "medium" in name else "highest"
-    return "medium" if name.startswith("polytask") else "highest"
-
-
 def contend(name: str, options: argparse.Namespace) -> None:
     """In a process of its own: one contender's median step and its peak memory, less what the imports take."""
     import torch
@@ -194,9 +187,11 @@ def contend(name: str, options: argparse.Namespace) -> None:
     from polytask import runtime
 
     if name.startswith("polytask"):
-        runtime.prepare()
+        runtime.prepare()  # decides the kind of float32 product, where the name does not; peers leave torch's "highest"
     torch.set_num_threads(runtime.cores())
-    torch.set_float32_matmul_precision(products(name))
+    for kind in ("medium", "highest"):
+        if kind in name:
+            torch.set_float32_matmul_precision(kind)
     if name.startswith("matmul"):
         rate = runtime.matmul_rate(torch.device("cpu"), options.precision, 256 if options.size == "tiny" else 2048)
         return harness.answer({"flops": rate})
@@ -205,7 +200,8 @@ def contend(name: str, options: argparse.Namespace) -> None:
     with suppress(Enough):
         run(clock)
     speed = SIZES[options.size].tokens / statistics.median(clock.seconds)
-    harness.answer({"tokens_per_second": speed, "memory": harness.memory("VmHWM") - before})
+    memory, kind = harness.memory("VmHWM") - before, torch.get_float32_matmul_precision()
+    harness.answer({"tokens_per_second": speed, "memory": memory, "products": kind})
 
 
 def contenders(options: argparse.Namespace) -> list[str]:
@@ -258,13 +254,14 @@ def show(options: argparse.Namespace, runs: dict[str, list[dict]], report: harne
     )
     share, rows = {}, []
     for name, speed in speeds.items():
-        share[name] = speed * flops / rates.get(f"matmul, {products(name)}", rates["matmul"])
+        share[name] = speed * flops / rates.get(f"matmul, {runs[name][0]['products']}", rates["matmul"])
         peak = f"{harness.median(runs[name], 'memory') / 2**20:,.0f}"
         extent = harness.spread(runs[name], "tokens_per_second")
         rows.append([name, f"{speed:,.0f}", extent, f"{speed / peers[best]:.2f}", f"{share[name]:.0%}", peak])
     report.table(["contender", "tokens/s", "range", f"to {best}", "of matmul", "peak MiB"], rows)
     if options.precision == "float32":
-        report.say('Products of float32: polytask sets "medium" (runtime.prepare), peers leave torch\'s "highest".')
+        kind = runs["polytask"][0]["products"]
+        report.say(f'Products of float32: runtime.prepare chose "{kind}" for polytask, peers leave torch\'s "highest".')
     report.bars(speeds, f"tokens/s, {options.size}, {options.precision}")
     return {
         "size": options.size, "precision": options.precision, "shape": asdict(size), "flops_per_token": flops,

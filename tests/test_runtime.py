@@ -1,0 +1,41 @@
+"""The machine made ready: float32 stays float32, whatever products the processor has."""
+
+import pytest
+import torch
+
+from polytask import runtime
+
+
+@pytest.fixture(autouse=True)
+def settings():
+    """Puts torch back as it was."""
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    yield
+    torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision(precision)
+
+
+@pytest.mark.parametrize("shape", [(7, 32, 96), (64, 64, 64), (512, 1024, 768), (2048, 384, 1536)])
+def test_float32_products_keep_their_accuracy(shape):
+    runtime.prepare()
+    rows, inner, columns = shape
+    left, right = torch.randn(rows, inner), torch.randn(inner, columns)
+    exact = left.double() @ right.double()
+    for product in (left @ right, torch.nn.functional.linear(left, right.T), torch.bmm(left[None], right[None])[0]):
+        assert (product - exact).norm() < 5e-6 * exact.norm()
+
+
+def test_threads_are_as_many_as_asked_for(monkeypatch):
+    assert runtime.prepare(1) == torch.get_num_threads() == 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert runtime.prepare() == 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "many")
+    assert runtime.prepare() == runtime.cores()
+
+
+def test_readying_the_machine_draws_no_random_numbers():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    runtime.prepare()
+    assert torch.equal(torch.rand(3), expected)
