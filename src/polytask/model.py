@@ -213,8 +213,8 @@ class Model:
                 answer = f", and an answer of {room}," if room else ""
                 raise ConfigError(
                     f"The text has {max(len(ids), len(encoder_ids or []))} tokens{answer} but this model reads "
-                    f"{context}, answer included: shorten it, or let it be cut with truncate='right' "
-                    "(--truncate right)."
+                    f"{context}, answer included: shorten it, or let it be cut (pt.load(path, truncate='right'), "
+                    "--truncate right)."
                 )
             wanted = min(sampling.max_tokens, context // 4) if room is None else room
             segments = self._shortened(segments, wanted)
