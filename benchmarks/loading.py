@@ -5,6 +5,7 @@
 Preparation reads a Parquet file, checks each row by its task, tokenizes, and writes the memory-mapped store. Its peer
 is `tokenizers.encode_batch` on the very texts, already in memory, on the same cores. The loader assembles rows in one
 thread; it is compared with the training speed of a network of 10 million parameters in bf16 (benchmarks/training.py).
+A run that resumes makes its loader anew, from prepared data, and asks it for a late step first; that is timed, too.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from typing import Any
 import harness
 
 VOCABULARY = 16_384
+LATE = 100_000  # the step that a run resumes at
 SETS: dict[str, dict[str, Any]] = {
     "books": {"task": "text", "columns": {}},
     "wikipedia_en": {"task": "text", "columns": {}},
@@ -63,13 +65,17 @@ def prepare_speed(name: str, options: argparse.Namespace, tokenizer: Any) -> dic
 
 
 def loader_speed(options: argparse.Namespace, tokenizer: Any) -> dict[str, Any]:
-    """Tokens a second of a mixture of all sets, and the share of positions that padding takes."""
+    """Tokens a second of a mixture of all sets, the share of positions that padding takes, and seconds to resume."""
     from polytask.data.loader import Loader
     from polytask.data.prepare import prepare
 
     sources = [source_of(name, options.data_dir, options.limit) for name in SETS]
     with tempfile.TemporaryDirectory() as cache:
-        loader = Loader(prepare(sources, tokenizer, cache=cache), batch_rows=16, context_length=256)
+
+        def made() -> Loader:
+            return Loader(prepare(sources, tokenizer, cache=cache), batch_rows=16, context_length=256)
+
+        loader = made()
         loader.batch(0)
         start, real, places = time.perf_counter(), 0, 0
         for step in range(1, 1 + options.batches):
@@ -77,7 +83,13 @@ def loader_speed(options: argparse.Namespace, tokenizer: Any) -> dict[str, Any]:
             places += batch.ids.numel()
             real += batch.tokens
         seconds = time.perf_counter() - start
-    return {"tokens_per_second": real / seconds, "padding": 1 - real / places}
+        resumes = []
+        for _ in range(options.repeats):
+            start = time.perf_counter()
+            made().batch(LATE)
+            resumes.append(time.perf_counter() - start)
+    resume = statistics.median(resumes)
+    return {"tokens_per_second": real / seconds, "padding": 1 - real / places, "resume": resume, "late": LATE}
 
 
 def main() -> None:
@@ -113,6 +125,7 @@ def main() -> None:
     ratio = loaded["tokens_per_second"] / training
     report.say(f"loader, one thread: {loaded['tokens_per_second']:,.0f} tokens/s, {loaded['padding']:.2%} padding; "
                f"training at 10 M in bf16: {training:,.0f}; ratio {ratio:.0f}")  # fmt: skip
+    report.say(f"resume: {loaded['resume']:.2f} s to the first batch of step {loaded['late']:,}")
     report.save({"prepare": prepared, "loader": loaded, "training": training, "loader_ratio": ratio})
 
 

@@ -34,7 +34,7 @@ def test_the_demo_leaves_a_model_figures_and_a_page(small):
     report = demos.demo(small, steps=3)
     kept = json.loads((small / "report.json").read_text())
     assert kept["accuracy"] == report.accuracy
-    assert list(kept["accuracy"]) == list(kept["baselines"]) == list(TASKS)
+    assert list(kept["accuracy"]) == list(kept["compositional"]) == list(kept["baselines"]) == list(TASKS)
     assert kept["steps"] == 3
     page = (small / "report.html").read_text()
     assert "<svg" in page

@@ -151,6 +151,20 @@ def test_overrides_are_typed_as_yaml_and_reach_into_lists(path):
     assert (task.shots, spec.split) == (0, "validation")
 
 
+def test_what_is_said_to_be_nothing_stays_nothing(path, tmp_path):
+    """A limit of null is all rows, where the key left out means 200."""
+    recipe = load_recipe(path, ["evaluation.tasks=[{task: text, from: pairs.jsonl, limit: null, split: null}]"])
+    (tmp_path / "again.yaml").write_text(recipe.dump())
+    again = load_recipe(tmp_path / "again.yaml").evaluation.tasks[0]
+    assert (again.limit, again.split) == (None, None)
+
+
+def test_the_dropout_of_training_counts(path):
+    options = ["model.dropout=0.3", "training.dropout=0.0"]
+    assert load_recipe(path, options[:1]).network(100).dropout == 0.3
+    assert load_recipe(path, options).network(100).dropout == 0.0
+
+
 def test_dump_reads_back_to_an_equal_recipe(path, tmp_path):
     options = ["data.sources.0.where={lang: 'no', year: [1, 2]}", "tokenizer={kind: bytes}", "name='1e5'"]
     for recipe in (load_recipe(path, options), *map(load_recipe, names())):

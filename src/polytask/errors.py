@@ -56,3 +56,11 @@ class MissingExtra(Error):
     def __init__(self, library: str, extra: str):
         install = f"pip install 'polytask[{extra}]'"
         super().__init__(f"This needs {library}, which is not installed. Install it with: {install}")
+
+
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """torch has a type for GPUs; its CPU allocator says so in words alone, as that type does too."""
+    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in _OUT_OF_MEMORY)

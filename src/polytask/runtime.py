@@ -191,13 +191,29 @@ def facts(measure: bool = True) -> list[Fact]:
              f"More threads than cores slow everything down: export OMP_NUM_THREADS={cores()}"),
         Fact("memory", f"{memory_bytes() / 2**30:.1f} GiB"),
         _gpu(),
+        _compiler(),
         _disk(Path.cwd()),
         *_libraries(),
     ]  # fmt: skip
     if measure:
-        precision = pick_precision("auto", device)
-        found.append(Fact(f"{precision} products", f"{matmul_rate(device, precision) / 1e9:,.0f} GFLOP/s on {device}"))
+        found += [_rate(device, precision) for precision in ("float32", "bfloat16")]
     return found
+
+
+def _rate(device: "torch.device", precision: str) -> Fact:
+    """How fast products are; in bfloat16 that says whether the machine has them or makes them up from float32."""
+    rate = f"{matmul_rate(device, precision) / 1e9:,.0f} GFLOP/s on {device}"
+    chosen = "; what `precision: auto` takes" if pick_precision("auto", device) == precision else ""
+    return Fact(f"{precision} products", rate + chosen)
+
+
+def compiler() -> str:
+    """The C++ compiler that torch.compile takes on a CPU, or "" where there is none."""
+    return shutil.which(os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")) or ""
+
+
+def _compiler() -> Fact:
+    return Fact("compiler", compiler() or "none; training.compile needs one on a CPU, nothing else does")
 
 
 def _version(package: str) -> str:

@@ -5,7 +5,9 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+import polytask as pt
 from polytask.cli.main import app
+from tests.inference.networks import TOKENIZER, network
 
 RECIPE = """
 model: {system: generalist, depth: 2, dim: 64, heads: 2}
@@ -59,3 +61,11 @@ def trained(polytask, folder):
     result = polytask("train", folder / "recipe.yaml", "--out", folder / "run")
     assert result.exit_code == 0, result.stderr
     return folder / "run", result
+
+
+@pytest.fixture(scope="session")
+def babbler(tmp_path_factory):
+    """The folder of a model that has learnt nothing, and answers every prompt with other nonsense."""
+    folder = tmp_path_factory.mktemp("babbler")
+    pt.Model(network(context=256), TOKENIZER).save(folder / "model")
+    return folder / "model"

@@ -94,7 +94,8 @@ def test_doctor_says_what_this_machine_has(polytask):
     facts = {fact["name"]: fact for fact in json.loads(polytask("doctor", "--json").stdout)}
     assert facts["torch"]["value"]
     assert facts["python"]["good"]
-    assert any("products" in name for name in facts)
+    assert all("GFLOP/s" in facts[f"{precision} products"]["value"] for precision in ("float32", "bfloat16"))
+    assert facts["compiler"]["value"]
     assert "torch" in polytask("doctor").stdout
 
 

@@ -52,8 +52,8 @@ def refused(result, *sentences):
         ("lines.txt", "broken.jsonl", ["broken.jsonl", "line 2"]),
         ("lines.txt", "pairs.jsonl", ["'text'", "source, target"]),
         (TEXT, "task: text, from: pairs.jsonl, columns: {text: sorce}", ["'sorce'", "source"]),
-        (TEXT, "task: texts, from: lines.txt", ["'texts'", "did you mean 'text'"]),
-        (TEXT, "task: translation, from: pairs.jsonl, fields: {target_lang: germann}", ["did you mean 'german'"]),
+        (TEXT, "task: texts, from: lines.txt", ["line 7", "'texts'", "did you mean 'text'"]),
+        (TEXT, "task: translation, from: pairs.jsonl, fields: {target_lang: germann}", ["line 7", "mean 'german'"]),
         (TEXT, "task: mine.yaml, from: lines.txt", ["mine.yaml"]),
         ("system: generalist", "system: generalst", ["line 2", "did you mean 'generalist'"]),
         ("held_out: 0", "held_uot: 0", ["line 5", "did you mean 'held_out'"]),
@@ -63,6 +63,8 @@ def refused(result, *sentences):
         ("depth: 1", "depth: -1", ["line 2", "depth"]),
         ("depth: 1", "depth: two", ["line 2", "depth"]),
         ("heads: 1", "heads: 3", ["line 2", "heads"]),
+        ("heads: 1", "heads: 1, vocab_size: 200", ["vocab_size=200", "tokens of the tokenizer"]),
+        ("heads: 1", "heads: 1, context_length: 32", ["line 2", "context_length=32", "64 tokens"]),
         ("kind: bytes", "file: nowhere.json", ["nowhere.json"]),
         ("training: {", "training: [", ["line 8"]),
     ],
@@ -207,3 +209,77 @@ def test_resuming_what_never_began_says_so(polytask, work):
     result = polytask("train", work / "recipe.yaml", "--out", work / "never", "--resume")
     assert result.exit_code == 0, result.stderr
     assert "never holds no checkpoint to go on from" in result.stderr
+
+
+def test_weights_know_no_other_tokenizer(polytask, work, trained):
+    run, _ = trained
+    (work / "recipe.yaml").write_text(
+        RECIPE.replace("{system: generalist, depth: 1, dim: 32, heads: 1}", f"{{from: {run / 'model'}}}").replace(
+            "kind: bytes", "file: lines.txt"
+        )
+    )
+    refused(
+        polytask("train", work / "recipe.yaml", "--out", work / "run"), "tokenizer.file", "no tokenizer but its own"
+    )
+
+
+def test_a_tokenizer_with_too_many_tokens_for_its_model(polytask, model):
+    """Its checksums are right, so that it is not just taken for damaged."""
+    from polytask.interop.folder import write_checksums
+
+    tokenizer = json.loads((model / "tokenizer.json").read_text())
+    size = len(tokenizer["model"]["vocab"])
+    tokenizer["model"]["vocab"] |= {f"another{number}": size + number for number in range(3000)}
+    (model / "tokenizer.json").write_text(json.dumps(tokenizer))
+    (model / "checksums.json").unlink()
+    write_checksums(model)
+    refused(ask(polytask, model), "tokenizer.json", "belongs to another model")
+
+
+def test_what_is_piped_in_is_no_text(polytask, trained):
+    refused(polytask("classify", trained[0], "--labels", "good", "bad", stdin=b"\xff\xfe"), "not UTF-8", "piped")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("DefaultCPUAllocator: can't allocate memory"), MemoryError()])
+def test_memory_that_does_not_do_for_asking(polytask, trained, monkeypatch, error):
+    from polytask.model import Model
+
+    def starve(*_, **__):
+        raise error
+
+    monkeypatch.setattr(Model, "ask", starve)
+    refused(ask(polytask, trained[0]), "not enough memory", "--int8")
+
+
+@pytest.mark.parametrize("name", ["recipe.yaml", "tokenizer.json", "log.jsonl"])
+def test_a_users_files_are_not_written_over(polytask, work, name):
+    (work / "mine").mkdir()
+    (work / "mine" / name).write_text("my own\n")
+    refused(polytask("train", work / "recipe.yaml", "--out", work / "mine"), name, "another --out")
+    assert (work / "mine" / name).read_text() == "my own\n"
+    assert [file.name for file in (work / "mine").iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", ["report.json", "report.html", "model/notes.txt", "run/notes.txt"])
+def test_a_demo_spares_what_is_not_its_own(polytask, work, name):
+    file = work / "mine" / name
+    file.parent.mkdir(parents=True)
+    file.write_text("my own\n")
+    refused(polytask("demo", "--out", work / "mine", "--steps", 1), "choose another")
+    assert file.read_text() == "my own\n"
+
+
+def test_programs_are_run_without_walls_only_where_told(polytask, trained, work, monkeypatch):
+    from polytask.tasks import sandbox
+
+    monkeypatch.setattr(sandbox, "available", lambda: sandbox.Means(missing=("Landlock",)))
+    row = {"prompt": "Write f.", "solution": "def f(): return 1", "tests": "assert True"}
+    (work / "programs.jsonl").write_text(json.dumps(row) + "\n")
+    words = ["--task", "code", "--data", work / "programs.jsonl", "--max-tokens", 2]
+    refused(polytask("eval", trained[0], *words), "Landlock", "--unsafe")
+    result = polytask("eval", trained[0], *words, "--unsafe")
+    assert result.exit_code == 0, result.stderr
+    assert "pass@1" in result.stdout
+    (work / "programs.jsonl").write_text('{"text": "A text."}\n')
+    words[1] = "text"
+    refused(polytask("eval", trained[0], *words, "--unsafe"), "task code", "'text' runs none")

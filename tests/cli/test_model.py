@@ -21,11 +21,38 @@ def test_an_answer_can_be_json(polytask, trained):
     run, _ = trained
     words = ["--text", "This day is great.", "--labels", "good", "bad", "--json"]
     said = json.loads(polytask("ask", run, "classification", *words).stdout)
+    probabilities = said.pop("probabilities")
     assert said == {
         "task": "classification",
         "example": {"text": "This day is great.", "labels": ["good", "bad"]},
         "answer": "good",
     }
+    assert probabilities["good"] > 0.5
+    assert sum(probabilities.values()) == pytest.approx(1)
+
+
+def test_log_probabilities_and_samples_are_in_the_json(polytask, trained):
+    run, _ = trained
+    words = ["--max-tokens", 4, "--min-tokens", 4, "--logprobs", 3, "--n", 2, "--seed", 1, "--json"]
+    said = json.loads(polytask("generate", run, "This soup", *words).stdout)
+    assert len(said["answer"]) == len(said["logprobs"]) == 2
+    for places in said["logprobs"]:
+        assert len(places) == 4
+        for place in places:
+            assert 3 <= len(place) <= 4
+            assert all(one["logprob"] <= 0 and set(one) == {"token", "id", "logprob"} for one in place)
+
+
+def test_penalties_reach_the_sampler(polytask, trained):
+    run, _ = trained
+    words = ["--max-tokens", 24, "--min-tokens", 24, "--temperature", 0, "--logprobs", 1, "--json"]
+
+    def distinct(*more):
+        said = json.loads(polytask("generate", run, "This soup", *words, *more).stdout)
+        return len({place[0]["id"] for place in said["logprobs"]}), said["answer"]
+
+    plain, penalised = distinct(), distinct("--presence-penalty", 100, "--frequency-penalty", 100)
+    assert penalised[1] != plain[1]
 
 
 def test_a_text_comes_from_a_file_or_a_pipe(polytask, trained, tmp_path):
@@ -95,6 +122,33 @@ def test_evaluation_measures_what_is_right(polytask, trained, folder):
     shown = polytask("eval", run, *words, "--limit", 3).stdout
     assert "accuracy" in shown
     assert "3 examples" in shown
+
+
+def test_evaluation_of_a_folder_takes_what_was_not_trained_on(polytask, trained, folder):
+    run, _ = trained
+    rows, sets = (folder / "rows.jsonl").read_text().splitlines(), folder / "sets"
+    sets.mkdir()
+    for name, part in (("train", rows[:20]), ("validation", rows[20:25]), ("test", rows[25:28])):
+        (sets / f"{name}.jsonl").write_text("\n".join(part) + "\n")
+
+    def examples(*words):
+        result = polytask("eval", run, "--task", "classification", "--data", sets, *words, "--json")
+        assert result.exit_code == 0, result.stderr
+        report = json.loads(result.stdout)
+        return report["examples"], report["reproduce"]["files"]
+
+    assert examples() == (3, ["test.jsonl"])
+    assert examples("--split", "train") == (20, ["train.jsonl"])
+    (sets / "test.jsonl").unlink()
+    assert examples() == (5, ["validation.jsonl"])
+    assert "of validation.jsonl" in polytask("eval", run, "--task", "classification", "--data", sets).stdout
+
+
+def test_a_world_can_be_asked_of_what_training_never_combined(polytask, trained):
+    words = ["--task", "classification", "--data", "blocksworld", "--limit", 5, "--truncate", "right"]
+    usual, new = (polytask("eval", trained[0], *words, *more) for more in ([], ["--split", "compositional"]))
+    assert usual.exit_code == new.exit_code == 0, new.stderr
+    assert usual.stdout.splitlines()[2:] != new.stdout.splitlines()[2:]
 
 
 def test_evaluation_takes_some_rows_and_the_users_sampling(polytask, trained, folder):

@@ -306,3 +306,11 @@ def test_a_hub_that_has_it_not_or_is_away_is_one_sentence(hub):
     hub["online"] = False
     with pytest.raises(DataError, match="cannot be fetched"):
         list(read(SourceSpec("text", "hub:owner/poems")))
+
+
+def test_a_damaged_archive_is_named(tmp_path):
+    data = bytearray(gzip.compress(b'{"text": "a line"}\n' * 5000))
+    data[40] ^= 0xFF  # within the deflated stream, which zlib itself notices
+    (tmp_path / "a.jsonl.gz").write_bytes(data)
+    with pytest.raises(DataError, match=r"a\.jsonl\.gz"):
+        list(read(SourceSpec("text", str(tmp_path / "a.jsonl.gz"))))

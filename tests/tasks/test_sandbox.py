@@ -1,6 +1,7 @@
 """Programs that work, that fail, and that mean harm."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -8,7 +9,7 @@ import time
 import pytest
 
 from polytask.errors import SandboxError
-from polytask.tasks import get_task
+from polytask.tasks import get_task, sandbox
 from polytask.tasks.builtin.code import program
 from polytask.tasks.sandbox import Means, Result, available, run, run_many
 
@@ -269,6 +270,32 @@ def test_many_programs_keep_their_order_and_go_on_after_a_crash():
     jobs = [(f"def f(x): return {i % 3}" if i % 5 else "import os; os._exit(0)", TEST) for i in range(60)]
     assert [result.passed for result in run_many(jobs)] == [i % 3 == 2 and i % 5 != 0 for i in range(60)]
     assert run_many([]) == []
+
+
+@walled
+def test_a_program_that_dies_of_a_signal_without_a_name_fails_alone():
+    deadly = "import os\ndef f(x): os.kill(os.getpid(), 40)"
+    results = run_many([(deadly, TEST), ("def f(x): return x + 1", TEST)], workers=1)
+    assert [result.passed for result in results] == [False, True]
+    assert "signal 40" in results[0].reason
+
+
+@walled
+def test_a_launcher_that_ends_takes_one_program_with_it(monkeypatch):
+    judge, seen = sandbox._Launcher.judge, []
+
+    def ending(launcher, program, tests, limits):
+        seen.append(launcher.process.pid)
+        if "die" in program:
+            os.killpg(launcher.process.pid, signal.SIGKILL)
+        return judge(launcher, program, tests, limits)
+
+    monkeypatch.setattr(sandbox._Launcher, "judge", ending)
+    good = ("def f(x): return x + 1", TEST)
+    results = run_many([good, ("die = 1\ndef f(x): return x + 1", TEST), good, good], workers=1)
+    assert [result.passed for result in results] == [True, False, True, True]
+    assert "launcher" in results[1].reason
+    assert len(set(seen)) == 2
 
 
 def test_without_walls_it_refuses_unless_told():

@@ -3,15 +3,16 @@ import os
 import shutil
 import subprocess
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from polytask.errors import CheckpointError, TrainingError
-from polytask.interop.folder import verify
+from polytask.interop.folder import atomic_folder, verify, write_checksums
 from polytask.training import checkpoint as module
-from polytask.training.checkpoint import checkpoints, mean_weights, newest_state, read_state, sweep
+from polytask.training.checkpoint import checkpoints, mean_weights, newest_state, prune, read_state, sweep
 from polytask.training.config import TrainingConfig
 from tests.training.toy import losses, network, trainer
 
@@ -119,6 +120,45 @@ def test_a_really_full_disk(tmp_path):
         assert not list((disk / "checkpoints").glob(".*"))
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_the_newest_is_the_one_of_most_steps(tmp_path):
+    for step in ("999000", "999500", "1000000", "notes"):
+        (tmp_path / "checkpoints" / f"step-{step}").mkdir(parents=True)
+    assert [path.name[5:] for path in checkpoints(tmp_path)] == ["999000", "999500", "1000000"]
+    prune(tmp_path, 1)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-1000000", "step-notes"]
+
+
+def test_what_was_moved_aside_for_what_never_came_is_put_back(tmp_path):
+    for name in ("checkpoints", ".model.old-999999999", ".model.new-999999999"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / ".model.old-999999999" / "kept").write_text("whole")
+    sweep(tmp_path)
+    assert (tmp_path / "model" / "kept").read_text() == "whole"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "model"]
+
+
+def test_an_interruption_between_the_renames_loses_nothing(tmp_path, monkeypatch):
+    (tmp_path / "model").mkdir()
+    write_checksums(tmp_path / "model")
+    before, rename = (tmp_path / "model" / "checksums.json").read_text(), Path.rename
+
+    def interrupted(path, target):
+        if ".new-" in path.name:
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    def save():
+        with atomic_folder(tmp_path / "model") as fresh:
+            (fresh / "more").write_text("half")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            save()
+    assert [file.name for file in tmp_path.iterdir()] == ["model"]
+    assert (tmp_path / "model" / "checksums.json").read_text() == before
 
 
 def test_sweeping_spares_the_living(tmp_path):

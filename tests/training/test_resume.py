@@ -81,7 +81,7 @@ def test_a_stopped_run_saves_and_goes_on(tmp_path, whole, number):
     "words",
     [
         {},
-        {"optimizer": "adafactor", "lr": 0.1},
+        {"optimizer": "adafactor", "lr": 0.1, "average_last": 2, "save_every": 4},
         {"optimizer": "muon", "accumulate": 2, "checkpointing": True, "ema": 0.9},
     ],
 )

@@ -40,12 +40,11 @@ def ask(
 
 def reply(model: Any, task: Any, example: dict[str, Any], wish: Wish) -> None:
     """Asks and prints the answer, or each of several samples on a line of its own."""
-    from polytask.run.ask import answers
+    from polytask.run.ask import answers, plain
 
     given = answers(model, task, example, wish.sampling)
     if wish.as_json:
-        shown = given if len(given) > 1 else given[0]
-        typer.echo(json.dumps({"task": task.name, "example": example, "answer": shown}, ensure_ascii=False))
+        typer.echo(json.dumps({"task": task.name, "example": example} | plain(given, model), ensure_ascii=False))
         return
     for answer in given:
-        typer.echo(answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False))
+        typer.echo(answer.value if isinstance(answer.value, str) else json.dumps(answer.value, ensure_ascii=False))

@@ -9,9 +9,13 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
-from polytask.errors import Error
+from polytask.errors import Error, out_of_memory
 
 SPREADING = ("--set", "--columns", "--where")  # `--set a=1 b=2` means `--set a=1 --set b=2`
+OUT_OF_MEMORY = (
+    "There is not enough memory. Load the weights with --int8 or --dtype bfloat16, ask for fewer samples (--n) or "
+    "beams, or shorten the text."
+)
 LISTS = ("--labels", "--choices")  # the same with any words
 
 
@@ -43,6 +47,11 @@ class Verb(TyperCommand):
             return super().invoke(ctx)
         except Error as error:
             typer.echo(f"Error: {error}", err=True)
+            raise typer.Exit(2) from None
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            typer.echo(f"Error: {OUT_OF_MEMORY}", err=True)
             raise typer.Exit(2) from None
         except OSError as error:
             if isinstance(error, BrokenPipeError):

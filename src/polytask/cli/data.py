@@ -39,7 +39,7 @@ def show(
 def _print_document(out: Any, document: "Document", coloured: bool) -> None:
     from rich.text import Text
 
-    line = Text(f"{document.source}: ", style="" if not coloured else "cyan")
+    line = Text().append(f"{document.source}: ", style="cyan" if coloured else "")
     for piece in document.pieces:
         if coloured:
             line.append(piece.text, style="green" if piece.learnt else "dim")
@@ -67,4 +67,7 @@ def prepare(recipe: RECIPE, changes: SET = None, data_dir: DATA_DIR = None) -> N
         table.add_row(name, f"{train.documents:,}", f"{held.documents:,}", f"{train.tokens:,}", share, ratio)
     out = console()
     out.print(table)
+    for source in prepared.sources:
+        if source.cleaned:
+            out.print(f"\n{source.name}: {source.cleaned}", markup=False)
     out.print(f"\nNext:  polytask data show {recipe}\n       polytask train {recipe}")

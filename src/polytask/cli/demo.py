@@ -12,5 +12,7 @@ def demo(
 ) -> None:
     """Train a small model here and now, and ask it every task."""
     from polytask.run.demo import demo as run_demo
+    from polytask.run.ending import STOPPED
 
-    run_demo(out, steps)
+    if run_demo(out, steps) is None:
+        raise typer.Exit(STOPPED)

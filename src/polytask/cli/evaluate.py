@@ -21,8 +21,19 @@ def evaluate(
     where: Annotated[
         list[str] | None, typer.Option(help="Only rows with this value in a column: lang=de ...", show_default=False)
     ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a folder or a data set: test (where there is one), validation, train; of blocksworld also "
+            "compositional.",
+            show_default=False,
+        ),
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Examples at most.", show_default=False)] = None,
     shots: Annotated[int, typer.Option(help="Worked examples before each question.")] = 0,
+    unsafe: Annotated[
+        bool, typer.Option("--unsafe", help="Run programs (task code) even where this machine cannot hold them in.")
+    ] = False,
     wish: Any = None,
 ) -> None:
     """Evaluate a model on a file of a task."""
@@ -30,8 +41,8 @@ def evaluate(
 
     named, shared = pairs(columns or [], "--columns"), pairs(field or [], "--field")
     report = run_evaluate(
-        model, task, data, named, shared, where=pairs(where or [], "--where"), limit=limit, shots=shots,
-        sampling=wish.sampling, loading=wish.loading, quiet=wish.as_json,
+        model, task, data, named, shared, where=pairs(where or [], "--where"), split=split, limit=limit,
+        shots=shots, unsafe=unsafe, sampling=wish.sampling, loading=wish.loading, quiet=wish.as_json,
     )  # fmt: skip
     if wish.as_json:
         typer.echo(json.dumps(report.to_dict(), ensure_ascii=False, indent=1))

@@ -29,8 +29,15 @@ def fields(task: "Task", words: Sequence[str], piped: str | None = None) -> dict
 
 
 def stdin() -> str | None:
-    """What was piped in, or None at a terminal."""
-    return None if sys.stdin is None or sys.stdin.isatty() else sys.stdin.read()
+    """What was piped in, or None at a terminal. Raises DataError where it is not UTF-8 text."""
+    if sys.stdin is None or sys.stdin.isatty():
+        return None
+    try:
+        text = sys.stdin.read()
+        text.encode()  # python lets bytes that are no UTF-8 through as lone surrogates
+    except UnicodeError:
+        raise DataError("What was piped in is not UTF-8 text; convert it first, as by iconv.") from None
+    return text
 
 
 def _grouped(task: "Task", words: Sequence[str]) -> dict[str, list[str]]:

@@ -17,17 +17,22 @@ def _option(help: str) -> Any:
 
 OPTIONS: dict[str, Any] = {
     "max_tokens": Annotated[int | None, _option("Tokens of an answer at most.")],
+    "min_tokens": Annotated[int | None, _option("Tokens of an answer at least.")],
     "temperature": Annotated[float | None, _option("0 takes the likeliest token; 1 samples as the model believes.")],
     "top_k": Annotated[int | None, _option("Sample among so many tokens; 0 is all.")],
     "top_p": Annotated[float | None, _option("Sample among the likeliest tokens of this joint probability.")],
     "min_p": Annotated[float | None, _option("Leave out tokens below this share of the likeliest one's probability.")],
     "repetition_penalty": Annotated[float | None, _option("Above 1, tokens that came before become less likely.")],
+    "presence_penalty": Annotated[float | None, _option("Taken from the logits of tokens that were written.")],
+    "frequency_penalty": Annotated[float | None, _option("The same, for each time they were written.")],
     "stop": Annotated[list[str] | None, _option("End at this text; may be given again.")],
     "seed": Annotated[int | None, _option("The same seed gives the same answer.")],
     "n": Annotated[
         int | None, typer.Option("--n", help="So many samples.", rich_help_panel=_PANEL, show_default=False)
     ],
     "beam_size": Annotated[int | None, _option("Beam search with so many beams.")],
+    "length_penalty": Annotated[float | None, _option("Of beam search: 0 ranks by probability; more favours length.")],
+    "logprobs": Annotated[int | None, _option("With --json: so many likeliest tokens at each place.")],
 }
 JSON = Annotated[bool, typer.Option("--json", help="Print JSON: the task, the example and the answer.")]
 LOADING: dict[str, Any] = {

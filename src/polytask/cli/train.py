@@ -26,4 +26,4 @@ def train(
     from polytask.run.ending import print_ending
     from polytask.run.train import train as run_train
 
-    print_ending(run_train(recipe, changes or [], out=out, resume=resume, data_dir=data_dir))
+    raise typer.Exit(print_ending(run_train(recipe, changes or [], out=out, resume=resume, data_dir=data_dir)))

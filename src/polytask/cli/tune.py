@@ -41,4 +41,4 @@ def tune(
 
     wish = Tuning(lora=lora, rank=rank, merge=merge, steps=steps, epochs=epochs, lr=lr)
     named, shared = pairs(columns or [], "--columns"), pairs(field or [], "--field")
-    print_ending(run_tune(model, task, data, named, shared, wish, out=out, resume=resume))
+    raise typer.Exit(print_ending(run_tune(model, task, data, named, shared, wish, out=out, resume=resume)))

@@ -5,7 +5,6 @@ row for exact duplicates and a MinHash index (128 numbers a row) for near ones.
 """
 
 import hashlib
-import logging
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,7 +16,6 @@ from polytask.data.files import Skip, columns_of, records
 from polytask.data.places import Place, locate
 from polytask.errors import ConfigError, DataError, MissingExtra
 
-_log = logging.getLogger(__name__)
 _WORD = re.compile(r"\w+")
 _NAMED = 5  # examples of what was removed that a report keeps, by reason
 _BITS = 8  # bytes of a hash: of a billion rows, chance makes about 3% of one pair collide
@@ -107,8 +105,6 @@ def clean(
         else:
             report.kept += 1
             yield row
-    if report.removed:
-        _log.info("Source '%s': %s", name, report)
     if report.rows and not report.kept:
         raise DataError(f"Cleaning removed every row of source '{name}': {', '.join(report.removed)}; loosen `clean`.")
 

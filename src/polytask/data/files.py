@@ -8,6 +8,7 @@ import csv
 import gzip
 import json
 import sys
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +92,7 @@ def _open(path: Path) -> IO[bytes]:
         file: Any = gzip.open(path) if path.suffix == ".gz" else open(path, "rb")  # noqa: SIM115 - the caller closes it
         file.peek(1)  # so that a folder, a lock or a broken archive is known at once
         return file
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}).") from error
 
 
@@ -105,7 +106,7 @@ def _lines(path: Path) -> Iterator[tuple[str, str | None]]:
                 except UnicodeDecodeError:
                     text = None
                 yield f"{path} line {number}", text
-        except (OSError, EOFError) as error:  # an archive that ends too early
+        except (OSError, EOFError, zlib.error) as error:  # an archive that ends too early
             raise DataError(f"{path}: reading stopped in the middle ({error}); the file is damaged.") from error
 
 
@@ -116,7 +117,7 @@ def _text_document(path: Path) -> Iterator[dict[str, Any] | Skip]:
         except UnicodeDecodeError as error:
             yield Skip(str(path), f"not UTF-8 (byte {error.start})")
             return
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"{path}: reading stopped in the middle ({error}); the file is damaged.") from error
     yield {"text": text} if text.strip() else Skip(str(path), "empty")
 
@@ -159,7 +160,7 @@ def _json_list(path: Path) -> Iterator[dict[str, Any] | Skip]:
     with _open(path) as file:
         try:
             rows = json.loads(file.read().decode("utf-8-sig"))
-        except (ValueError, RecursionError, OSError, EOFError) as error:
+        except (ValueError, RecursionError, OSError, EOFError, zlib.error) as error:
             raise DataError(f"{path}: not a list in JSON ({error}); JSON lines (.jsonl) bear a broken row.") from error
     for number, row in enumerate(rows, 1):
         yield row if isinstance(row, dict) else Skip(f"{path} item {number}", "not a JSON object with named fields")
@@ -185,7 +186,7 @@ def _csv_rows(path: Path) -> Iterator[dict[str, Any] | Skip]:
             except csv.Error as error:
                 yield Skip(where, f"not CSV ({error})")
                 continue
-            except (OSError, EOFError) as error:
+            except (OSError, EOFError, zlib.error) as error:
                 raise DataError(f"{path}: reading stopped in the middle ({error}); the file is damaged.") from error
             if values is None or header is None:
                 return

@@ -54,6 +54,21 @@ def locate(name: str, base: str | None = None, split: str | None = None) -> Plac
     raise DataError(f"'{name}' is not there. {_looked(name, roots)}")
 
 
+def judging_split(name: str, base: str | None = None) -> str | None:
+    """The split to judge a model on where nobody names one: "test", else "validation", of those that `name` has.
+
+    None for a single file, and where no name of a file speaks of either.
+    """
+    if name in GENERATORS:
+        return "test"
+    for split in ("test", "validation"):
+        try:
+            return split if len(locate(name, base, split).files) else None
+        except DataError:  # it has none of that split; what is wrong beside shows when it is read
+            continue
+    return None
+
+
 def _roots(base: str | None) -> list[Path]:
     """The first that has the file counts: the base, the data folder of this machine, the current folder."""
     given = [base, os.environ.get("POLYTASK_DATA"), "."]
@@ -72,6 +87,8 @@ def _looked(name: str, roots: Sequence[Path]) -> str:
 
 
 def _folder(path: Path, split: str | None) -> tuple[Path, ...]:
+    if not os.access(path, os.R_OK | os.X_OK):
+        raise DataError(f"The folder {path} cannot be read (permission denied); make it accessible.")
     files = sorted(file for file in path.rglob("*") if file.is_file() and _is_data(file.relative_to(path)))
     chosen = of_split([str(file.relative_to(path)) for file in files], split)
     if not chosen:

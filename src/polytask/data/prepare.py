@@ -13,6 +13,7 @@ import logging
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,10 +21,11 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from polytask.data.clean import Report
 from polytask.data.mixture import Mixture
 from polytask.data.store import Counts, Store, StoreWriter
 from polytask.data.workers import Workers
-from polytask.errors import ConfigError, DataError
+from polytask.errors import ConfigError, DataError, Notice
 
 if TYPE_CHECKING:
     from polytask.data.sources import SourceSpec
@@ -34,7 +36,7 @@ REFUSED_SHARE = 0.01  # of a source's rows may not fit its task; more means that
 _SURELY_WRONG = 1000  # so many are enough to stop before the end
 
 _log = logging.getLogger(__name__)
-_FORMAT = 1  # of the store's files
+_FORMAT = 2  # of the store's files
 _BATCH_CHARACTERS = 1_000_000  # a piece of work for one core, some tenths of a second
 _BATCH_ROWS = 4_000
 
@@ -53,6 +55,7 @@ class PreparedSource:
     train: Store
     validation: Store
     objective: str | None = None
+    cleaned: str = ""  # what cleaning removed, with some examples; empty where nothing was
 
     @property
     def rows(self) -> int:
@@ -110,10 +113,11 @@ def prepare(
         with _locked(folder.with_suffix(".lock")):
             if not (folder / "source.json").exists():
                 _build(folder, source, tokenizer, share, progress, cores)
-        flat = json.loads((folder / "source.json").read_text())["flat"]
+        about = json.loads((folder / "source.json").read_text())
         train, validation = Store(folder / "train"), Store(folder / "validation")
-        task = _task(source).name
-        prepared.append(PreparedSource(source.name, task, flat, source.weight, train, validation, source.objective))
+        words = {"objective": source.objective, "cleaned": about["cleaned"]}
+        made = PreparedSource(source.name, _task(source).name, about["flat"], source.weight, train, validation, **words)
+        prepared.append(made)
     return Prepared(tuple(prepared), dict(tokenizer.special), tokenizer.vocab_size)
 
 
@@ -199,17 +203,20 @@ def _build(
     temporary = Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent))
     try:
         writers = [StoreWriter(temporary / side, tokenizer.vocab_size) for side in ("train", "validation")]
-        flat, rows = True, 0
+        flat, rows, report = True, 0, Report()
 
         def told(count: int) -> None:
             if progress is not None:
                 progress(source.name, rows + count, sum(writer.tokens for writer in writers))
 
         for part, kept in zip(_parts(source), (writers, writers[1:] * 2)):
-            plain, count = _tokenize(part, tokenizer, holdout, kept, told, cores)
+            plain, count = _tokenize(part, tokenizer, holdout, kept, told, cores, report)
             flat, rows = flat and plain, rows + count
         counts = [writer.close() for writer in writers]
-        about = {"name": source.name, "flat": flat, "tokens": [count.tokens for count in counts]}
+        cleaned = str(report) if report.removed else ""
+        if cleaned:
+            warnings.warn(f"Source '{source.name}': {cleaned}", Notice, stacklevel=2)
+        about = {"name": source.name, "flat": flat, "tokens": [count.tokens for count in counts], "cleaned": cleaned}
         (temporary / "source.json").write_text(json.dumps(about))
         if folder.exists():
             shutil.rmtree(folder)  # without source.json, so not one of ours that is complete
@@ -226,12 +233,13 @@ def _tokenize(
     writers: Sequence[StoreWriter],
     told: Callable[[int], None],
     cores: int | None,
+    report: Report,
 ) -> tuple[bool, int]:
     """Writes all documents of a source to (training, held out); is all of it plain text, and how many rows are read?"""
     rows, flat = 0, True
     refused: list[str] = []
     with Workers(source.task, tokenizer, holdout, cores) as workers:
-        for count, (*sides, wrong) in workers.map(_batches(source)):
+        for count, (*sides, wrong) in workers.map(_batches(source, report)):
             rows += count
             refused += wrong
             if len(refused) > max(REFUSED_SHARE * rows, _SURELY_WRONG):
@@ -250,10 +258,10 @@ def _tokenize(
     return flat, rows
 
 
-def _batches(source: "SourceSpec") -> Iterator[list[dict[str, Any]]]:
+def _batches(source: "SourceSpec", report: Report) -> Iterator[list[dict[str, Any]]]:
     from polytask.data.sources import read
 
-    rows = iter(read(source))
+    rows = iter(read(source, report=report))
     while batch := _batch(rows):
         yield batch
 

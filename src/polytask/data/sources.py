@@ -84,6 +84,10 @@ class SourceSpec:
             self, from_=self.validation, split="validation", limit=limit, clean=None, validation=None, held_out=None
         )
 
+    def place(self) -> Place:
+        """The files that are meant. Raises DataError where they are not there."""
+        return locate(self.from_, self.base, self.split)
+
     def fingerprint(self) -> str:
         """A hash of all that decides which rows come out: the files' names, sizes and times, and how they are read.
 
@@ -92,7 +96,7 @@ class SourceSpec:
         parts: list[Any] = [self.fields, self.columns, self.where, self.limit, self.split, self.options]
         if self.clean is not None:
             parts.append(self.clean.fingerprint(self.base))
-        parts.append(locate(self.from_, self.base, self.split).fingerprint())
+        parts.append(self.place().fingerprint())
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -54,6 +54,8 @@ class Report:
         """A small table, the samples and the notes."""
         shots = self.reproduce.get("shots", 0)
         head = f"{self.task}: {_many(self.examples, 'example')}" + (f", {_many(shots, 'shot')}" if shots else "")
+        files = self.reproduce.get("files", [])
+        head += f" of {', '.join(files[:3])}{', ...' if files[3:] else ''}" if files else ""
         found = [f"{head}, {self.seconds:.1f} seconds"]
         width = max((len(name) for name in self.metrics), default=0)
         for name, value in self.metrics.items():

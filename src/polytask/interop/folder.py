@@ -68,13 +68,13 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         fresh.rename(path)
         _flush(path.parent)
     except OSError as error:
-        if old.exists() and not path.exists():
-            old.rename(path)
         raise CheckpointError(
             f"Cannot save to {path}: {error.strerror or error}. Earlier checkpoints are untouched; "
             "free some disk space or choose another --out, then go on with --resume."
         ) from error
     finally:
+        if old.exists() and not path.exists():  # interrupted between the two renames
+            old.rename(path)
         shutil.rmtree(fresh, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
 

@@ -21,8 +21,19 @@ from polytask.data.mixture import Mixture
 from polytask.data.sources import SourceSpec
 from polytask.errors import ConfigError, Error
 from polytask.recipe.document import Document, dump, read_document
-from polytask.recipe.schema import Data, Evaluation, EvaluationTask, Network, Parallel, Section, Tokenizer, Training
+from polytask.recipe.schema import (
+    Data,
+    Evaluation,
+    EvaluationTask,
+    Network,
+    Parallel,
+    Section,
+    Source,
+    Tokenizer,
+    Training,
+)  # fmt: skip
 from polytask.registry import nearest
+from polytask.tasks import get_task
 
 if TYPE_CHECKING:
     from polytask.models.config import TransformerConfig
@@ -82,9 +93,16 @@ class Recipe(Section):
             raise ConfigError(f"model: it comes from {self.model.from_}; read its configuration there.")
         longest = max(self.training.context_length, self.training.encoder_length or 0)
         sizes: dict[str, Any] = {"vocab_size": vocab_size, "context_length": longest}
+        sizes |= self.model.changes
         if self.training.dropout is not None:
             sizes["dropout"] = self.training.dropout
-        return self.reading(build_config(self.model.system, self.model.size, **(sizes | self.model.changes)))
+        config = build_config(self.model.system, self.model.size, **sizes)
+        if config.context_length < longest:
+            raise ConfigError(
+                f"model.context_length={config.context_length} is shorter than training's rows of {longest} tokens; "
+                "leave it out to have as many."
+            )
+        return self.reading(config)
 
     @property
     def batch_rows(self) -> int:
@@ -136,7 +154,7 @@ class Recipe(Section):
 
     def dump(self) -> str:
         """The recipe with everything resolved, as YAML that `load_recipe` reads back to an equal one."""
-        return dump(_without_defaults(self.model_dump(by_alias=True)))
+        return dump(_said(self))
 
     def _clean(self) -> Clean | None:
         clean = self.data.clean
@@ -217,6 +235,10 @@ def _check(recipe: Recipe, document: Document) -> None:
         _locate(document, ("model",), lambda: recipe.network(1000))
     _locate(document, ("training",), recipe.training_config)
     _locate(document, ("data", "clean"), recipe._clean)
+    for index, source in enumerate(recipe.data.sources):
+        _check_task(source, document, ("data", "sources", index))
+    for index, task in enumerate(recipe.evaluation.tasks):
+        _check_task(task, document, ("evaluation", "tasks", index))
     known = [spec.name for spec in recipe.sources()]
     for index, stage in enumerate(recipe.data.mixture.stages):
         for name in stage.weights:
@@ -225,7 +247,16 @@ def _check(recipe: Recipe, document: Document) -> None:
                 raise ConfigError(f"{where}: a stage weighs source '{name}', not in the data: {nearest(name, known)}")
 
 
-def _locate(document: Document, section: tuple[str, ...], action: Any) -> None:
+def _check_task(said: Source | EvaluationTask, document: Document, place: tuple[str | int, ...]) -> None:
+    _locate(document, (*place, "task"), lambda: get_task(said.task))
+    if said.task == "translation":
+        for name in ("source_lang", "target_lang"):
+            if name in said.fields:
+                lang = said.fields[name]
+                _locate(document, (*place, "fields", name), lambda lang=lang: get_task("translation", target_lang=lang))
+
+
+def _locate(document: Document, section: tuple[str | int, ...], action: Any) -> None:
     """Adds file and line to an error that `action` raises about a key of the section."""
     try:
         action()
@@ -311,11 +342,16 @@ def _keys(model: type[BaseModel]) -> list[str]:
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
-def _without_defaults(value: Any) -> Any:
-    """Leaves out what is empty, which says nothing and would bury the rest."""
-    if isinstance(value, dict):
-        return {k: _without_defaults(v) for k, v in value.items() if v is not None and v != {} and v != [] and v != ""}
-    return [_without_defaults(item) for item in value] if isinstance(value, list) else value
+def _said(value: Any) -> Any:
+    """Plain data without what is empty by default, which says nothing and would bury the rest."""
+    if isinstance(value, BaseModel):
+        plain = {}
+        for name, field in type(value).model_fields.items():
+            inner = getattr(value, name)
+            if inner not in (None, {}, [], "") or inner != field.get_default(call_default_factory=True):
+                plain[field.alias or name] = _said(inner)
+        return plain | (value.model_extra or {})
+    return [_said(item) for item in value] if isinstance(value, list) else value
 
 
 __all__ = ["RECIPES", "Recipe", "load_recipe", "names"]

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from polytask import runtime
-from polytask.model import Model
+from polytask.model import Answer, Model
 from polytask.tasks import Task
 
 
@@ -17,13 +17,34 @@ def open_model(path: str, **words: Any) -> Model:
     return Model.load(path, **words)
 
 
-def answers(model: Model, task: Task, example: Mapping[str, Any], sampling: Mapping[str, Any]) -> list[Any]:
+def answers(model: Model, task: Task, example: Mapping[str, Any], sampling: Mapping[str, Any]) -> list[Answer]:
     """All samples of an answer."""
     if task.name == "text" and not example.get("text"):
-        given = model.generate(**sampling)
+        given = model.generate(**sampling, details=True)
     else:
-        given = model.ask(task, example, **sampling)
-    return given if isinstance(given, list) and sampling.get("n", 1) > 1 else [given]
+        given = model.ask(task, example, **sampling, details=True)
+    return given if isinstance(given, list) else [given]
+
+
+def plain(answers: list[Answer], model: Model) -> dict[str, Any]:
+    """Data for JSON: the answer, the probabilities of its choices, and at each place the likeliest tokens if asked for.
+
+    Each of them is a list where there are several answers.
+    """
+    found: dict[str, list[Any]] = {"answer": [answer.value for answer in answers]}
+    if any(answer.probabilities for answer in answers):
+        found["probabilities"] = [answer.probabilities for answer in answers]
+    if any(answer.completion and answer.completion.logprobs for answer in answers):
+        found["logprobs"] = [
+            [[_token(model, *one) for one in place.items()] for place in answer.completion.logprobs or []]
+            for answer in answers
+            if answer.completion
+        ]
+    return {name: values if len(answers) > 1 else values[0] for name, values in found.items()}
+
+
+def _token(model: Model, number: int, logprob: float) -> dict[str, Any]:
+    return {"token": model.tokenizer.decode([number], special=True), "id": number, "logprob": logprob}
 
 
 def stream(model: Model, task: str, example: Mapping[str, Any], sampling: Mapping[str, Any]) -> Iterator[str]:

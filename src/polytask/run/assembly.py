@@ -102,7 +102,13 @@ def assemble(recipe: Recipe, *, tokenizer: TextTokenizer | None = None, progress
 def config_of(recipe: Recipe, tokenizer: TextTokenizer) -> TransformerConfig:
     """The network's configuration, from the recipe's system or the checkpoint that it goes on from."""
     if recipe.model.from_ is None:
-        return recipe.network(tokenizer.vocab_size)
+        config = recipe.network(tokenizer.vocab_size)
+        if config.vocab_size < tokenizer.vocab_size:
+            raise ConfigError(
+                f"model.vocab_size={config.vocab_size} is below the {tokenizer.vocab_size} tokens of the tokenizer; "
+                "leave it out to have as many."
+            )
+        return config
     config = read_folder(recipe.model.from_, check=False).config
     longest = max(recipe.training.context_length, recipe.training.encoder_length or 0)
     if longest > config.context_length:
@@ -119,6 +125,11 @@ def tokenizer_of(recipe: Recipe) -> TextTokenizer:
     """The tokenizer that the recipe names, or one learned from its data, once; later runs find it in the cache."""
     wish = recipe.tokenizer
     if recipe.model.from_ is not None:
+        if wish.file is not None:
+            raise ConfigError(
+                f"tokenizer.file: the model that comes from {recipe.model.from_} knows no tokenizer but its own; leave "
+                "the key out."
+            )
         return read_folder(recipe.model.from_, check=False).tokenizer
     if wish.file is not None:
         return TextTokenizer.load(Path(recipe.data.folder or ".") / Path(wish.file).expanduser())
@@ -148,6 +159,9 @@ def _texts(sources: Sequence[SourceSpec], rows: int) -> Iterator[str]:
 
 
 def _by_micro_batch(mixture: Mixture, accumulate: int) -> Mixture:
-    """Stages that end at a step, in micro-batches."""
-    stages = tuple((until if isinstance(until, float) else until * accumulate, w) for until, w in mixture.stages)
-    return replace(mixture, stages=stages)
+    """Stages that end at a step, in micro-batches; a share of the run stays one."""
+
+    def end(until: float | int) -> float | int:
+        return until if isinstance(until, float) and until <= 1 else until * accumulate
+
+    return replace(mixture, stages=tuple((end(until), weights) for until, weights in mixture.stages))

@@ -15,7 +15,8 @@ def card(about: Mapping[str, Any]) -> str:
         "",
         f"# {about['name']}",
         "",
-        f"{about['parameters']:,} parameters, made with polytask on {about['date']} in {about['steps']:,} steps.",
+        f"{about['parameters']:,} parameters, made with polytask on {about['date']} in {about['steps']:,} steps, "
+        f"which saw {about['tokens_seen']:,} tokens.",
         f"It knows the tasks: {tasks}.",
         *([f"It goes on from {about['from']}."] if about.get("from") else []),
         "",
@@ -31,4 +32,7 @@ def card(about: Mapping[str, Any]) -> str:
         f"| {item.get('licence', 'not stated')} | {item.get('attribution', '')} |"
         for item in about["data"]
     ]
-    return "\n".join([*head, *rows, "", "## Recipe", "", "```yaml", about["recipe"].rstrip(), "```", ""])
+    figures = [f"| {name} | {value:.4g} |" for name, value in about["figures"].items()]
+    if figures:  # on held-out rows, by the recipe's own evaluation
+        figures = ["", "## Figures", "", "On held-out rows:", "", "| figure | value |", "|---|---:|", *figures]
+    return "\n".join([*head, *rows, *figures, "", "## Recipe", "", "```yaml", about["recipe"].rstrip(), "```", ""])

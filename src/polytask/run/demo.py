@@ -1,6 +1,7 @@
 """polytask demo: one small model learns every task of the embedded world within minutes, and is asked and judged."""
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,16 +14,19 @@ from rich.text import Text as Styled
 
 from polytask.blocksworld import baselines, examples, judge
 from polytask.blocksworld.judge import given, split_story, wanted
+from polytask.errors import ConfigError
 from polytask.inference.sampling import Sampling
+from polytask.interop.folder import check_replaceable
 from polytask.model import Model
 from polytask.models import cost
 from polytask.run.assembly import Assembly, read_recipe
 from polytask.run.ending import print_next
 from polytask.run.live import Spectacle, sample_line
 from polytask.run.page import page
-from polytask.run.train import train_recipe
+from polytask.run.train import is_run, train_recipe
 from polytask.tasks import TASKS, Text, get_task, prompt
 from polytask.training.callbacks import Stopped
+from polytask.training.checkpoint import publish
 from polytask.training.logs import read_log
 
 UNSEEN = 200  # examples that each task is judged on, of scenes that training never saw
@@ -47,6 +51,7 @@ class Report:
     """What demo/report.json says."""
 
     accuracy: dict[str, float]
+    compositional: dict[str, float]
     baselines: dict[str, dict[str, float]]
     seconds: float
     parameters: int
@@ -57,6 +62,7 @@ class Report:
         """Plain data, the examples apart."""
         return {
             "accuracy": self.accuracy,
+            "compositional": self.compositional,
             "baselines": self.baselines,
             "seconds": round(self.seconds, 1),
             "parameters": self.parameters,
@@ -81,7 +87,7 @@ def demo(out: Path, steps: int | None = None) -> Report | None:
     if isinstance(result, Stopped):
         console.print(f"Stopped after step {result.step}. Go on with: polytask demo --out {out}", markup=False)
         return None
-    _publish(run, out)
+    publish(result.model, out)
     console.print(f"{result.message} Now it is asked {UNSEEN} unseen examples of each task.", markup=False)
     report = assess(Model.load(str(out / "model")), time.monotonic() - start, result.step)
     _write(out, report, read_log(run / "log.jsonl"))
@@ -90,25 +96,21 @@ def demo(out: Path, steps: int | None = None) -> Report | None:
 
 
 def _begun(out: Path, run: Path) -> bool:
-    """Is there a run to go on with? What a finished demo left is cleared away."""
-    import shutil
-
+    """Is there a run to go on with? What a finished demo left is cleared away; a user's own files are refused."""
+    check_replaceable(out / "model")
+    for name in ("report.json", "report.html", "run"):
+        if (out / name).exists() and not is_run(run):
+            raise ConfigError(f"{out / name} is not of a demo and would be written over; choose another --out.")
     if (out / "report.json").exists():
-        shutil.rmtree(run, ignore_errors=True)
+        shutil.rmtree(run)
         (out / "report.json").unlink()
     return (run / "checkpoints").is_dir()
 
 
-def _publish(run: Path, out: Path) -> None:
-    import shutil
-
-    shutil.rmtree(out / "model", ignore_errors=True)
-    shutil.copytree(run / "model", out / "model")
-
-
-def unseen(task: str, count: int) -> list[dict[str, Any]]:
-    """Examples of scenes that neither training nor validation holds."""
-    return list(examples(task, count, split="test", objects=OBJECTS))
+def unseen(task: str, count: int, split: str = "test") -> list[dict[str, Any]]:
+    """Examples of scenes that neither training nor validation holds; "compositional" ones show pairs of colour and
+    shape that training never did."""
+    return list(examples(task, count, split=split, objects=OBJECTS))
 
 
 def ask_all(model: Model, name: str, rows: Sequence[dict[str, Any]]) -> list[Judged]:
@@ -151,14 +153,19 @@ def _samples(assembly: Assembly, network: Any) -> Callable[[int], list[str]]:
 
 def assess(model: Model, seconds: float, steps: int) -> Report:
     """Accuracy of every task on unseen examples beside what answers without understanding reach."""
-    accuracy, floors, shown = {}, {}, {}
+    accuracy, compositional, floors, shown = {}, {}, {}, {}
     for task in TASKS:
         rows = unseen(task, UNSEEN)
         judged = ask_all(model, task, rows)
-        accuracy[task] = sum(one.right for one in judged) / len(judged)
+        accuracy[task] = _share(judged)
+        compositional[task] = _share(ask_all(model, task, unseen(task, UNSEEN, "compositional")))
         floors[task] = baselines(task, rows, list(examples(task, KNOWN, objects=OBJECTS)))
         shown[task] = judged[:SHOWN]
-    return Report(accuracy, floors, seconds, cost.parameters(model.config), steps, shown)
+    return Report(accuracy, compositional, floors, seconds, cost.parameters(model.config), steps, shown)
+
+
+def _share(judged: Sequence[Judged]) -> float:
+    return sum(one.right for one in judged) / len(judged)
 
 
 def _write(out: Path, report: Report, log: Sequence[Mapping[str, Any]]) -> None:
@@ -175,11 +182,13 @@ def _show(console: Console, report: Report, out: Path) -> None:
             console.print(Styled("  " + " ".join(one.asked.split()), style="dim"))
             console.print(Styled("  → " + one.answer.strip(), style="green" if one.right else "red"))
     table = Table(box=None, header_style="bold", title=f"\nright answers to {UNSEEN} unseen examples of each task")
-    for column in ("task", "model", *next(iter(report.baselines.values()))):
+    for column in ("task", "model", "new pairs", *next(iter(report.baselines.values()))):
         table.add_column(column, justify="left" if column == "task" else "right")
     for task, share in report.accuracy.items():
-        table.add_row(task, f"[bold]{share:.1%}[/]", *(f"{floor:.1%}" for floor in report.baselines[task].values()))
+        shares = [report.compositional[task], *report.baselines[task].values()]
+        table.add_row(task, f"[bold]{share:.1%}[/]", *(f"{other:.1%}" for other in shares))
     console.print(table)
+    console.print("New pairs: scenes with pairs of colour and shape that training never showed.", style="dim")
     minutes = f"{report.seconds / 60:.1f} minutes"
     console.print(f"\n{report.parameters:,} parameters, {report.steps:,} steps, {minutes}. See {out / 'report.html'}")
     model = out / "model"

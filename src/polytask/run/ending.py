@@ -9,6 +9,8 @@ from rich.console import Console
 from polytask.interop.folder import read_folder
 from polytask.training.callbacks import Result, Stopped
 
+STOPPED = 130  # exit status of a run that was interrupted, so that what a shell does after it (&&) does not begin
+
 
 def next_commands(model: Path, tasks: Iterable[str] = ()) -> list[str]:
     """Commands for a model: ask it, evaluate it, look at it."""
@@ -27,13 +29,15 @@ def _fields(model: Path, task: str) -> str:
     return " ".join(f"--{name} ..." for name, field in find_task(str(model), task).fields.items() if field.required)
 
 
-def print_ending(result: Result) -> None:
-    """Prints how a run ended and what to do next."""
+def print_ending(result: Result) -> int:
+    """Prints how a run ended and what to do next; the exit status, which is that of Ctrl-C where it was stopped."""
     console = Console(highlight=False)
     console.print(result.message, markup=False, soft_wrap=True)
-    if not isinstance(result, Stopped):
-        tasks = read_folder(result.model, check=False).about.get("tasks", ())
-        print_next(next_commands(result.model, tasks), console)
+    if isinstance(result, Stopped):
+        return STOPPED
+    tasks = read_folder(result.model, check=False).about.get("tasks", ())
+    print_next(next_commands(result.model, tasks), console)
+    return 0
 
 
 def print_next(commands: list[str], console: Console | None = None) -> None:

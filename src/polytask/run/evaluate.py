@@ -9,6 +9,7 @@ from dataclasses import fields as fields_of
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from polytask.data.places import judging_split
 from polytask.data.sources import GENERATORS, SourceSpec, read
 from polytask.errors import ConfigError, SandboxError
 from polytask.evaluation.evaluate import evaluate as evaluate_task
@@ -18,6 +19,7 @@ from polytask.interop.folder import locate, sha256
 from polytask.registry import nearest
 from polytask.run.source import source
 from polytask.tasks import Task, check, get_task
+from polytask.tasks.builtin.code import Code
 
 if TYPE_CHECKING:
     from polytask.models.transformer import Transformer
@@ -31,12 +33,14 @@ BATCH = 64
 
 def evaluate(
     model_path: str, task_name: str, data: str, columns: Mapping[str, str], fields: Mapping[str, str], *,
-    where: Mapping[str, str] | None = None, limit: int | None = None, shots: int = 0,
+    where: Mapping[str, str] | None = None, limit: int | None = None, shots: int = 0, unsafe: bool = False,
+    split: str | None = None,
     sampling: Mapping[str, Any] | None = None, loading: Mapping[str, Any] | None = None, quiet: bool = False,
 ) -> Report:  # fmt: skip
-    """The report of a checkpoint on a user's file, or on the test split of "blocksworld".
+    """The report of a checkpoint on a user's file, or on a split of a folder, a data set of the hub or "blocksworld".
 
     sampling and loading: fields of Sampling and words of Model.load; greedy and as the model is, where not said.
+    unsafe: programs run even without a sandbox. split: "test", else "validation", where there is one and none is named.
     Raises an Error that says what is wrong with the model, the file or its rows; the file is read first.
     """
     from polytask.run.ask import open_model
@@ -45,21 +49,32 @@ def evaluate(
     generated = data in GENERATORS
     wanted = GENERATED if limit is None and generated else limit
     most = None if wanted is None else wanted + (POOL if shots else 0)
-    words: dict[str, Any] = {"split": "test"} if generated else {"where": dict(where or {})}
+    words: dict[str, Any] = {"split": split or judging_split(data), "where": dict(where or {})}
     dials = Sampling(**(sampling or {}))
     spec = source(model_path, task_name, data, columns, fields, limit=most, **words)
     rows = list(read(spec))
     model = open_model(str(folder), **{"truncate": "right", **(loading or {})})
     task = spec.task if not isinstance(spec.task, str) else get_task(spec.task)
+    if unsafe:
+        task = _without_sandbox(task)
     marks = {"data": spec.fingerprint(), "model": sha256(folder / "checksums.json")}
     with _bar(quiet) as progress, _counting_cuts() as cuts:
         report = evaluate_task(
             model, task, rows, shots=shots, shot_examples=rows, limit=wanted, sampling=dials, batch=BATCH,
             progress=progress, fingerprints=marks,
         )  # fmt: skip
+    if not generated:
+        report.reproduce["files"] = [file.name for file in spec.place().files]
     if cuts:
-        report.notes.append("Prompts longer than the model reads lost the end of a text; the figures count them.")
+        cut = f"{len(cuts):,} prompts were" if len(cuts) > 1 else "1 prompt was"
+        report.notes.append(f"{cut} longer than the model reads and lost the end of a text; the figures count them.")
     return report
+
+
+def _without_sandbox(task: Task) -> Task:
+    if not isinstance(task, Code):
+        raise ConfigError(f"--unsafe is for task code, which runs programs; '{task.name}' runs none.")
+    return replace(task, unsafe=True)
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class Spectacle(Callback):
         self.losses: list[float] = []
         self.record: Record | None = None
         self.samples: list[str] = []
-        self.metrics: Mapping[str, float] = {}
+        self.validation: float | None = None
         self._live: Live | None = None
         self._bar = Progress(BarColumn(bar_width=None), TaskProgressColumn(), TextColumn("{task.description}"))
         self._printed = 0.0
@@ -66,6 +66,11 @@ class Spectacle(Callback):
     def on_event(self, step: int, message: str) -> None:
         self.console.print(f"step {step}: {message}", markup=False)
 
+    def on_evaluate(self, step: int, metrics: Mapping[str, float]) -> None:
+        self.validation = metrics.get("validation_loss")
+        if self._live is None and self.validation is not None:
+            self.console.print(f"step {step}: validation loss {self.validation:.3f}", markup=False)
+
     def on_samples(self, step: int, samples: list[str]) -> None:
         self.samples = samples
         if self._live is None:
@@ -83,6 +88,8 @@ class Spectacle(Callback):
         if self.record is not None:
             head = Text()
             head.append(f"loss {self.record.losses['loss']:.3f}", style="bold cyan")
+            if self.validation is not None:
+                head.append(f"   validation {self.validation:.3f}")
             head.append(f"   {short(self.record.tokens_per_second)} tokens/s   {short(self.record.tokens)} tokens seen")
             if self.record.mfu is not None:
                 head.append(f"   MFU {self.record.mfu:.0%}")

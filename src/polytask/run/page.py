@@ -33,9 +33,10 @@ def page(report: Mapping[str, Any], losses: Sequence[tuple[int, float]], example
         "<h2>Loss</h2>",
         curve(losses),
         "<h2>Accuracy on unseen examples</h2>",
-        _accuracies(report["accuracy"], report["baselines"]),
+        _accuracies(report["accuracy"], report["compositional"], report["baselines"]),
         "<p class=sub>The tick marks the best of the baselines: the commonest answer, copying the question, and the "
-        "answer of the most similar training example.</p>",
+        "answer of the most similar training example. New pairs are scenes with pairs of colour and shape that "
+        "training never showed.</p>",
     ]
     for task, asked in examples.items():
         parts += [f"<h2>{escape(task)}</h2>", _examples(asked)]
@@ -75,13 +76,16 @@ def _ticks(high: float) -> list[float]:
     return [round(step * number, 6) for number in range(int(high / step) + 1)]
 
 
-def _accuracies(accuracy: Mapping[str, float], baselines: Mapping[str, Mapping[str, float]]) -> str:
-    rows = ["<tr><th>task<th class=number>model<th>&nbsp;<th class=number>best baseline</tr>"]
+def _accuracies(
+    accuracy: Mapping[str, float], compositional: Mapping[str, float], baselines: Mapping[str, Mapping[str, float]]
+) -> str:
+    rows = ["<tr><th>task<th class=number>model<th>&nbsp;<th class=number>new pairs<th class=number>best baseline</tr>"]
     for task, share in accuracy.items():
         best = max(baselines.get(task, {"": 0.0}).values())
         bar = f"<div class=bar><b style='width:{100 * share:.1f}%'></b><i style='left:{100 * best:.1f}%'></i></div>"
         rows.append(
-            f"<tr><td>{escape(task)}<td class=number>{share:.1%}<td>{bar}<td class=number>{best:.1%}</tr>"
+            f"<tr><td>{escape(task)}<td class=number>{share:.1%}<td>{bar}<td class=number>{compositional[task]:.1%}"
+            f"<td class=number>{best:.1%}</tr>"
         )  # fmt: skip
     return f"<table>{''.join(rows)}</table>"
 

@@ -1,15 +1,18 @@
 """polytask train: a recipe becomes a model."""
 
 import difflib
+import math
 import sys
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from polytask import runtime
-from polytask.errors import ConfigError, TrainingError
+from polytask.data.loader import Loader
+from polytask.errors import ConfigError, Notice, TrainingError
 from polytask.interop.folder import read_folder, write_model
 from polytask.models import cost
 from polytask.recipe import Recipe
@@ -19,6 +22,7 @@ from polytask.run.plan import planned
 from polytask.tasks import get_task
 from polytask.tokenizers.text import TextTokenizer
 from polytask.training.callbacks import Callback, Result
+from polytask.training.checkpoint import Made
 from polytask.training.objectives import OBJECTIVES
 from polytask.training.parallel.data import World, joined
 from polytask.training.progress import LiveView
@@ -26,6 +30,9 @@ from polytask.training.trainer import Trainer
 
 if TYPE_CHECKING:
     import torch
+
+
+OURS = "# The recipe of this run, with everything resolved, as polytask wrote it."  # tells it from a user's own
 
 
 def train(
@@ -71,13 +78,18 @@ def build_trainer(
 ) -> Trainer:  # fmt: skip
     """The trainer of an assembled recipe; `network` and `save` stand in for those of the recipe."""
     recipe, loader = assembly.recipe, assembly.loader(world)
+    if world.first:
+        _tell_of_cuts(loader)
     network = assembly.network(device) if network is None else network
     precision = runtime.pick_precision(recipe.training.precision, device)
     training = recipe.training_config(precision)
+    if training.compile and device.type == "cpu" and not runtime.compiler():
+        raise ConfigError(
+            "training.compile needs a C++ compiler on a CPU (g++, or what CXX names), and there is none: install one, "
+            "or set training.compile to false."
+        )
     objective = OBJECTIVES.get(assembly.objective)(training.label_smoothing, training.z_loss)
     accumulate = training.accumulate
-    # The rate of a CPU swings with what else it does; a share of it would say nothing.
-    peak = runtime.matmul_rate(device, precision) if device.type == "cuda" else 0.0
     from polytask.run.evaluate import scoring
     from polytask.run.samples import speaker
 
@@ -94,9 +106,20 @@ def build_trainer(
         samples=samples(assembly, network) if samples else speaker(recipe, network, assembly.tokenizer),
         sources=assembly.prepared.names,
         flops_per_token=cost.flops_per_token(assembly.config, loader.length),
-        peak_flops=peak,
+        peak_flops=runtime.matmul_rate(device, precision),
         world=world,
     )
+
+
+def _tell_of_cuts(loader: Loader) -> None:
+    for name, found in loader.report().items():
+        if found.cut:
+            warnings.warn(
+                f"{found.cut:,} of the {found.documents:,} examples of '{name}' are longer than a row and are cut, by "
+                f"{found.tokens_lost:,} tokens in all. A larger training.context_length keeps them.",
+                Notice,
+                stacklevel=2,
+            )
 
 
 def saver(assembly: Assembly, network: Any) -> Any:
@@ -111,11 +134,16 @@ def saver(assembly: Assembly, network: Any) -> Any:
             task = get_task(source.task)
             tasks[task.name] = Path(source.task).read_text(encoding="utf-8")
 
-    def save(folder: Path, weights: Mapping[str, "torch.Tensor"], step: int) -> None:
-        said = about | {"steps": step}
+    def save(folder: Path, weights: Mapping[str, "torch.Tensor"], made: Made) -> None:
+        said = about | {"steps": made.steps, "tokens_seen": made.tokens, "figures": finite(made.figures)}
         write_model(folder, network, assembly.tokenizer, card=card(said), about=said, tasks=tasks, weights=weights)
 
     return save
+
+
+def finite(figures: Mapping[str, float]) -> dict[str, float]:
+    """Those that JSON can hold."""
+    return {name: value for name, value in figures.items() if math.isfinite(value)}
 
 
 def about_model(assembly: Assembly) -> dict[str, Any]:
@@ -141,9 +169,9 @@ def about_model(assembly: Assembly) -> dict[str, Any]:
 def keep_recipe(assembly: Assembly, out: Path, resume: bool) -> None:
     """Puts recipe and tokenizer into the run's folder; a run that goes on must have the recipe that it began with.
 
-    Raises ConfigError naming the keys that differ.
+    Raises ConfigError naming the keys that differ, or a file of the user's that would be written over.
     """
-    file, text = out / "recipe.yaml", assembly.recipe.dump()
+    file, text = out / "recipe.yaml", f"{OURS}\n{assembly.recipe.dump()}"
     if resume and file.is_file():
         before, now = file.read_text().splitlines(), text.splitlines()
         for kind, i, j, k, m in difflib.SequenceMatcher(None, before, now, autojunk=False).get_opcodes():
@@ -156,9 +184,19 @@ def keep_recipe(assembly: Assembly, out: Path, resume: bool) -> None:
         return
     if (out / "checkpoints").is_dir() and any((out / "checkpoints").iterdir()):
         return  # the trainer refuses, and nothing of the run that is there may change
+    if not is_run(out):
+        for name in ("recipe.yaml", "tokenizer.json", "log.jsonl"):
+            if (out / name).exists():
+                raise ConfigError(f"{out / name} is not of a run and would be written over; choose another --out.")
     out.mkdir(parents=True, exist_ok=True)
     file.write_text(text)
     assembly.tokenizer.save(out / "tokenizer.json")
+
+
+def is_run(out: Path) -> bool:
+    """Whether polytask made this folder for a run, so that what a run writes may be written over."""
+    file = out / "recipe.yaml"
+    return file.is_file() and file.read_bytes().startswith(OURS.encode())
 
 
 def _kept_tokenizer(out: Path) -> TextTokenizer | None:

@@ -16,6 +16,7 @@ from polytask.run.source import shared_fields, task_named
 from polytask.run.train import Preparing, build_trainer, keep_recipe, saver
 from polytask.training import adapters
 from polytask.training.callbacks import Callback, Result
+from polytask.training.checkpoint import Made
 from polytask.training.parallel.data import joined
 
 if TYPE_CHECKING:
@@ -108,8 +109,8 @@ def _sized(assembly: Assembly, wish: Tuning) -> Assembly:
 def _merging(save: Any, network: Transformer, base: str) -> Any:
     """Saves whole models while adapters train, so that anyone can ask them; for a `base` the adapters beside."""
 
-    def merging(folder: Path, weights: Mapping[str, "torch.Tensor"], step: int) -> None:
-        save(folder, adapters.merged_weights(network, weights), step)
+    def merging(folder: Path, weights: Mapping[str, "torch.Tensor"], made: Made) -> None:
+        save(folder, adapters.merged_weights(network, weights), made)
         if base:
             adapters.save(folder / "adapter", network, weights, base)
 

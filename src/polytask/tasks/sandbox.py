@@ -102,7 +102,7 @@ def run_many(
         raise SandboxError(
             f"This machine cannot run untrusted programs safely; it lacks: {', '.join(found.missing)}. "
             "Use Linux 5.13 or newer with Landlock and seccomp (a container may have to allow them), "
-            "or say unsafe to run them regardless."
+            "or run them regardless with --unsafe (in Python: Code(unsafe=True))."
         )
     if sys.platform == "win32":
         raise SandboxError("Programs cannot be run on Windows, not even unsafely; use Linux, WSL or a container.")
@@ -114,10 +114,15 @@ def run_many(
 
     def work() -> None:
         try:
-            with _Launcher(open_walls=bool(found.missing)) as launcher:
-                while True:
-                    index = queue.get_nowait()
-                    results[index] = launcher.judge(*jobs[index], limits)
+            while not queue.empty():
+                with _Launcher(open_walls=bool(found.missing)) as launcher:
+                    alive = True
+                    while alive:
+                        index = queue.get_nowait()
+                        try:
+                            results[index] = launcher.judge(*jobs[index], limits)
+                        except SandboxError as error:  # the program's doing; the next ones get a new launcher
+                            results[index], alive = Result(False, str(error)), False
         except Empty:
             return
         except SandboxError as error:

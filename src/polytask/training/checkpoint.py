@@ -16,7 +16,7 @@ import math
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -27,8 +27,18 @@ from torch import Tensor
 from polytask.errors import CheckpointError, Notice
 from polytask.interop.folder import atomic_folder, verify
 
-# Puts a model's files into an existing folder: (folder, weights, after how many steps).
-Save = Callable[[Path, Mapping[str, Tensor], int], None]
+
+@dataclass(frozen=True)
+class Made:
+    """How weights came about: steps, tokens seen, and what the last evaluation of them measured, if any did."""
+
+    steps: int
+    tokens: int
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
+# Puts a model's files into an existing folder.
+Save = Callable[[Path, Mapping[str, Tensor], Made], None]
 
 
 @dataclass
@@ -45,6 +55,12 @@ class RunState:
     best: float | None = None
     best_step: int = 0
     waited: int = 0  # evaluations since the best
+    metrics: dict[str, float] = field(default_factory=dict)  # of the last evaluation
+    measured: int = -1  # the step of it
+
+    def made(self) -> Made:
+        """Figures of an earlier step say nothing of these weights."""
+        return Made(self.step, self.tokens, self.metrics if self.measured == self.step else {})
 
 
 @dataclass
@@ -57,15 +73,15 @@ class State:
     ema: dict[str, Tensor]
 
 
-def save_weights(folder: Path, weights: Mapping[str, Tensor], step: int) -> None:
+def save_weights(folder: Path, weights: Mapping[str, Tensor], made: Made) -> None:
     """The plainest `Save`: weights alone."""
     save_file(dict(weights), folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def write_model_folder(path: Path, save: Save, weights: Mapping[str, Tensor], step: int) -> None:
+def write_model_folder(path: Path, save: Save, weights: Mapping[str, Tensor], made: Made) -> None:
     """A model folder at `path`, atomically. Raises CheckpointError where the disk refuses."""
     with atomic_folder(path) as folder:
-        _write(lambda: save(folder, weights, step))
+        _write(lambda: save(folder, weights, made))
 
 
 def write_checkpoint(out: Path, state: State, save_model: Callable[[Path], None]) -> Path:
@@ -114,7 +130,8 @@ def checkpoints_folder(out: Path) -> Path:
 
 def checkpoints(out: Path) -> list[Path]:
     """Folders of whole checkpoints, oldest first."""
-    return sorted(path for path in checkpoints_folder(out).glob("step-*") if path.is_dir())
+    found = [path for path in checkpoints_folder(out).glob("step-*") if path.is_dir() and path.name[5:].isdigit()]
+    return sorted(found, key=lambda path: int(path.name[5:]))
 
 
 def newest_state(out: Path) -> tuple[Path, State] | None:
@@ -140,17 +157,25 @@ def newest_state(out: Path) -> tuple[Path, State] | None:
 def prune(out: Path, keep: int) -> None:
     """Removes all but the newest `keep` checkpoints."""
     for path in checkpoints(out)[:-keep]:
-        doomed = path.with_name(f".{path.name}.old-{os.getpid()}")
+        doomed = path.with_name(f".{path.name}.new-{os.getpid()}")
         path.rename(doomed)  # so that a crash half-way leaves no checkpoint that looks whole
         shutil.rmtree(doomed, ignore_errors=True)
 
 
 def sweep(out: Path) -> None:
-    """Removes what runs that were killed left half-written; other runs of this machine that live are spared."""
+    """Removes what runs that were killed left half-written; other runs of this machine that live are spared.
+
+    A folder that was moved aside for a new one that never came is put back.
+    """
     for folder in (out, checkpoints_folder(out)):
-        for path in [*folder.glob(".*.new-*"), *folder.glob(".*.old-*")]:
-            owner = path.name.rpartition("-")[2]
-            if owner.isdigit() and (int(owner) == os.getpid() or not Path(f"/proc/{owner}").exists()):
+        for path in [*folder.glob(".*.old-*"), *folder.glob(".*.new-*")]:
+            name, _, owner = path.name.rpartition("-")
+            if not owner.isdigit() or (int(owner) != os.getpid() and Path(f"/proc/{owner}").exists()):
+                continue
+            place = folder / name[1:].rpartition(".")[0]
+            if name.endswith(".old") and not place.exists():
+                path.rename(place)
+            else:
                 shutil.rmtree(path, ignore_errors=True)
 
 
@@ -169,7 +194,7 @@ def publish(checkpoint: Path, out: Path) -> Path:
     return out / "model"
 
 
-def mean_weights(paths: list[Path]) -> dict[str, Tensor]:
+def mean_weights(paths: Sequence[Path]) -> dict[str, Tensor]:
     """The mean of what checkpoints trained (Vaswani et al. 2017, section 6.1), in float64 on the way."""
     total: dict[str, Tensor] = {}
     kinds = {}

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from polytask.data.batch import Batch
-from polytask.errors import CheckpointError, Notice, TrainingError
+from polytask.errors import CheckpointError, Notice, TrainingError, out_of_memory
 from polytask.interop.folder import check_replaceable
 from polytask.training.callbacks import Callback, Record, Result, Stopped
 from polytask.training.checkpoint import (
+    Made,
     RunState,
     Save,
     State,
@@ -87,7 +88,6 @@ class Trainer:
         self.trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
         self.average = MovingAverage(self.trained, config.ema) if config.ema else None
         self.state = RunState(optimizer=config.optimizer)
-        self.metrics: dict[str, float] = {}
         self.callbacks = self._watchers(callbacks) if world.first else []
 
     def _apply_plan(self) -> None:
@@ -283,7 +283,8 @@ class Trainer:
             with unsharded(self.module):
                 metrics |= self.evaluate(state.step) if self.evaluate is not None else {}
                 texts = self.samples(state.step) if self.samples is not None else []
-        self.metrics = metrics = self.world.share(metrics)
+        state.metrics = metrics = self.world.share(metrics)
+        state.measured = state.step
         self._tell("on_evaluate", state.step, metrics)
         if texts:
             self._tell("on_samples", state.step, texts)
@@ -303,7 +304,7 @@ class Trainer:
         better = state.best is None or (value < state.best if config.best == "lowest" else value > state.best)
         if better:
             state.best, state.best_step, state.waited = value, state.step, 0
-            self._write_model(self._kept_weights())
+            self._write_model(self._kept_weights(), state.made())
         else:
             state.waited += 1
         return bool(config.patience) and state.waited >= config.patience
@@ -313,9 +314,9 @@ class Trainer:
         tensors = self.network.state_dict() | (self.average.shadow if self.average is not None else {})
         return gather(tensors, keep=self.world.first)
 
-    def _write_model(self, weights: Mapping[str, Tensor]) -> None:
+    def _write_model(self, weights: Mapping[str, Tensor], made: Made) -> None:
         if self.world.first:
-            write_model_folder(self.out / "model", self.save, weights, self.state.step)
+            write_model_folder(self.out / "model", self.save, weights, made)
 
     def _save(self) -> None:
         start, config, keep = time.monotonic(), self.config, self.world.first
@@ -323,7 +324,7 @@ class Trainer:
         state = State(self.state, gather(self._tensors(), keep), gather(self.optimizer.state(), keep), ema)
         model = state.weights | gather(self._frozen(), keep) | ema
         if self.world.first:
-            path = write_checkpoint(self.out, state, lambda folder: self.save(folder, model, self.state.step))
+            path = write_checkpoint(self.out, state, lambda folder: self.save(folder, model, self.state.made()))
             if not config.keep_best or self.state.best is None:
                 publish(path, self.out)
             prune(self.out, max(config.keep, config.average_last))
@@ -338,17 +339,23 @@ class Trainer:
                 f"Stopped after step {state.step} of {config.steps}; everything is saved in {self.out}. "
                 "Go on with the same command and --resume."
             )
-            return Stopped(self.out, model, state.step, state.loss, message, self.metrics)
-        last = checkpoints(self.out)[-config.average_last :] if config.average_last > 1 else []
-        if len(last) > 1 and self.world.first:
-            self._write_model(gather(self.network.state_dict()) | mean_weights(last))
-        self.world.wait()
+            return Stopped(self.out, model, state.step, state.loss, message, state.metrics)
+        if config.average_last > 1:
+            self._average(checkpoints(self.out)[-config.average_last :])
         message = f"Trained {state.step} steps; the model is in {model}."
         if config.keep_best:
             message += f" It is the one of step {state.best_step}, with {config.keep_best} {state.best:.4g}."
         if early:
             message = f"No better {config.keep_best} for {config.patience} evaluations. " + message
-        return Result(self.out, model, state.step, state.loss, message, self.metrics)
+        return Result(self.out, model, state.step, state.loss, message, state.metrics)
+
+    def _average(self, last: Sequence[Path]) -> None:
+        """Makes the model the mean of checkpoints; what they do not hold, because it is frozen, is the network's."""
+        whole = gather(self.network.state_dict(), keep=self.world.first)  # by all processes together
+        if self.world.first and len(last) > 1:
+            # Nobody has measured the mean, so it has no figures.
+            self._write_model(whole | mean_weights(last), Made(self.state.step, self.state.tokens))
+        self.world.wait()
 
     def _too_large(self) -> TrainingError:
         spare = "" if self.config.checkpointing else "set training.checkpointing to true, "
@@ -360,13 +367,3 @@ class Trainer:
     def _tell(self, event: str, *words: object) -> None:
         for callback in self.callbacks:
             getattr(callback, event)(*words)
-
-
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """torch has a type for GPUs; its CPU allocator says so in words alone."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
-        s in str(error).lower() for s in OUT_OF_MEMORY
-    )

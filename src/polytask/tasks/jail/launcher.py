@@ -76,8 +76,16 @@ def judge(seconds, memory_mb, walls):
     if report is None:
         return {"passed": False, "reason": f"timed out after {seconds:g} s"}
     if ended < 0 and ended != -signal.SIGKILL:
-        report["reason"] += f"; it died of {signal.Signals(-ended).name}"
+        report["reason"] += f"; it died of {name_of(-ended)}"
     return report
+
+
+def name_of(number):
+    """Real-time signals have none."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def fork(run, descriptors, limits):
