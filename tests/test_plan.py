@@ -46,7 +46,7 @@ def test_optimizer_state_is_what_torch_keeps(optimizer):
 
 
 def test_activations_are_what_autograd_saves():
-    """Bytes that the graph keeps between forward and backward, weights apart, within a fifth of the formula."""
+    """Bytes that the graph keeps between forward and backward, weights apart, within 15% of the formula."""
     rows, length = 4, 64
     network = Transformer(CONFIG).initialize(0).train()
     ids = torch.randint(CONFIG.vocab_size, (rows, length))
@@ -65,7 +65,7 @@ def test_activations_are_what_autograd_saves():
         total, _ = cross_entropy(hidden, network.output_weight, ids, torch.ones(rows, length))
     assert total.requires_grad
     expected = cost.activation_bytes(CONFIG, rows, length) + 4 * CONFIG.vocab_size * CONFIG.dim
-    assert sum(saved.values()) == pytest.approx(expected, rel=0.2)
+    assert sum(saved.values()) == pytest.approx(expected, rel=0.15)
 
 
 def test_checkpointing_and_smaller_batches_need_less():

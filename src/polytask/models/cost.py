@@ -67,7 +67,7 @@ def activation_bytes(
     """Bytes kept for the backward pass of a batch of `rows` x `length` tokens.
 
     Counts, for each layer and token, what autograd saves: the inputs of norms, projections, attention and activation.
-    The residual stream and the norms stay in float32 under mixed precision. With checkpointing only each layer's
+    The residual stream stays in float32 under mixed precision. With checkpointing only each layer's
     input stays, and one layer's inside at a time.
     """
     heads, kv_heads, width = config.attention_of(0).sizes(config.dim)
@@ -77,8 +77,7 @@ def activation_bytes(
     attention = (heads + 2 * kv_heads) * width * 2 + heads * width  # projected, laid out by head, mixed
     attention += heads * length if length <= KEPT else 0  # probabilities, on a CPU
     feedforward = inner * (2 if gated else 1)  # what is activated; the rest is computed again
-    mixed = 4 if precision == "float32" else 4 + size  # a float32 stream, and its cast where precision is lower
-    layer = size * (attention + feedforward) + mixed * 4 * config.dim
+    layer = size * (attention + feedforward) + 2 * 4 * config.dim  # what goes into the norms is in float32
     layers = config.layers + config.encoder_layers
     kept = layer + layers * 4 * config.dim if checkpointing else layers * layer
     return int(rows * length * (kept + 3 * 4 * config.dim))

@@ -11,6 +11,7 @@ from polytask.nn import cpu_attention
 from polytask.nn.cache import Context
 from polytask.nn.part import Part
 from polytask.nn.position import Rotary
+from polytask.nn.projection import project
 from polytask.nn.stacked import Stacked
 
 
@@ -90,8 +91,8 @@ class SelfAttention(_Heads):
         self.parts = (self.heads * self.head_dim, kv, kv)
         self.qkv = Stacked(dim, self.parts, bias=part.bias)
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:  # (B, T, D)
-        q, k, v = self.qkv(x).split(self.parts, dim=-1)
+    def forward(self, x: Tensor, context: Context, norm: nn.Module | None = None) -> Tensor:  # (B, T, D)
+        q, k, v = project(x, norm, self.qkv).split(self.parts, dim=-1)
         q, k, v = self.split(q, self.heads), self.split(k, self.kv_heads), self.split(v, self.kv_heads)
         if self.query_norm is not None and self.key_norm is not None:
             q, k = self.query_norm(q).to(v.dtype), self.key_norm(k).to(v.dtype)
@@ -119,8 +120,8 @@ class CrossAttention(_Heads):
         k, v = self.split(k, self.kv_heads), self.split(v, self.kv_heads)
         return (self.key_norm(k).to(v.dtype) if self.key_norm is not None else k), v
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:  # (B, T, D)
-        q = self.split(self.query(x), self.heads)
+    def forward(self, x: Tensor, context: Context, norm: nn.Module | None = None) -> Tensor:  # (B, T, D)
+        q = self.split(project(x, norm, self.query), self.heads)
         q = self.query_norm(q).to(q.dtype) if self.query_norm is not None else q
         if context.cache is not None:
             k, v = context.cache.read_memory(self.layer)

@@ -26,11 +26,13 @@ class Block(nn.Module):
         self.feedforward = feedforward.build(dim)  # type: ignore[attr-defined]
         self.feedforward_norm = norm.build(dim)  # type: ignore[attr-defined]
 
-    def residual(self, x: Tensor, layer, norm: nn.Module) -> Tensor:
-        return x + self.dropout(layer(norm(x))) if self.pre else norm(x + self.dropout(layer(x)))
+    def residual(self, x: Tensor, norm: nn.Module, layer: nn.Module, *context: Context) -> Tensor:
+        if self.pre:
+            return x + self.dropout(layer(x, *context, norm=norm))
+        return norm(x + self.dropout(layer(x, *context)))
 
     def forward(self, x: Tensor, context: Context) -> Tensor:  # (B, T, D)
-        x = self.residual(x, lambda h: self.attention(h, context), self.attention_norm)
-        if (cross := self.cross) is not None and self.cross_norm is not None:
-            x = self.residual(x, lambda h: cross(h, context), self.cross_norm)
-        return self.residual(x, self.feedforward, self.feedforward_norm)
+        x = self.residual(x, self.attention_norm, self.attention, context)
+        if self.cross is not None and self.cross_norm is not None:
+            x = self.residual(x, self.cross_norm, self.cross, context)
+        return self.residual(x, self.feedforward_norm, self.feedforward)

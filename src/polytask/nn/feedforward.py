@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from polytask.nn.part import Part
+from polytask.nn.projection import project
 from polytask.nn.stacked import Stacked
 from polytask.registry import Registry
 
@@ -66,8 +67,8 @@ class MLPLayer(nn.Module):
         self.up = nn.Linear(dim, part.width, bias=part.bias)
         self.down = nn.Linear(part.width, dim, bias=part.bias)
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, T, D)
-        return _activated(self.up(x), self.activation, self.down)
+    def forward(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:  # (B, T, D)
+        return _activated(project(x, norm, self.up), self.activation, self.down)
 
 
 class GatedMLPLayer(nn.Module):
@@ -77,8 +78,8 @@ class GatedMLPLayer(nn.Module):
         self.gate_up = Stacked(dim, (part.width, part.width), bias=part.bias)
         self.down = nn.Linear(part.width, dim, bias=part.bias)
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, T, D)
-        return _activated(self.gate_up(x), self._gated, self.down)
+    def forward(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:  # (B, T, D)
+        return _activated(project(x, norm, self.gate_up), self._gated, self.down)
 
     def _gated(self, hidden: Tensor) -> Tensor:
         gate, up = hidden.chunk(2, dim=-1)
