@@ -15,7 +15,9 @@ def project(x: Tensor, norm: nn.Module | None, linear: nn.Module) -> Tensor:
     """
     if norm is None:
         return linear(x)
-    if type(linear) not in (nn.Linear, Stacked) or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if not isinstance(linear, nn.Linear) or type(linear) not in (nn.Linear, Stacked):
+        return linear(norm(x))
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return linear(norm(x))
     kind = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else linear.weight.dtype
     bias = None if linear.bias is None else linear.bias.to(kind)
