@@ -57,15 +57,18 @@ def locate(name: str, base: str | None = None, split: str | None = None) -> Plac
 def judging_split(name: str, base: str | None = None) -> str | None:
     """The split to judge a model on where nobody names one: "test", else "validation", of those that `name` has.
 
-    None for a single file, and where no name of a file speaks of either.
+    None for a single file, and where no name of a file speaks of either. Raises DataError where nothing is there.
     """
     if name in GENERATORS:
         return "test"
+    usual = () if name.startswith("hub:") else locate(name, base).files  # nothing is fetched that is not judged on
     for split in ("test", "validation"):
         try:
-            return split if len(locate(name, base, split).files) else None
-        except DataError:  # it has none of that split; what is wrong beside shows when it is read
+            files = locate(name, base, split).files
+        except DataError:  # it has none of that split
             continue
+        if files != usual:
+            return split
     return None
 
 
