@@ -139,6 +139,9 @@ def test_evaluation_of_a_folder_takes_what_was_not_trained_on(polytask, trained,
 
     assert examples() == (3, ["test.jsonl"])
     assert examples("--split", "train") == (20, ["train.jsonl"])
+    one = polytask("eval", run, "--task", "classification", "--data", sets / "test.jsonl", "--split", "train")
+    assert one.exit_code == 2
+    assert "is one file" in one.stderr
     (sets / "test.jsonl").unlink()
     assert examples() == (5, ["validation.jsonl"])
     assert "of validation.jsonl" in polytask("eval", run, "--task", "classification", "--data", sets).stdout

@@ -6,29 +6,16 @@ import math
 import pytest
 
 from polytask.training.logs import read_log
+from tests.training import recipes
 
-TWO_SIDED = """
-model: {system: generalist, depth: 2, dim: 64, heads: 2}
-tokenizer: {kind: bpe, size: 500}
-data:
-  held_out: 0
-  sources:
-    - {task: classification, from: rows.jsonl, weight: 3}
-    - {task: text, from: places.jsonl, weight: 1}
-training:
-  {steps: 60, batch_rows: 8, context_length: 64, lr: 5e-3, precision: float32, log_every: 1}
-evaluation: {every: 0}
-"""
+PLAIN = ("training.steps=60", "training.accumulate=1", "training.dropout=0", "training.ema=0", "evaluation.every=0",
+         "data.held_out=0", "model.dim=64")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def recipe(folder):
-    """Praise and blame as in the folder's own recipe, and plain text, which is what span corruption is about."""
-    things = ("soup", "song", "road", "house", "coat", "film")
-    texts = [{"text": f"The {one} is near the {other}."} for one in things for other in things if one != other]
-    (folder / "places.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts))
-    (folder / "objectives.yaml").write_text(TWO_SIDED)
-    return folder / "objectives.yaml"
+def recipe(tmp_path_factory):
+    """Praise and blame, and plain text, which is what span corruption is about."""
+    return recipes.write(tmp_path_factory.mktemp("objectives"))
 
 
 @pytest.fixture(scope="module", params=["prefix", "span_corruption"])
@@ -37,7 +24,7 @@ def learnt(polytask, recipe, tmp_path_factory, request):
     out = tmp_path_factory.mktemp("objective") / request.param
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
-        result = polytask("train", recipe, "--out", out, "--set", f"training.objective={request.param}")
+        result = polytask("train", recipe, "--out", out, "--set", *PLAIN, f"training.objective={request.param}")
     assert result.exit_code == 0, result.stderr
     return request.param, out
 
@@ -46,7 +33,7 @@ def test_the_losses_of_all_sources_fall(learnt):
     _, out = learnt
     lines = read_log(out / "log.jsonl")
     assert len(lines) == 60
-    for name in ("loss", "loss/rows", "loss/places"):
+    for name in ("loss", "loss/praise", "loss/places"):
         values = [line[name] for line in lines if name in line]
         assert all(map(math.isfinite, values))
         assert sum(values[-5:]) < sum(values[:5]) / 3, name
@@ -62,7 +49,7 @@ def test_the_objective_is_what_is_learnt(polytask, recipe, learnt):
     assert config["architecture"]["prefix"] == (objective == "prefix")
 
 
-@pytest.mark.parametrize(("text", "label"), [("This soup is awful.", "bad"), ("This film is lovely.", "good")])
+@pytest.mark.parametrize(("text", "label"), [("This soup is awful.", "bad"), ("This book is lovely.", "good")])
 def test_the_model_can_be_asked(polytask, learnt, text, label):
     _, out = learnt
     result = polytask("ask", out, "classification", "--text", text, "--labels", "good", "bad", "--json")

@@ -12,11 +12,11 @@ from typer.core import TyperCommand
 from polytask.errors import Error, out_of_memory
 
 SPREADING = ("--set", "--columns", "--where")  # `--set a=1 b=2` means `--set a=1 --set b=2`
+LISTS = ("--labels", "--choices")  # the same with any words
 OUT_OF_MEMORY = (
     "There is not enough memory. Load the weights with --int8 or --dtype bfloat16, ask for fewer samples (--n) or "
     "beams, or shorten the text."
 )
-LISTS = ("--labels", "--choices")  # the same with any words
 
 
 def spread(args: list[str]) -> list[str]:

@@ -33,6 +33,6 @@ def card(about: Mapping[str, Any]) -> str:
         for item in about["data"]
     ]
     figures = [f"| {name} | {value:.4g} |" for name, value in about["figures"].items()]
-    if figures:  # on held-out rows, by the recipe's own evaluation
+    if figures:
         figures = ["", "## Figures", "", "On held-out rows:", "", "| figure | value |", "|---|---:|", *figures]
     return "\n".join([*head, *rows, *figures, "", "## Recipe", "", "```yaml", about["recipe"].rstrip(), "```", ""])

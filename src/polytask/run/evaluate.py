@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from dataclasses import fields as fields_of
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from polytask.data.places import judging_split
@@ -52,6 +53,8 @@ def evaluate(
     words: dict[str, Any] = {"split": split or judging_split(data), "where": dict(where or {})}
     dials = Sampling(**(sampling or {}))
     spec = source(model_path, task_name, data, columns, fields, limit=most, **words)
+    if split and not generated and [file.name for file in spec.place().files] == [Path(data).name]:
+        raise ConfigError(f"--split {split}: {data} is one file; a folder or a data set of the hub has splits.")
     rows = list(read(spec))
     model = open_model(str(folder), **{"truncate": "right", **(loading or {})})
     task = spec.task if not isinstance(spec.task, str) else get_task(spec.task)

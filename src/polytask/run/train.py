@@ -135,13 +135,13 @@ def saver(assembly: Assembly, network: Any) -> Any:
             tasks[task.name] = Path(source.task).read_text(encoding="utf-8")
 
     def save(folder: Path, weights: Mapping[str, "torch.Tensor"], made: Made) -> None:
-        said = about | {"steps": made.steps, "tokens_seen": made.tokens, "figures": finite(made.figures)}
+        said = about | {"steps": made.steps, "tokens_seen": made.tokens, "figures": _finite(made.figures)}
         write_model(folder, network, assembly.tokenizer, card=card(said), about=said, tasks=tasks, weights=weights)
 
     return save
 
 
-def finite(figures: Mapping[str, float]) -> dict[str, float]:
+def _finite(figures: Mapping[str, float]) -> dict[str, float]:
     """Those that JSON can hold."""
     return {name: value for name, value in figures.items() if math.isfinite(value)}
 

@@ -158,7 +158,7 @@ def prune(out: Path, keep: int) -> None:
     """Removes all but the newest `keep` checkpoints."""
     for path in checkpoints(out)[:-keep]:
         doomed = path.with_name(f".{path.name}.new-{os.getpid()}")
-        path.rename(doomed)  # so that a crash half-way leaves no checkpoint that looks whole
+        path.rename(doomed)  # under a name that `sweep` removes, so that a crash leaves none that looks whole
         shutil.rmtree(doomed, ignore_errors=True)
 
 
