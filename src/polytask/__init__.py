@@ -2,7 +2,7 @@
 
     import polytask as pt
     model = pt.load("demo/model")
-    model.translate("There is a large red circle.", to="de")
+    model.translate("A large red circle is at the top.", to="de")
 
 Names are imported when they are first used, so that `import polytask` costs nothing.
 """

@@ -194,9 +194,9 @@ def _show(console: Console, report: Report, out: Path) -> None:
     model = out / "model"
     print_next(
         [
-            f'polytask ask {model} answering --context "A red circle is at the top." '
+            f'polytask ask {model} answering --context "A large red circle is at the top." '
             '--question "What colour is the circle?"',
-            f'polytask translate {model} "A red circle is at the top." --to de',
+            f'polytask translate {model} "A large red circle is at the top." --to de',
             f"polytask eval {model} --task translation --data blocksworld --limit 100",
             f"polytask show {model}",
         ],
