@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,7 +41,7 @@ def pick_device(name: str = "auto") -> "torch.device":
 
 
 def pick_precision(name: str, device: "torch.device") -> str:
-    """The precision of matrix products; "auto" is bfloat16 on a GPU that has it and float32 elsewhere.
+    """The precision of weights when a model is asked; "auto" is bfloat16 on a GPU that has it and float32 elsewhere.
 
     Raises ConfigError for an unknown name.
     """
@@ -51,6 +52,26 @@ def pick_precision(name: str, device: "torch.device") -> str:
             raise ConfigError(f"precision: unknown '{name}'; there are: auto, {', '.join(PRECISIONS)}.")
         return name
     return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+
+
+def pick_products(name: str, device: "torch.device") -> str:
+    """The precision of matrix products in training, where weights stay in float32; "auto" is bfloat16 where it is fast.
+
+    A CPU without instructions for bfloat16 makes it up from float32 and is several times slower with it (docs/log.md).
+    Raises ConfigError for an unknown name.
+    """
+    if name == "auto" and device.type == "cpu":
+        return "bfloat16" if _fast_bfloat16() else "float32"
+    return pick_precision(name, device)
+
+
+@cache
+def _fast_bfloat16() -> bool:
+    """Measured on the CPU: 0.2 times the rate of float32 where it is made up, 2.5 to 7 times where it is not."""
+    import torch
+
+    float32, bfloat16 = (matmul_rate(torch.device("cpu"), kind, 512, 0.02) for kind in ("float32", "bfloat16"))
+    return bfloat16 > 1.5 * float32
 
 
 def cores() -> int:
@@ -157,13 +178,15 @@ def stopwatch(work: Callable[[], object], device: "torch.device", seconds: float
     return min(times)
 
 
-def matmul_rate(device: "torch.device", precision: str = "float32", size: int | None = None) -> float:
+def matmul_rate(
+    device: "torch.device", precision: str = "float32", size: int | None = None, seconds: float = 0.3
+) -> float:
     """FLOP/s of square matrix products, measured: the most that this machine gives any network."""
     import torch
 
     size = size or (8192 if device.type == "cuda" else 1024)
     left, right = torch.randn(2, size, size, device=device).to(getattr(torch, precision))
-    return 2 * size**3 / stopwatch(lambda: left @ right, device)
+    return 2 * size**3 / stopwatch(lambda: left @ right, device, seconds)
 
 
 @dataclass(frozen=True)
@@ -203,7 +226,7 @@ def facts(measure: bool = True) -> list[Fact]:
 def _rate(device: "torch.device", precision: str) -> Fact:
     """How fast products are; in bfloat16 that says whether the machine has them or makes them up from float32."""
     rate = f"{matmul_rate(device, precision) / 1e9:,.0f} GFLOP/s on {device}"
-    chosen = "; what `precision: auto` takes" if pick_precision("auto", device) == precision else ""
+    chosen = "; what `precision: auto` takes" if pick_products("auto", device) == precision else ""
     return Fact(f"{precision} products", rate + chosen)
 
 

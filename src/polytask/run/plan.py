@@ -23,7 +23,7 @@ def plan_recipe(
     runtime.prepare()
     loaded = read_recipe(recipe, changes, data_dir)
     training, device = loaded.training, runtime.pick_device()
-    precision = runtime.pick_precision(training.precision, device)
+    precision = runtime.pick_products(training.precision, device)
     config, vocabulary = _config(loaded)
     rows = max(1, loaded.batch_rows // training.accumulate)
     rate = measured_rate(config, rows, training.context_length, precision, device) if measure else (0.0, "")
@@ -39,7 +39,7 @@ def planned(recipe: Recipe, config: TransformerConfig, device: "torch.device", *
         tokens=recipe.steps * recipe.batch_rows * length * (2 if config.encoder_layers else 1),
         rows=max(1, recipe.batch_rows // training.accumulate),
         length=length,
-        precision=runtime.pick_precision(training.precision, device),
+        precision=runtime.pick_products(training.precision, device),
         optimizer=training.optimizer,
         checkpointing=training.checkpointing,
         average=training.ema > 0,
@@ -65,7 +65,7 @@ def _derived(recipe: Recipe, config: TransformerConfig, precision: str, device: 
     training, made = recipe.training, recipe.training_config(precision)
     found = [Derived("device", device, "the first GPU where there is one, else the CPU")]
     if training.precision == "auto":
-        found.append(Derived("precision", precision, "bfloat16 on GPUs that have it, else float32"))
+        found.append(Derived("precision", precision, "bfloat16 where products in it are faster, else float32"))
     if training.steps is None:
         found.append(Derived("steps", f"{recipe.steps:,}", "tokens / (rows x context_length)"))
     if training.batch_rows is None:

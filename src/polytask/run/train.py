@@ -81,7 +81,7 @@ def build_trainer(
     if world.first:
         _tell_of_cuts(loader)
     network = assembly.network(device) if network is None else network
-    precision = runtime.pick_precision(recipe.training.precision, device)
+    precision = world.share(runtime.pick_products(recipe.training.precision, device))  # measured, so one decides
     training = recipe.training_config(precision)
     if training.compile and device.type == "cpu" and not runtime.compiler():
         raise ConfigError(
