@@ -152,7 +152,7 @@ def run_polytask(asked: dict[str, Any]) -> None:
 
     def losses(given: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
         hidden = network(given, Context(torch.arange(given.shape[1]).expand_as(given)))
-        return cross_entropy(hidden, network.output_weight, wanted, torch.ones(wanted.shape))[1]
+        return cross_entropy(hidden, network.head, wanted, torch.ones(wanted.shape))[1]
 
     class Watch(Callback):
         curve: list[list[float]] = []

@@ -62,7 +62,7 @@ def test_activations_are_what_autograd_saves():
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         hidden = network(ids, Context(positions))
-        total, _ = cross_entropy(hidden, network.output_weight, ids, torch.ones(rows, length))
+        total, _ = cross_entropy(hidden, network.head, ids, torch.ones(rows, length))
     assert total.requires_grad
     expected = cost.activation_bytes(CONFIG, rows, length) + 4 * CONFIG.vocab_size * CONFIG.dim
     assert sum(saved.values()) == pytest.approx(expected, rel=0.15)

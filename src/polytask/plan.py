@@ -187,7 +187,7 @@ def _step(config: TransformerConfig, rows: int, length: int, precision: str, dev
         with torch.autocast(device.type, dtype=dtype, enabled=precision in ("bfloat16", "float16")):
             memory = network.encode(ids, Context(positions)) if config.encoder_layers else None
             hidden = network(ids, Context(positions, memory=memory))
-            loss, _ = cross_entropy(hidden, network.output_weight, ids, weights)
+            loss, _ = cross_entropy(hidden, network.head, ids, weights)
         network.zero_grad()
         loss.backward()
 

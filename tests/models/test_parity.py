@@ -43,7 +43,7 @@ def test_decoder_logits_loss_and_gradients(decoder):
     expected = torch.nn.functional.cross_entropy(theirs.logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
     hidden = ours(ids, Context(places(ids)))
     assert (ours.logits(hidden) - theirs.logits).abs().max() < EXACT
-    total, _ = cross_entropy(hidden[:, :-1], ours.output_weight, ids[:, 1:], torch.ones(2, 11).double(), chunk=5)
+    total, _ = cross_entropy(hidden[:, :-1], ours.head, ids[:, 1:], torch.ones(2, 11).double(), chunk=5)
     loss = total / 22
     assert abs(loss - expected) < EXACT
     loss.backward()
@@ -130,7 +130,7 @@ def test_encoder_decoder_logits_loss_and_gradients(marian):
     memory = ours.encode(source, Context(places(source), documents=real))
     hidden = ours(inputs, Context(places(inputs), memory=memory))
     assert (ours.logits(hidden) - theirs.logits).abs().max() < EXACT
-    total, _ = cross_entropy(hidden, ours.output_weight, target, torch.ones(2, 6).double())
+    total, _ = cross_entropy(hidden, ours.head, target, torch.ones(2, 6).double())
     assert abs(total / 12 - expected) < EXACT
     (total / 12).backward()
     expected.backward()

@@ -140,7 +140,7 @@ def _losses(
     positions = torch.arange(length, device=device).expand(len(batch), length)
     context = Context(positions, given[3], memory=_memory(network, tokenizer, len(batch), device))
     hidden = network(given[0], context)
-    _, losses = cross_entropy(hidden, network.output_weight, given[1], given[2])
+    _, losses = cross_entropy(hidden, network.head, given[1], given[2])
     return losses.double().sum(1).tolist()
 
 

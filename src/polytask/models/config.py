@@ -2,10 +2,11 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, get_args
 
 from polytask.errors import ConfigError
 from polytask.nn.attention import Attention
+from polytask.nn.block import Placement
 from polytask.nn.feedforward import MLP
 from polytask.nn.init import INITIALIZATIONS
 from polytask.nn.norm import LayerNorm
@@ -18,7 +19,10 @@ class TransformerConfig(Part):
     """A decoder, or with `encoder_layers` an encoder-decoder that shares its embedding.
 
     attention: one part for all layers, or several that take turns (GPT-3: dense, banded, dense, ...); they may differ
-    in their window alone, since all layers share one cache. tied: the output matrix is the embedding.
+    in their window alone, since all layers share one cache. feedforward: one part, or several that take turns (GLaM:
+    dense, experts, ...). embedding_norm: one more norm, of the embeddings (BLOOM). tied: the output matrix is the
+    embedding. output_bias: one learned number for each logit. logit_scale: what hidden states are multiplied by before
+    the last product (PaLM: 1/sqrt(dim)). logit_cap: logits are bent to stay within +-cap (Gemma 2, section 2).
     prefix: what comes before the answer is seen from both sides (a prefix language model, Raffel et al. 2020, section
     3.2.1). scale_embedding: embeddings are multiplied by sqrt(dim). final_norm: one more norm after the last layer,
     which pre-norm networks need.
@@ -29,13 +33,17 @@ class TransformerConfig(Part):
     layers: int
     dim: int
     attention: Attention | tuple[Attention, ...]
-    feedforward: Part = MLP(width=2048)
+    feedforward: Part | tuple[Part, ...] = MLP(width=2048)
     norm: Part = LayerNorm()
     position: Part = Learned()
-    placement: Literal["pre", "post"] = "pre"
+    placement: Placement = "pre"
+    embedding_norm: Part | None = None
     encoder_layers: int = 0
     prefix: bool = False
     tied: bool = True
+    output_bias: bool = False
+    logit_scale: float = 1.0
+    logit_cap: float | None = None
     scale_embedding: bool = False
     final_norm: bool = True
     dropout: float = 0.0
@@ -48,8 +56,8 @@ class TransformerConfig(Part):
                 raise ConfigError(f"model: {name}={value!r} must be a whole number of at least {least}")
         if not 0.0 <= self.dropout < 1.0:
             raise ConfigError(f"model: dropout={self.dropout} must be at least 0 and below 1")
-        if self.placement not in ("pre", "post"):
-            raise ConfigError(f"model: placement={self.placement!r} must be 'pre' or 'post'")
+        if self.placement not in get_args(Placement):
+            raise ConfigError(f"model: placement={self.placement!r} must be one of: {', '.join(get_args(Placement))}")
         INITIALIZATIONS.get(self.initialization)
         if len({dataclasses.replace(part, window=None) for part in self.attentions}) > 1:
             raise ConfigError("model: attention parts that take turns may differ in their window alone")
@@ -62,6 +70,10 @@ class TransformerConfig(Part):
 
     def attention_of(self, layer: int) -> Attention:
         return self.attentions[layer % len(self.attentions)]
+
+    def feedforward_of(self, layer: int) -> Part:
+        parts = self.feedforward if isinstance(self.feedforward, tuple) else (self.feedforward,)
+        return parts[layer % len(parts)]
 
 
 def to_dict(config: TransformerConfig) -> dict[str, Any]:

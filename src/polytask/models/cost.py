@@ -1,32 +1,55 @@
 """What a network costs, by formula: parameters, FLOPs, cache and activation bytes. Nothing is built or allocated."""
 
+from typing import Any
+
 from polytask.models.config import TransformerConfig
 from polytask.nn.cpu_attention import KEPT
 from polytask.nn.feedforward import GatedMLP
-from polytask.nn.position import Learned
+from polytask.nn.part import Part
+from polytask.nn.position import Learned, RelativeBuckets
 
 PRECISION_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 
-def _norm(config: TransformerConfig) -> int:
-    return config.dim * (2 if getattr(config.norm, "bias", False) else 1)
+def _norm(part: Part | None, dim: int) -> int:
+    return 0 if part is None else dim * (2 if getattr(part, "bias", False) else 1)
+
+
+_NORMS = {"pre": 2, "post": 2, "sandwich": 4, "parallel": 1, "parallel_norms": 2}  # of a layer, by placement
+
+
+def feedforwards(config: TransformerConfig) -> list[Any]:
+    """The feed-forward part of every layer, those of an encoder first."""
+    encoder, decoder = (
+        [config.feedforward_of(layer) for layer in range(n)] for n in (config.encoder_layers, config.layers)
+    )
+    return encoder + decoder
+
+
+def _position_parameters(config: TransformerConfig) -> int:
+    part, heads = config.position, config.attention_of(0).heads
+    if isinstance(part, Learned):
+        return (config.context_length + part.offset) * config.dim
+    if isinstance(part, RelativeBuckets):
+        stacks = 2 if config.encoder_layers else 1
+        return part.buckets * heads * (stacks if part.shared else config.encoder_layers + config.layers)
+    return 0
 
 
 def parameters_by_part(config: TransformerConfig) -> dict[str, int]:
     """Learned numbers by part; a tied matrix counts once, buffers (sinusoids) do not count."""
     attention = config.attention_of(0).parameters(config.dim)
-    feedforward = config.feedforward.parameters(config.dim)  # type: ignore[attr-defined]
     encoder, decoder = config.encoder_layers, config.layers
     cross = decoder if encoder else 0
-    norms = 2 * encoder + 2 * decoder + cross + (config.final_norm * (2 if encoder else 1))
+    norms = _NORMS[config.placement] * (encoder + decoder) + cross + (config.final_norm * (2 if encoder else 1))
     return {
         "embedding": config.vocab_size * config.dim,
-        "positions": config.context_length * config.dim if isinstance(config.position, Learned) else 0,
+        "positions": _position_parameters(config),
         "attention": (encoder + decoder) * attention,
         "cross-attention": cross * attention,
-        "feed-forward": (encoder + decoder) * feedforward,
-        "norms": norms * _norm(config),
-        "output": 0 if config.tied else config.vocab_size * config.dim,
+        "feed-forward": sum(part.parameters(config.dim) for part in feedforwards(config)),
+        "norms": norms * _norm(config.norm, config.dim) + _norm(config.embedding_norm, config.dim),
+        "output": (0 if config.tied else config.vocab_size * config.dim) + config.output_bias * config.vocab_size,
     }
 
 
@@ -72,8 +95,9 @@ def activation_bytes(
     """
     heads, kv_heads, width = config.attention_of(0).sizes(config.dim)
     size = PRECISION_BYTES[precision]
-    inner = config.feedforward.width  # type: ignore[attr-defined]
-    gated = isinstance(config.feedforward, GatedMLP)
+    first = config.feedforward_of(0)
+    inner = first.width  # type: ignore[attr-defined]
+    gated = isinstance(first, GatedMLP)
     attention = (heads + 2 * kv_heads) * width * 2 + heads * width  # projected, laid out by head, mixed
     attention += heads * length if length <= KEPT else 0  # probabilities, on a CPU
     feedforward = inner * (2 if gated else 1)  # what is activated; the rest is computed again

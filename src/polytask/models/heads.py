@@ -1,6 +1,9 @@
 """The last product and its loss, in chunks, so that the logits of a whole batch never exist at once."""
 
+from dataclasses import dataclass
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 # Logits of one chunk: large enough to keep the matrix products efficient, small enough to stay out of the way.
@@ -9,19 +12,37 @@ CHUNK_ELEMENTS = 1 << 25
 CACHE_ELEMENTS = 1 << 20
 
 
+@dataclass(frozen=True)
+class Head:
+    """The last product: logits = weight (scale x hidden) + bias, bent to stay within +-cap where there is one.
+
+    weight (V, D), bias (V,).
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    scale: float = 1.0
+    cap: float | None = None
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., D) -> (..., V)."""
+        logits = F.linear(hidden * self.scale if self.scale != 1.0 else hidden, self.weight, self.bias)
+        return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
+
+
 def cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, *,
+    hidden: Tensor, head: Head, targets: Tensor, weights: Tensor, *,
     label_smoothing: float = 0.0, z_loss: float = 0.0, chunk: int | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Weighted sum of token cross-entropies, in nats, and the plain loss of every token.
 
-    hidden (..., D), weight (V, D), targets (...) ids, weights (...) float. Tokens of weight 0 cost nothing.
+    hidden (..., D), targets (...) ids, weights (...) float. Tokens of weight 0 cost nothing.
     label_smoothing spreads that share evenly over the vocabulary, target included (as torch does). z_loss adds
     its multiple of the squared log-partition (Chowdhery et al. 2022, section 5). Returns (sum, losses (...)), where
     the losses carry no gradient, smoothing or z-loss, and are 0 where the weight is.
     """
     kept = weights.flatten().nonzero().squeeze(-1)
-    flat = hidden.flatten(0, -2)
+    flat, weight = hidden.flatten(0, -2), head.weight
     everything = len(kept) == len(flat)
     inputs = flat if everything else flat.index_select(0, kept)
     wanted = targets.flatten() if everything else targets.flatten().index_select(0, kept)
@@ -33,7 +54,8 @@ def cross_entropy(
     else:
         dtype = hidden.dtype
     total, losses = _ChunkedCrossEntropy.apply(
-        inputs, weight, wanted, scale.to(torch.promote_types(dtype, torch.float32)),
+        inputs * head.scale if head.scale != 1.0 else inputs, weight, head.bias, head.cap, wanted,
+        scale.to(torch.promote_types(dtype, torch.float32)),
         label_smoothing, z_loss, chunk, dtype, needs_grad,
     )  # fmt: skip
     if not everything:
@@ -48,7 +70,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, hidden, weight, targets, weights, smoothing, z_loss, chunk, dtype, needs_grad):
+    def forward(ctx, hidden, weight, bias, cap, targets, weights, smoothing, z_loss, chunk, dtype, needs_grad):
         with torch.autocast(hidden.device.type, enabled=False):
             matrix = weight.to(dtype)
             chunk = -(-len(hidden) // -(-len(hidden) // chunk)) if len(hidden) else chunk  # chunks of one size
@@ -56,28 +78,33 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             buffer = matrix.new_empty(min(chunk, len(hidden)), len(matrix))
             grad_hidden = torch.empty_like(hidden) if needs_grad else None
             grad_weight = torch.zeros_like(weight) if needs_grad else None
+            grad_bias = torch.zeros_like(bias) if needs_grad and bias is not None else None
             product = torch.empty_like(matrix) if needs_grad and dtype != weight.dtype else None
             for start in range(0, len(hidden), chunk):
                 part = slice(start, start + chunk)
                 h = hidden[part].to(dtype)
                 logits = torch.mm(h, matrix.t(), out=buffer[: len(h)])  # (N, V)
+                logits = logits if bias is None else logits.add_(bias)
+                logits = logits if cap is None else logits.div_(cap).tanh_().mul_(cap)
                 total += _token_losses(
-                    logits, targets[part], weights[part], losses[part], smoothing, z_loss, needs_grad
+                    logits, targets[part], weights[part], losses[part], smoothing, z_loss, cap, needs_grad
                 )
+                if grad_bias is not None:
+                    grad_bias += logits.sum(0, dtype=grad_bias.dtype)
                 if grad_hidden is not None and grad_weight is not None:
                     grad_hidden[part] = logits @ matrix  # the logits hold their gradient now
                     if product is None:
                         grad_weight.addmm_(logits.t(), h)
                     else:
                         _add(grad_weight, torch.mm(logits.t(), h, out=product))
-        ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         ctx.mark_non_differentiable(losses)
         return total, losses
 
     @staticmethod
     def backward(ctx, grad_total, _):
-        grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden.mul_(grad_total), grad_weight.mul_(grad_total), *[None] * 7
+        gradients = (None if grad is None else grad.mul_(grad_total) for grad in ctx.saved_tensors)
+        return *gradients, *[None] * 8
 
 
 def _add(total: Tensor, part: Tensor) -> None:
@@ -87,8 +114,8 @@ def _add(total: Tensor, part: Tensor) -> None:
         total[start : start + rows] += part[start : start + rows]
 
 
-def _token_losses(logits, targets, weights, losses, smoothing, z_loss, needs_grad):
-    """Weighted sum over the tokens (N,); fills `losses`, and puts the sum's gradient in the place of the logits (N, V).
+def _token_losses(logits, targets, weights, losses, smoothing, z_loss, cap, needs_grad):
+    """Weighted sum over the tokens (N,); fills `losses`, and puts the product's gradient in place of the logits (N, V).
 
     Goes through a few rows at a time, so that their passes in full precision stay in the processor's cache.
     """
@@ -115,5 +142,7 @@ def _token_losses(logits, targets, weights, losses, smoothing, z_loss, needs_gra
             if smoothing:
                 x.sub_((share * (smoothing / x.shape[1]))[:, None])
             x.scatter_add_(1, index, (share * (smoothing - 1))[:, None])
+            if cap is not None:
+                x.mul_(1 - (logits[part].to(x.dtype) / cap).square())
             logits[part] = x
     return total

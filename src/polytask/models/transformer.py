@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from polytask.models.config import TransformerConfig
+from polytask.models.heads import Head
 from polytask.nn.attention import CrossAttention
 from polytask.nn.block import Block
 from polytask.nn.cache import Context, KVCache, Memory
 from polytask.nn.init import INITIALIZATIONS
-from polytask.nn.position import Learned, PositionEmbedding, Sinusoidal
+from polytask.nn.position import Alibi, Learned, PositionEmbedding, RelativeBuckets, RelativeScores, Sinusoidal
 
 
 class Transformer(nn.Module):
@@ -22,21 +23,27 @@ class Transformer(nn.Module):
         self.config = config
         self.scale = math.sqrt(config.dim) if config.scale_embedding else 1.0
         self.embedding = nn.Embedding(config.vocab_size, config.dim)
+        self.embedding_norm = config.embedding_norm.build(config.dim) if config.embedding_norm else None  # type: ignore[attr-defined]
         added = isinstance(config.position, Learned | Sinusoidal)
         self.position = PositionEmbedding(config.position, config.context_length, config.dim) if added else None
         self.dropout = nn.Dropout(config.dropout)
-        self.encoder = self._stack(config.encoder_layers, cross=False)
+        heads, part = config.attention_of(0).heads, config.position
+        shared = isinstance(part, RelativeBuckets) and part.shared
+        self.relative = part.build(heads, causal=True) if shared else None
+        self.encoder_relative = part.build(heads, causal=False) if shared and config.encoder_layers else None
+        self.encoder = self._stack(config.encoder_layers, cross=False, causal=False)
         self.encoder_norm = self._final_norm() if config.encoder_layers else None
         self.blocks = self._stack(config.layers, cross=config.encoder_layers > 0)
         self.norm = self._final_norm()
         self.output = None if config.tied else nn.Linear(config.dim, config.vocab_size, bias=False)
+        self.output_bias = nn.Parameter(torch.empty(config.vocab_size)) if config.output_bias else None
 
-    def _stack(self, layers: int, cross: bool) -> nn.ModuleList:
+    def _stack(self, layers: int, cross: bool, causal: bool = True) -> nn.ModuleList:
         c = self.config
         return nn.ModuleList(
             Block(
-                c.dim, c.attention_of(layer), c.feedforward, c.norm, c.position, layer,
-                placement=c.placement, dropout=c.dropout, cross=cross,
+                c.dim, c.attention_of(layer), c.feedforward_of(layer), c.norm, c.position, layer,
+                placement=c.placement, dropout=c.dropout, cross=cross, causal=causal,
             )
             for layer in range(layers)
         )  # fmt: skip
@@ -61,17 +68,32 @@ class Transformer(nn.Module):
         """The matrix of the last product, (V, D)."""
         return self.embedding.weight if self.output is None else self.output.weight
 
+    @property
+    def head(self) -> Head:
+        """All of what comes after the last norm."""
+        return Head(self.output_weight, self.output_bias, self.config.logit_scale, self.config.logit_cap)
+
     def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
         x = self.embedding(ids)  # (B, T, D)
         if self.scale != 1.0:
             x = x * self.scale
         if self.position is not None:
             x = x + self.position(positions).to(x.dtype)
+        if self.embedding_norm is not None:
+            x = self.embedding_norm(x)
         return self.dropout(x)
+
+    def _scores(self, context: Context, relative: RelativeScores | None) -> Tensor | None:
+        """What positions add to the scores of every layer, (1 or B, H, T, S)."""
+        part, (heads, _, head_dim) = self.config.position, self.config.attention_of(0).sizes(self.config.dim)
+        if isinstance(part, Alibi):
+            return part.scores(*context.places(absolute=part.scaled), heads, head_dim)
+        return relative(*context.places()) if relative is not None else None
 
     def encode(self, ids: Tensor, context: Context) -> Memory:
         """The encoder's output for ids (B, S); every token sees its whole document."""
         context = Context(context.positions, context.documents, causal=False)
+        context.scores = self._scores(context, self.encoder_relative)
         x = self.embed(ids, context.positions)
         for block in self.encoder:
             x = block(x, context)
@@ -81,6 +103,7 @@ class Transformer(nn.Module):
 
     def forward(self, ids: Tensor, context: Context) -> Tensor:
         """Hidden states (B, T, D) after the last norm, for ids (B, T)."""
+        context.scores = self._scores(context, self.relative)
         x = self.embed(ids, context.positions)
         for block in self.blocks:
             x = block(x, context)
@@ -88,7 +111,7 @@ class Transformer(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., V)."""
-        return nn.functional.linear(hidden, self.output_weight)
+        return self.head.logits(hidden)
 
     def new_cache(self, slots: int, length: int, memory_length: int = 0) -> KVCache:
         """An empty key/value cache in the precision and on the device of the weights."""

@@ -10,7 +10,7 @@ from polytask.errors import ConfigError
 from polytask.nn import cpu_attention
 from polytask.nn.cache import Context
 from polytask.nn.part import Part
-from polytask.nn.position import Rotary
+from polytask.nn.position import RelativeBuckets, Rotary
 from polytask.nn.projection import project
 from polytask.nn.stacked import Stacked
 
@@ -21,7 +21,9 @@ class Attention(Part):
 
     kv_heads: heads of keys and values, shared by groups of query heads (None: as many as heads). head_dim: None means
     dim / heads. window: a token sees this many last tokens, itself included; None sees all (GPT-3's locally banded
-    layers have one). qk_norm: normalises each query and key head (Henry et al. 2020; Dehghani et al. 2023).
+    layers have one). qk_norm: normalises each query and key head (Henry et al. 2020; Dehghani et al. 2023). scale: of
+    the products of queries and keys; None means 1 / sqrt(head_dim), T5 and GPT-Neo have 1. cap: scores are bent to stay
+    within +-cap, cap tanh(score / cap) (Gemma 2, section 2). output_bias: None means as `bias`.
     """
 
     heads: int
@@ -30,6 +32,9 @@ class Attention(Part):
     bias: bool = False
     window: int | None = None
     qk_norm: Part | None = None
+    scale: float | None = None
+    cap: float | None = None
+    output_bias: bool | None = None
 
     def __post_init__(self) -> None:
         if self.heads < 1 or self.heads % (self.kv_heads or self.heads):
@@ -45,10 +50,14 @@ class Attention(Part):
             )
         return self.heads, self.kv_heads or self.heads, self.head_dim or dim // self.heads
 
+    @property
+    def biased_output(self) -> bool:
+        return self.bias if self.output_bias is None else self.output_bias
+
     def parameters(self, dim: int) -> int:
         heads, kv_heads, width = self.sizes(dim)
         inner, kv = heads * width, kv_heads * width
-        bias = inner + 2 * kv + dim if self.bias else 0
+        bias = (inner + 2 * kv if self.bias else 0) + (dim if self.biased_output else 0)
         norm = 2 * sum(p.numel() for p in self.qk_norm.build(width).parameters()) if self.qk_norm else 0  # type: ignore[attr-defined]
         return 2 * dim * inner + 2 * dim * kv + bias + norm
 
@@ -61,32 +70,55 @@ class _Heads(nn.Module):
         self.heads, self.kv_heads, self.head_dim = part.sizes(dim)
         self.query_norm = part.qk_norm.build(self.head_dim) if part.qk_norm else None  # type: ignore[attr-defined]
         self.key_norm = part.qk_norm.build(self.head_dim) if part.qk_norm else None  # type: ignore[attr-defined]
-        self.output = nn.Linear(self.heads * self.head_dim, dim, bias=part.bias)
+        self.scale, self.cap = part.scale, part.cap
+        self.output = nn.Linear(self.heads * self.head_dim, dim, bias=part.biased_output)
 
     def split(self, x: Tensor, heads: int) -> Tensor:
         return x.unflatten(-1, (heads, self.head_dim)).transpose(1, 2)  # (B, T, H K) -> (B, H, T, K)
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, context: Context, window: int | None, cross: bool = False
-    ) -> Tensor:
+        self, q: Tensor, k: Tensor, v: Tensor, context: Context, window: int | None, scores: Tensor | None = None,
+        cross: bool = False,
+    ) -> Tensor:  # fmt: skip
+        """The heads' outputs, projected; `scores` (1 or B, H, T, S) are what positions add to those of q and k."""
         # A cache may keep a lower precision than the queries have.
         k, v = k.to(q.dtype), v.to(q.dtype)
-        grouped = self.kv_heads != self.heads
-        if q.device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            if grouped:
-                k, v = (x.repeat_interleave(self.heads // self.kv_heads, dim=1) for x in (k, v))
-            mixed = cpu_attention.attention(q, k, v, context.bias(q, k, window, cross), context.ordered and not cross)
+        grouped, training = self.kv_heads != self.heads, torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        by_products = q.device.type == "cpu" and training
+        if grouped and (by_products or self.cap):
+            k, v = (x.repeat_interleave(self.heads // self.kv_heads, dim=1) for x in (k, v))
+        if self.cap:
+            mixed = _capped(q, k, v, self.scale, self.cap, context.bias(q, k, window, cross), scores)
+        elif by_products:
+            bias, causal = context.bias(q, k, window, cross), context.ordered and not cross
+            mixed = cpu_attention.attention(q, k, v, bias, causal, scale=self.scale, scores=scores)
         else:
             mask, is_causal = (context.cross_mask(), False) if cross else context.self_mask(window)
-            mixed = F.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal, enable_gqa=grouped)
+            if scores is not None:
+                bias = context.bias(q, k, window, cross)
+                mask, is_causal = scores if bias is None else scores + bias, False
+            mixed = F.scaled_dot_product_attention(
+                q, k, v, mask, is_causal=is_causal, scale=self.scale, enable_gqa=grouped
+            )
         return self.output(mixed.transpose(1, 2).flatten(-2))  # (B, T, D)
 
 
+def _capped(
+    q: Tensor, k: Tensor, v: Tensor, scale: float | None, cap: float, bias: Tensor | None, added: Tensor | None
+) -> Tensor:
+    """Attention written out: no kernel of torch bends its scores."""
+    scores = q @ k.mT * (q.shape[-1] ** -0.5 if scale is None else scale)
+    scores = cap * (scores if added is None else scores + added).div(cap).tanh()
+    return (scores if bias is None else scores + bias).softmax(dim=-1) @ v
+
+
 class SelfAttention(_Heads):
-    def __init__(self, dim: int, part: Attention, position: Part, layer: int):
+    def __init__(self, dim: int, part: Attention, position: Part, layer: int, causal: bool = True):
         super().__init__(dim, part)
         self.layer, self.window = layer, part.window
         self.rotary = position if isinstance(position, Rotary) else None
+        own = isinstance(position, RelativeBuckets) and not position.shared
+        self.relative = position.build(self.heads, causal) if own else None
         kv = self.kv_heads * self.head_dim
         self.parts = (self.heads * self.head_dim, kv, kv)
         self.qkv = Stacked(dim, self.parts, bias=part.bias)
@@ -102,7 +134,14 @@ class SelfAttention(_Heads):
         if context.cache is not None:
             context.cache.write(self.layer, k, v)
             k, v = context.cache.read(self.layer)
-        return self.attend(q, k, v, context, self.window)
+        return self.attend(q, k, v, context, self.window, self._scores(context, q.dtype))
+
+    def _scores(self, context: Context, dtype: torch.dtype) -> Tensor | None:
+        """What positions add: of this layer's own table, or those that all layers share."""
+        if self.relative is not None:
+            return self.relative(*context.places()).to(dtype)
+        shared = context.scores
+        return None if shared is None else context.once(("scores", dtype), lambda: shared.to(dtype))
 
 
 class CrossAttention(_Heads):

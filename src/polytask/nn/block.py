@@ -8,31 +8,51 @@ from polytask.nn.attention import Attention, CrossAttention, SelfAttention
 from polytask.nn.cache import Context
 from polytask.nn.part import Part
 
+Placement = Literal["pre", "post", "sandwich", "parallel", "parallel_norms"]
+
 
 class Block(nn.Module):
-    """x + f(norm(x)) with placement "pre" (Radford et al. 2019), norm(x + f(x)) with "post" (Vaswani et al. 2017)."""
+    """Where the norms stand:
+
+    pre             x + f(norm(x)), attention and then feed-forward (Radford et al. 2019)
+    post            norm(x + f(x)) (Vaswani et al. 2017)
+    sandwich        x + norm(f(norm(x))) (Ding et al. 2021; Gemma 2)
+    parallel        x + attention(norm(x)) + feedforward(norm(x)), one norm for both (Wang and Komatsuzaki 2021; PaLM)
+    parallel_norms  the same with a norm for each (GPT-NeoX)
+    """
 
     def __init__(
         self, dim: int, attention: Attention, feedforward: Part, norm: Part, position: Part, layer: int, *,
-        placement: Literal["pre", "post"], dropout: float, cross: bool,
+        placement: Placement, dropout: float, cross: bool, causal: bool = True,
     ):  # fmt: skip
         super().__init__()
-        self.pre = placement == "pre"
+        self.placement = placement
         self.dropout = nn.Dropout(dropout)
-        self.attention = SelfAttention(dim, attention, position, layer)
+        self.attention = SelfAttention(dim, attention, position, layer, causal)
         self.attention_norm = norm.build(dim)  # type: ignore[attr-defined]
         self.cross = CrossAttention(dim, attention, layer) if cross else None
         self.cross_norm = norm.build(dim) if cross else None  # type: ignore[attr-defined]
         self.feedforward = feedforward.build(dim)  # type: ignore[attr-defined]
-        self.feedforward_norm = norm.build(dim)  # type: ignore[attr-defined]
+        self.feedforward_norm = norm.build(dim) if placement != "parallel" else None  # type: ignore[attr-defined]
+        outer = placement == "sandwich"
+        self.attention_outer_norm = norm.build(dim) if outer else None  # type: ignore[attr-defined]
+        self.feedforward_outer_norm = norm.build(dim) if outer else None  # type: ignore[attr-defined]
 
-    def residual(self, x: Tensor, norm: nn.Module, layer: nn.Module, *context: Context) -> Tensor:
-        if self.pre:
-            return x + self.dropout(layer(x, *context, norm=norm))
-        return norm(x + self.dropout(layer(x, *context)))
+    def residual(
+        self, x: Tensor, norm: nn.Module, layer: nn.Module, context: Context, outer: nn.Module | None = None
+    ) -> Tensor:
+        if self.placement == "post":
+            return norm(x + self.dropout(layer(x, context)))
+        y = layer(x, context, norm=norm)
+        return x + self.dropout(y if outer is None else outer(y))
 
     def forward(self, x: Tensor, context: Context) -> Tensor:  # (B, T, D)
-        x = self.residual(x, self.attention_norm, self.attention, context)
+        if self.placement in ("parallel", "parallel_norms"):
+            mixed = self.attention(x, context, norm=self.attention_norm)
+            fed = self.feedforward(x, context, norm=self.feedforward_norm or self.attention_norm)
+            return x + self.dropout(mixed) + self.dropout(fed)
+        x = self.residual(x, self.attention_norm, self.attention, context, self.attention_outer_norm)
         if self.cross is not None and self.cross_norm is not None:
             x = self.residual(x, self.cross_norm, self.cross, context)
-        return self.residual(x, self.feedforward_norm, self.feedforward)
+        assert self.feedforward_norm is not None
+        return self.residual(x, self.feedforward_norm, self.feedforward, context, self.feedforward_outer_norm)

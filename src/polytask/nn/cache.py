@@ -22,7 +22,8 @@ class Context:
 
     positions (B, T) restart in each document. documents (B, T) number the packed documents of a row; padding is a
     document of its own, so no query is ever without a visible key. prefix (B, T) marks tokens that all of their
-    document sees (prefix language modelling). With a cache, `positions` are places in the cached sequence.
+    document sees (prefix language modelling). With a cache, `positions` are places in the cached sequence. scores (1 or
+    B, H, T, S) are what positions add to the scores of every layer. routing is filled by layers of experts.
     """
 
     positions: Tensor
@@ -31,6 +32,8 @@ class Context:
     causal: bool = True
     cache: "CacheView | None" = None
     memory: Memory | None = None
+    scores: Tensor | None = None
+    routing: list = field(default_factory=list, repr=False, compare=False)
     _kept: dict = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -43,6 +46,18 @@ class Context:
         if key not in self._kept:
             self._kept[key] = compute()
         return self._kept[key]
+
+    def places(self, absolute: bool = False) -> tuple[Tensor, Tensor]:
+        """Positions of queries (1 or B, T) and keys (1 or B, S), right up to a constant unless `absolute`."""
+        if self.cache is not None:
+            return self.positions[:1] if self.cache.even else self.positions, self._range(self.cache.end)
+        if absolute:
+            return self.positions, self.positions
+        # Within a document places and positions differ by a constant, and nobody sees another document.
+        return (place := self._range(self.positions.shape[1])), place
+
+    def _range(self, length: int) -> Tensor:
+        return torch.arange(length, device=self.positions.device)[None]
 
     def self_mask(self, window: int | None) -> tuple[Tensor | None, bool]:
         """(mask, is_causal) for scaled_dot_product_attention; is_causal alone lets the kernel skip half of the work."""
@@ -57,7 +72,7 @@ class Context:
                 return None, False
             if window is None or window >= length:
                 return None, True
-        place = torch.arange(length, device=self.positions.device)[None]
+        place = self._range(length)
         # Within a document places and positions differ by a constant, so order and distance may be read off places.
         mask = masks.causal(place, place, window) if self.causal else None
         if self.prefix is not None and mask is not None:

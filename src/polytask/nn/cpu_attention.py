@@ -16,13 +16,18 @@ KEPT = 256  # up to so many keys the probabilities are kept for the way back; fo
 HALVED = 64  # from so many queries on, causal attention spares the first half of them the keys of the second
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, causal: bool = False) -> Tensor:
-    """softmax(q k^T / sqrt(K) + bias) v for q (B, H, T, K), k and v (B, H, S, K): as (B, H, T, K).
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, causal: bool = False, *,
+    scale: float | None = None, scores: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """softmax(scale q k^T + scores + bias) v for q (B, H, T, K), k and v (B, H, S, K): as (B, H, T, K).
 
     bias (1 or B, 1, T, S), of the type of q, is `masks.additive` of a mask; None sees all. It gets no gradient. causal
-    says of the bias that it hides all keys after a query's own place.
+    says of the bias that it hides all keys after a query's own place. scale None is 1 / sqrt(K). scores (1 or B, H, T,
+    S), of the type of q, are what positions add.
     """
-    return _Attention.apply(q, k, v, bias, causal)  # type: ignore[no-any-return]
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    return _Attention.apply(q, k, v, bias, scores, causal, scale)  # type: ignore[no-any-return]
 
 
 class _Part(NamedTuple):
@@ -58,40 +63,58 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     @torch.autocast("cpu", enabled=False)  # the inputs are in the precision they are to be multiplied in
-    def forward(ctx, q, k, v, bias, causal):
+    def forward(ctx, q, k, v, bias, added, causal, scale):
         q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
         out, kept = torch.empty_like(q), []
         for part in _parts(q, k, causal):
-            p = _probabilities(part, q, k, bias)
+            p = _probabilities(part, q, k, bias, added, scale)
             torch.bmm(p, part.of(v, part.keys), out=part.of(out, part.queries))
             if k.shape[2] <= KEPT:
                 kept.append(p)
-        ctx.causal = causal
-        ctx.save_for_backward(q, k, v, bias, *kept)
+        ctx.causal, ctx.scale = causal, scale
+        ctx.save_for_backward(q, k, v, bias, added, *kept)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        q, k, v, bias, *kept = ctx.saved_tensors
-        grad, scale = grad.contiguous(), q.shape[-1] ** -0.5
+        q, k, v, bias, added, *kept = ctx.saved_tensors
+        grad, scale = grad.contiguous(), ctx.scale
         dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
+        d_added = torch.zeros_like(added) if ctx.needs_input_grad[4] else None
         for index, part in enumerate(_parts(q, k, ctx.causal)):
-            p = kept[index] if kept else _probabilities(part, q, k, bias)
+            p = kept[index] if kept else _probabilities(part, q, k, bias, added, scale)
             g, before = part.of(grad, part.queries), int(part.adds)
             part.of(dv, part.keys).baddbmm_(p.mT, g, beta=before)
             ds = torch._softmax_backward_data(torch.bmm(g, part.of(v, part.keys).mT), p, -1, p.dtype)
+            if d_added is not None:
+                _add(part, ds, d_added)
             part.of(dq, part.queries).baddbmm_(ds, part.of(k, part.keys), beta=0, alpha=scale)
             part.of(dk, part.keys).baddbmm_(ds.mT, part.of(q, part.queries), beta=before, alpha=scale)
-        return dq, dk, dv, None, None
+        return dq, dk, dv, None, d_added, None, None
 
 
-def _probabilities(part: _Part, q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:
+def _probabilities(
+    part: _Part, q: Tensor, k: Tensor, bias: Tensor | None, added: Tensor | None, scale: float
+) -> Tensor:
     """(rows x heads, queries, keys) of the part."""
     ours, theirs = part.of(q, part.queries), part.of(k, part.keys)
-    scores = torch.baddbmm(ours.new_empty(()), ours, theirs.mT, beta=0, alpha=q.shape[-1] ** -0.5)
+    scores = torch.baddbmm(ours.new_empty(()), ours, theirs.mT, beta=0, alpha=scale)
+    rows = len(range(*part.rows.indices(len(q))))
+    by_row = scores.view(rows, -1, *scores.shape[1:])
+    if added is not None:
+        by_row.add_(_of_rows(part, added)[:, part.heads, part.queries, part.keys])
     if bias is not None:
-        seen = (bias if len(bias) == 1 else bias[part.rows])[:, :, part.queries, part.keys]
-        rows = len(range(*part.rows.indices(len(q))))
-        scores.view(rows, -1, *scores.shape[1:]).add_(seen)
+        by_row.add_(_of_rows(part, bias)[:, :, part.queries, part.keys])
     return scores.softmax(dim=-1)
+
+
+def _of_rows(part: _Part, x: Tensor) -> Tensor:
+    return x if len(x) == 1 else x[part.rows]
+
+
+def _add(part: _Part, ds: Tensor, total: Tensor) -> None:
+    """Adds the gradient of the part's scores to that of what positions added to them."""
+    target = _of_rows(part, total)[:, part.heads, part.queries, part.keys]
+    by_row = ds.view(-1, target.shape[1], *ds.shape[1:])
+    target += by_row if len(total) > 1 else by_row.sum(0, keepdim=True)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from polytask.nn.cache import Context
 from polytask.nn.part import Part
 from polytask.nn.projection import project
 from polytask.nn.stacked import Stacked
@@ -67,7 +68,7 @@ class MLPLayer(nn.Module):
         self.up = nn.Linear(dim, part.width, bias=part.bias)
         self.down = nn.Linear(part.width, dim, bias=part.bias)
 
-    def forward(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:  # (B, T, D)
+    def forward(self, x: Tensor, context: Context | None = None, norm: nn.Module | None = None) -> Tensor:  # (B, T, D)
         return _activated(project(x, norm, self.up), self.activation, self.down)
 
 
@@ -78,7 +79,7 @@ class GatedMLPLayer(nn.Module):
         self.gate_up = Stacked(dim, (part.width, part.width), bias=part.bias)
         self.down = nn.Linear(part.width, dim, bias=part.bias)
 
-    def forward(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:  # (B, T, D)
+    def forward(self, x: Tensor, context: Context | None = None, norm: nn.Module | None = None) -> Tensor:  # (B, T, D)
         return _activated(project(x, norm, self.gate_up), self._gated, self.down)
 
     def _gated(self, hidden: Tensor) -> Tensor:

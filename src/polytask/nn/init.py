@@ -17,6 +17,9 @@ def _linears(network: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
 
 
 def _zero_biases_and_reset_norms(network: nn.Module) -> None:
+    for name, parameter in network.named_parameters():
+        if name == "output_bias" or name.endswith("relative.weight"):
+            nn.init.zeros_(parameter)
     for module in network.modules():
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)

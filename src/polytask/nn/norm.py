@@ -23,19 +23,30 @@ class LayerNorm(Part):
 
 @dataclass(frozen=True)
 class RMSNorm(Part):
-    """Unit root mean square, then a learned scale (Zhang and Sennrich 2019, equation 4)."""
+    """Unit root mean square, then a learned scale (Zhang and Sennrich 2019, equation 4).
+
+    offset: is added to the scale that is kept (Gemma keeps what is to be added to 1).
+    """
 
     eps: float = 1e-6
+    offset: float = 0.0
 
     def build(self, dim: int) -> nn.Module:
-        return _RMSNorm(dim, eps=self.eps)
+        return _RMSNorm(dim, self)
 
 
 class _RMSNorm(nn.RMSNorm):
     """torch's, with its scale in the precision of the input: where they differ it warns."""
 
+    def __init__(self, dim: int, part: RMSNorm):
+        self.offset = part.offset
+        super().__init__(dim, eps=part.eps)
+
+    def reset_parameters(self) -> None:
+        nn.init.constant_(self.weight, 1.0 - self.offset)
+
     def forward(self, x: Tensor) -> Tensor:
-        scale = self.weight.to(x.dtype)
+        scale = (self.weight + self.offset if self.offset else self.weight).to(x.dtype)
         if x.device.type == "cpu" and not torch.compiler.is_compiling():
             return _Normalize.apply(x, scale, self.eps)  # type: ignore[no-any-return]
         return F.rms_norm(x, self.normalized_shape, scale, self.eps)

@@ -1,7 +1,8 @@
 """Position information, as parts given by value.
 
 Learned and sinusoidal positions add to the embedding (Vaswani et al. 2017, section 3.5); rotary positions turn
-queries and keys inside attention. `Unpositioned` leaves order to the causal mask alone.
+queries and keys inside attention; ALiBi and T5's buckets add to the scores what a distance is worth to a head.
+`Unpositioned` leaves order to the causal mask alone.
 """
 
 import math
@@ -21,7 +22,12 @@ class Unpositioned(Part):
 
 @dataclass(frozen=True)
 class Learned(Part):
-    """One learned vector for each position up to the context length; positions beyond it do not exist."""
+    """One learned vector for each position up to the context length; positions beyond it do not exist.
+
+    offset: rows of the table that come before that of position 0 and are never read (OPT has 2).
+    """
+
+    offset: int = 0
 
 
 @dataclass(frozen=True)
@@ -49,21 +55,164 @@ class Rotary(Part):
     layout: Literal["half", "interleaved"] = (
         "half"  # Llama and NeoX pair channel i with i + K/2; GPT-J pairs neighbours
     )
+    fraction: float = 1.0  # of the channels that turn, the first ones (GPT-J and NeoX leave the others as they are)
+    scaling: "Scaling | None" = None
 
     def angles(self, positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
-        """Cosines and sines, each (B, 1, T, K/2) in float32, for integer positions (B, T)."""
-        exponent = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.int64).float() / head_dim
-        angle = positions[:, None, :, None].float() * (1.0 / self.theta**exponent)
-        return angle.cos(), angle.sin()
+        """Cosines and sines, each (B, 1, T, R/2) in float32, for integer positions (B, T); R channels turn."""
+        turned = self.turned(head_dim)
+        exponent = torch.arange(0, turned, 2, device=positions.device, dtype=torch.int64).float() / turned
+        frequencies, size = 1.0 / self.theta**exponent, 1.0
+        if self.scaling is not None:
+            frequencies, size = self.scaling.scale(frequencies, self.theta)
+        angle = positions[:, None, :, None].float() * frequencies
+        return angle.cos() * size, angle.sin() * size
+
+    def turned(self, head_dim: int) -> int:
+        return 2 * int(head_dim * self.fraction / 2)
 
     def rotate(self, x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
         """x (B, H, T, K) turned by the angles of its positions."""
         cos, sin = (part.to(x.dtype) for part in angles)
+        turned = 2 * cos.shape[-1]
+        if turned < x.shape[-1]:
+            rotated, rest = x.split((turned, x.shape[-1] - turned), dim=-1)
+            return torch.cat((self.rotate(rotated, angles), rest), dim=-1)
         if self.layout == "half":
             a, b = x.chunk(2, dim=-1)
             return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
         a, b = x[..., 0::2], x[..., 1::2]
         return torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2)
+
+
+@dataclass(frozen=True)
+class Scaling(Part):
+    """A rule by which a network reads longer texts than the `original` context that it was pre-trained with."""
+
+    factor: float
+    original: int = 0
+
+    def scale(self, frequencies: Tensor, theta: float) -> tuple[Tensor, float]:
+        """The scaled frequencies (R/2,), and what cosines and sines are multiplied by."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class LinearScaling(Scaling):
+    """Positions are divided by the factor (Chen et al. 2023, section 2.3)."""
+
+    def scale(self, frequencies: Tensor, theta: float) -> tuple[Tensor, float]:
+        return frequencies / self.factor, 1.0
+
+
+@dataclass(frozen=True)
+class Llama3Scaling(Scaling):
+    """Long wavelengths are divided by the factor, short ones stay, those between are mixed (Llama 3.1's code)."""
+
+    low: float = 1.0
+    high: float = 4.0
+
+    def scale(self, frequencies: Tensor, theta: float) -> tuple[Tensor, float]:
+        wavelengths = 2 * math.pi / frequencies
+        smooth = (self.original / wavelengths - self.low) / (self.high - self.low)
+        mixed = (1 - smooth) * frequencies / self.factor + smooth * frequencies
+        scaled = torch.where(wavelengths > self.original / self.low, frequencies / self.factor, frequencies)
+        between = (wavelengths <= self.original / self.low) & (wavelengths >= self.original / self.high)
+        return torch.where(between, mixed, scaled), 1.0
+
+
+@dataclass(frozen=True)
+class Yarn(Scaling):
+    """Channels that turn often keep their frequency, slow ones are divided by the factor, with a ramp between; scores
+    grow by the square of `size` (Peng et al. 2023, sections 3.2 to 3.4). size None: 0.1 ln(factor) + 1."""
+
+    fast: float = 32.0
+    slow: float = 1.0
+    size: float | None = None
+    truncate: bool = True  # the ramp's ends to whole channels, as the authors' code has it
+
+    def scale(self, frequencies: Tensor, theta: float) -> tuple[Tensor, float]:
+        channels = len(frequencies)
+        low, high = (self._channel(turns, 2 * channels, theta) for turns in (self.fast, self.slow))
+        if self.truncate:
+            low, high = math.floor(low), math.ceil(high)
+        low, high = max(low, 0), min(high, 2 * channels - 1)
+        ramp = (torch.arange(channels, device=frequencies.device).float() - low) / (max(high - low, 0.001))
+        kept = 1 - ramp.clamp(0, 1)
+        size = 0.1 * math.log(self.factor) + 1.0 if self.size is None else self.size
+        return frequencies / self.factor * (1 - kept) + frequencies * kept, size if self.factor > 1 else 1.0
+
+    def _channel(self, turns: float, width: int, theta: float) -> float:
+        """The pair of channels that turns so often within the original context."""
+        return width * math.log(self.original / (turns * 2 * math.pi)) / (2 * math.log(theta))
+
+
+@dataclass(frozen=True)
+class Alibi(Part):
+    """A head's scores fall with distance, by a slope of its own (Press et al. 2022, section 3).
+
+    scaled: the penalty is divided by sqrt(K) with the scores, as Falcon's code has it, which also rounds slope times
+    position to bfloat16.
+    """
+
+    scaled: bool = False
+
+    def slopes(self, heads: int, device: torch.device | str | None = None) -> Tensor:
+        """(H,) float64. For a number of heads that is no power of two, those of the next lower power, then every other
+        one of the next higher power (BLOOM's code)."""
+        power = 1 << (heads.bit_length() - 1)
+        first = [2 ** (-8 * i / power) for i in range(1, power + 1)]
+        rest = [2 ** (-4 * i / power) for i in range(1, 2 * (heads - power), 2)]
+        return torch.tensor(first + rest, dtype=torch.float64, device=device)
+
+    def scores(self, queries: Tensor, keys: Tensor, heads: int, head_dim: int) -> Tensor:
+        """(B, H, T, S) float64: what is added to the scores of queries and keys at positions (B, T) and (B, S)."""
+        slopes = self.slopes(heads, queries.device)[:, None, None]
+        if not self.scaled:
+            return slopes * (keys[:, None, None, :] - queries[:, None, :, None])
+        # A query's own position would shift all of its scores alike, and softmax does not see that.
+        rounded = (slopes.bfloat16() * keys[:, None, None, :].bfloat16()).double() * head_dim**-0.5
+        return rounded.expand(-1, -1, queries.shape[1], -1)
+
+
+@dataclass(frozen=True)
+class RelativeBuckets(Part):
+    """A learned number for each head and bucket of distances is added to the scores (Raffel et al. 2020, section 2.1).
+
+    Half of the buckets hold one distance each, the others grow to `furthest`. shared: one table for all layers of a
+    stack (T5), else each layer has its own.
+    """
+
+    buckets: int = 32
+    furthest: int = 128
+    shared: bool = True
+
+    def build(self, heads: int, causal: bool) -> "RelativeScores":
+        return RelativeScores(self, heads, causal)
+
+    def bucket(self, distance: Tensor, causal: bool) -> Tensor:
+        """The bucket of each distance, key position less query position. Causal: keys after the query share bucket 0;
+        else half of the buckets are for them."""
+        buckets = self.buckets if causal else self.buckets // 2
+        later = torch.zeros_like(distance) if causal else (distance > 0) * buckets
+        distance = (-distance).clamp(min=0) if causal else distance.abs()
+        exact = buckets // 2
+        far = (distance.clamp(min=1).float() / exact).log() / math.log(self.furthest / exact) * (buckets - exact)
+        return later + torch.where(distance < exact, distance, (exact + far.long()).clamp(max=buckets - 1))
+
+
+class RelativeScores(nn.Module):
+    """The table of RelativeBuckets, (buckets, H)."""
+
+    def __init__(self, part: RelativeBuckets, heads: int, causal: bool):
+        super().__init__()
+        self.part, self.causal = part, causal
+        self.weight = nn.Parameter(torch.empty(part.buckets, heads))
+
+    def forward(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """(B, H, T, S): what is added to the scores of queries and keys at positions (B, T) and (B, S)."""
+        distance = keys[:, None, :] - queries[:, :, None]
+        return nn.functional.embedding(self.part.bucket(distance, self.causal), self.weight).permute(0, 3, 1, 2)
 
 
 class PositionEmbedding(nn.Module):
@@ -73,7 +222,7 @@ class PositionEmbedding(nn.Module):
         super().__init__()
         self.part = part
         if isinstance(part, Learned):
-            self.weight = nn.Parameter(torch.empty(context_length, dim))
+            self.weight = nn.Parameter(torch.empty(context_length + part.offset, dim))
         elif isinstance(part, Sinusoidal):
             self.register_buffer("weight", part.table(torch.arange(context_length), dim), persistent=False)
 
@@ -83,4 +232,5 @@ class PositionEmbedding(nn.Module):
             self.weight.copy_(self.part.table(torch.arange(length, device=self.weight.device), dim))
 
     def forward(self, positions: Tensor) -> Tensor:  # (B, T) -> (B, T, D)
-        return nn.functional.embedding(positions, self.weight)
+        offset = self.part.offset if isinstance(self.part, Learned) else 0
+        return nn.functional.embedding(positions + offset if offset else positions, self.weight)

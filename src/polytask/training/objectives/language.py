@@ -26,7 +26,7 @@ class LanguageModelling:
 
     def loss(self, model: Transformer, batch: Batch) -> Loss:
         total, token_losses = cross_entropy(
-            self.hidden(model, batch), model.output_weight, batch.targets, batch.weights,
+            self.hidden(model, batch), model.head, batch.targets, batch.weights,
             label_smoothing=self.label_smoothing, z_loss=self.z_loss,
         )  # fmt: skip
         log = {"cross_entropy": (token_losses * batch.weights).sum()} if self.label_smoothing or self.z_loss else {}
