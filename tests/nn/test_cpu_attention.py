@@ -59,6 +59,29 @@ def test_queries_that_are_spared_later_keys(monkeypatch, length, scores, kept):
             torch.testing.assert_close(mine, other)
 
 
+@pytest.mark.parametrize(("length", "window"), [(64, 1), (65, 6), (130, 32), (96, 33), (70, 60)])
+@pytest.mark.parametrize("scores", [1, 3_000, 1 << 20])
+@pytest.mark.parametrize("kept", [0, 512])
+def test_queries_that_see_a_window_are_spared_the_other_keys(monkeypatch, length, window, scores, kept):
+    monkeypatch.setattr(cpu_attention, "SCORES", scores)
+    monkeypatch.setattr(cpu_attention, "KEPT", kept)
+    q, k, v = inputs(3, 2, length, length, 4)
+    added = torch.randn(1, 2, length, length, dtype=q.dtype, requires_grad=True)
+    grad = torch.randn(3, 2, length, 4, dtype=q.dtype)
+    place = torch.arange(length)[None]
+    band = masks.causal(place, place, window)
+    for mask in (band, some_mask(3, length, length) & band | torch.eye(length, dtype=torch.bool)):
+        bias = masks.additive(mask, q.dtype)
+        ours = cpu_attention.attention(q, k, v, bias, causal=True, scores=added, window=window)
+        theirs = F.scaled_dot_product_attention(q, k, v, bias + added)
+        torch.testing.assert_close(ours, theirs)
+        pairs = zip(
+            torch.autograd.grad(ours, (q, k, v, added), grad), torch.autograd.grad(theirs, (q, k, v, added), grad)
+        )
+        for mine, other in pairs:
+            torch.testing.assert_close(mine, other)
+
+
 def test_in_bfloat16_it_is_as_near_to_the_truth_as_torch():
     exact = inputs(2, 4, 64, 64, 32)
     mask = torch.ones(1, 1, 64, 64, dtype=torch.bool).tril()

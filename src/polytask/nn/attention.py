@@ -91,7 +91,7 @@ class _Heads(nn.Module):
             mixed = _capped(q, k, v, self.scale, self.cap, context.bias(q, k, window, cross), scores)
         elif by_products:
             bias, causal = context.bias(q, k, window, cross), context.ordered and not cross
-            mixed = cpu_attention.attention(q, k, v, bias, causal, scale=self.scale, scores=scores)
+            mixed = cpu_attention.attention(q, k, v, bias, causal, scale=self.scale, scores=scores, window=window)
         else:
             mask, is_causal = (context.cross_mask(), False) if cross else context.self_mask(window)
             if scores is not None:

@@ -14,20 +14,22 @@ from torch.autograd.function import once_differentiable
 SCORES = 1 << 20  # of one pass: a few megabytes, which fit in the cache
 KEPT = 256  # up to so many keys the probabilities are kept for the way back; for more they are computed again
 HALVED = 64  # from so many queries on, causal attention spares the first half of them the keys of the second
+BANDED = 32  # queries that are worth a pass of their own where each sees a window of keys alone
 
 
 def attention(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, causal: bool = False, *,
-    scale: float | None = None, scores: Tensor | None = None,
+    scale: float | None = None, scores: Tensor | None = None, window: int | None = None,
 ) -> Tensor:  # fmt: skip
     """softmax(scale q k^T + scores + bias) v for q (B, H, T, K), k and v (B, H, S, K): as (B, H, T, K).
 
     bias (1 or B, 1, T, S), of the type of q, is `masks.additive` of a mask; None sees all. It gets no gradient. causal
-    says of the bias that it hides all keys after a query's own place. scale None is 1 / sqrt(K). scores (1 or B, H, T,
+    says of the bias that it hides all keys after a query's own place, window that it hides all but the last so many up
+    to there; what neither shows is not computed. scale None is 1 / sqrt(K). scores (1 or B, H, T,
     S), of the type of q, are what positions add.
     """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    return _Attention.apply(q, k, v, bias, scores, causal, scale)  # type: ignore[no-any-return]
+    return _Attention.apply(q, k, v, bias, scores, causal, scale, window)  # type: ignore[no-any-return]
 
 
 class _Part(NamedTuple):
@@ -37,25 +39,34 @@ class _Part(NamedTuple):
     heads: slice
     queries: slice
     keys: slice
-    adds: bool  # to the gradients of keys that another part has written
+    adds: bool  # to the gradients of keys that another part has written, too
 
     def of(self, x: Tensor, places: slice) -> Tensor:
         return x[self.rows, self.heads, places].flatten(0, 1)  # a view: (rows x heads, places, K)
 
 
-def _parts(q: Tensor, k: Tensor, causal: bool) -> Iterator[_Part]:
+def _spans(length: int, keys: int, causal: bool, window: int | None) -> list[tuple[slice, slice, bool]]:
+    """Queries, the keys that they may see, and whether those belong to another span as well."""
+    if causal and window and length == keys and length >= 2 * (size := max(BANDED, window)):
+        return [(slice(i, i + size), slice(max(0, i - window + 1), i + size), True) for i in range(0, length, size)]
+    if causal and length == keys and length >= HALVED:
+        half = length // 2
+        return [(slice(half, None), slice(None), False), (slice(half), slice(half), True)]
+    return [(slice(None), slice(None), False)]
+
+
+def _parts(q: Tensor, k: Tensor, causal: bool, window: int | None) -> Iterator[_Part]:
     (rows, heads, length, _), keys = q.shape, k.shape[2]
-    many = max(1, SCORES // (length * keys))
+    spans = _spans(length, keys, causal, window)
+    many = max(1, SCORES // max(len(range(length)[a]) * len(range(keys)[b]) for a, b, _ in spans))
     step = many // heads  # several whole rows, or some heads of one
     if step:
         groups = [(slice(start, start + step), slice(None)) for start in range(0, rows, step)]
     else:
         groups = [(slice(row, row + 1), slice(h, h + many)) for row in range(rows) for h in range(0, heads, many)]
-    half = length // 2 if causal and length == keys and length >= HALVED else 0
     for group in groups:
-        yield _Part(*group, slice(half, None), slice(None), adds=False)
-        if half:
-            yield _Part(*group, slice(half), slice(half), adds=True)
+        for span in spans:
+            yield _Part(*group, *span)
 
 
 class _Attention(torch.autograd.Function):
@@ -63,15 +74,15 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     @torch.autocast("cpu", enabled=False)  # the inputs are in the precision they are to be multiplied in
-    def forward(ctx, q, k, v, bias, added, causal, scale):
+    def forward(ctx, q, k, v, bias, added, causal, scale, window):
         q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
         out, kept = torch.empty_like(q), []
-        for part in _parts(q, k, causal):
+        for part in _parts(q, k, causal, window):
             p = _probabilities(part, q, k, bias, added, scale)
             torch.bmm(p, part.of(v, part.keys), out=part.of(out, part.queries))
             if k.shape[2] <= KEPT:
                 kept.append(p)
-        ctx.causal, ctx.scale = causal, scale
+        ctx.causal, ctx.scale, ctx.window = causal, scale, window
         ctx.save_for_backward(q, k, v, bias, added, *kept)
         return out
 
@@ -80,9 +91,10 @@ class _Attention(torch.autograd.Function):
     def backward(ctx, grad):
         q, k, v, bias, added, *kept = ctx.saved_tensors
         grad, scale = grad.contiguous(), ctx.scale
-        dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
+        dq = torch.empty_like(q)
+        dk, dv = (torch.zeros_like(x) for x in (k, v))
         d_added = torch.zeros_like(added) if ctx.needs_input_grad[4] else None
-        for index, part in enumerate(_parts(q, k, ctx.causal)):
+        for index, part in enumerate(_parts(q, k, ctx.causal, ctx.window)):
             p = kept[index] if kept else _probabilities(part, q, k, bias, added, scale)
             g, before = part.of(grad, part.queries), int(part.adds)
             part.of(dv, part.keys).baddbmm_(p.mT, g, beta=before)
@@ -91,7 +103,7 @@ class _Attention(torch.autograd.Function):
                 _add(part, ds, d_added)
             part.of(dq, part.queries).baddbmm_(ds, part.of(k, part.keys), beta=0, alpha=scale)
             part.of(dk, part.keys).baddbmm_(ds.mT, part.of(q, part.queries), beta=before, alpha=scale)
-        return dq, dk, dv, None, d_added, None, None
+        return dq, dk, dv, None, d_added, None, None, None
 
 
 def _probabilities(
