@@ -41,8 +41,15 @@ class _Part(NamedTuple):
     keys: slice
     adds: bool  # to the gradients of keys that another part has written, too
 
-    def of(self, x: Tensor, places: slice) -> Tensor:
-        return x[self.rows, self.heads, places].flatten(0, 1)  # a view: (rows x heads, places, K)
+    def take(self, x: Tensor, places: slice) -> Tensor:
+        """(rows x heads, places, K) of (B, H, T, K), side by side: a product would copy a factor that is not, each time."""
+        return x[self.rows, self.heads, places].flatten(0, 1).contiguous()
+
+    def put(self, x: Tensor, places: slice, value: Tensor, adds: bool = False) -> None:
+        """Inverse of `take`."""
+        target = x[self.rows, self.heads, places]
+        value = value.view(target.shape)
+        target.add_(value) if adds else target.copy_(value)
 
 
 def _spans(length: int, keys: int, causal: bool, window: int | None) -> list[tuple[slice, slice, bool]]:
@@ -69,17 +76,21 @@ def _parts(q: Tensor, k: Tensor, causal: bool, window: int | None) -> Iterator[_
             yield _Part(*group, *span)
 
 
+def _by_token(x: Tensor, zero: bool = False) -> Tensor:
+    """An empty tensor of that shape (B, H, T, K) that lies in memory as (B, T, H, K), as its neighbours read it."""
+    return (torch.zeros if zero else torch.empty)(x.transpose(1, 2).shape, dtype=x.dtype).transpose(1, 2)
+
+
 class _Attention(torch.autograd.Function):
     """The backward pass is that of softmax(S) V written out (Dao et al. 2022, appendix B.2)."""
 
     @staticmethod
     @torch.autocast("cpu", enabled=False)  # the inputs are in the precision they are to be multiplied in
     def forward(ctx, q, k, v, bias, added, causal, scale, window):
-        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
-        out, kept = torch.empty_like(q), []
+        out, kept = _by_token(q), []
         for part in _parts(q, k, causal, window):
             p = _probabilities(part, q, k, bias, added, scale)
-            torch.bmm(p, part.of(v, part.keys), out=part.of(out, part.queries))
+            part.put(out, part.queries, torch.bmm(p, part.take(v, part.keys)))
             if k.shape[2] <= KEPT:
                 kept.append(p)
         ctx.causal, ctx.scale, ctx.window = causal, scale, window
@@ -90,28 +101,31 @@ class _Attention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         q, k, v, bias, added, *kept = ctx.saved_tensors
-        grad, scale = grad.contiguous(), ctx.scale
-        dq = torch.empty_like(q)
-        dk, dv = (torch.zeros_like(x) for x in (k, v))
+        parts = list(_parts(q, k, ctx.causal, ctx.window))
+        dq, dk, dv = _by_token(q), _by_token(k, zero=parts[0].adds), _by_token(v, zero=parts[0].adds)
         d_added = torch.zeros_like(added) if ctx.needs_input_grad[4] else None
-        for index, part in enumerate(_parts(q, k, ctx.causal, ctx.window)):
-            p = kept[index] if kept else _probabilities(part, q, k, bias, added, scale)
-            g, before = part.of(grad, part.queries), int(part.adds)
-            part.of(dv, part.keys).baddbmm_(p.mT, g, beta=before)
-            ds = torch._softmax_backward_data(torch.bmm(g, part.of(v, part.keys).mT), p, -1, p.dtype)
+        for index, part in enumerate(parts):
+            p = kept[index] if kept else _probabilities(part, q, k, bias, added, ctx.scale)
+            g = part.take(grad, part.queries)
+            part.put(dv, part.keys, torch.bmm(p.mT, g), part.adds)
+            ds = torch._softmax_backward_data(torch.bmm(g, part.take(v, part.keys).mT), p, -1, p.dtype)
             if d_added is not None:
                 _add(part, ds, d_added)
-            part.of(dq, part.queries).baddbmm_(ds, part.of(k, part.keys), beta=0, alpha=scale)
-            part.of(dk, part.keys).baddbmm_(ds.mT, part.of(q, part.queries), beta=before, alpha=scale)
+            part.put(dq, part.queries, _scaled(ds, part.take(k, part.keys), ctx.scale))
+            part.put(dk, part.keys, _scaled(ds.mT, part.take(q, part.queries), ctx.scale), part.adds)
         return dq, dk, dv, None, d_added, None, None, None
+
+
+def _scaled(left: Tensor, right: Tensor, scale: float) -> Tensor:
+    """scale x left @ right, by matrices."""
+    return torch.baddbmm(left.new_empty(()), left, right, beta=0, alpha=scale)
 
 
 def _probabilities(
     part: _Part, q: Tensor, k: Tensor, bias: Tensor | None, added: Tensor | None, scale: float
 ) -> Tensor:
     """(rows x heads, queries, keys) of the part."""
-    ours, theirs = part.of(q, part.queries), part.of(k, part.keys)
-    scores = torch.baddbmm(ours.new_empty(()), ours, theirs.mT, beta=0, alpha=scale)
+    scores = _scaled(part.take(q, part.queries), part.take(k, part.keys).mT, scale)
     rows = len(range(*part.rows.indices(len(q))))
     by_row = scores.view(rows, -1, *scores.shape[1:])
     if added is not None:
