@@ -24,12 +24,15 @@ def test_banded_mask_shows_the_last_w_positions():
 
 
 def test_rotary_angle_by_hand():
-    cos, sin = Rotary(theta=100.0).angles(torch.tensor([[3]]), head_dim=4)
-    assert cos[0, 0, 0].tolist() == pytest.approx([math.cos(3.0), math.cos(0.3)])  # theta^(-2i/K): 1 and 1/10
+    place = torch.tensor([[3]])
+    cos, sin = Rotary(theta=100.0).angles(place, head_dim=4)  # theta^(-2i/K): 1 and 1/10
+    assert cos[0, 0, 0].tolist() == pytest.approx([math.cos(3.0), math.cos(0.3)] * 2)
+    assert sin[0, 0, 0].tolist() == pytest.approx([-math.sin(3.0), -math.sin(0.3), math.sin(3.0), math.sin(0.3)])
     x = torch.tensor([1.0, 2.0, 0.0, 0.0]).view(1, 1, 1, 4)
     half = Rotary(100.0, "half").rotate(x, (cos, sin)).flatten().tolist()
     assert half == pytest.approx([math.cos(3), 2 * math.cos(0.3), math.sin(3), 2 * math.sin(0.3)])
-    neighbours = Rotary(100.0, "interleaved").rotate(x, (cos, sin)).flatten().tolist()
+    rotary = Rotary(100.0, "interleaved")
+    neighbours = rotary.rotate(x, rotary.angles(place, head_dim=4)).flatten().tolist()
     assert neighbours == pytest.approx([math.cos(3) - 2 * math.sin(3), 2 * math.cos(3) + math.sin(3), 0, 0])
 
 

@@ -42,7 +42,7 @@ class _Part(NamedTuple):
     adds: bool  # to the gradients of keys that another part has written, too
 
     def take(self, x: Tensor, places: slice) -> Tensor:
-        """(rows x heads, places, K) of (B, H, T, K), side by side: a product would copy a factor that is not, each time."""
+        """(rows x heads, places, K) of (B, H, T, K), side by side: a product copies what is not, each time."""
         return x[self.rows, self.heads, places].flatten(0, 1).contiguous()
 
     def put(self, x: Tensor, places: slice, value: Tensor, adds: bool = False) -> None:

@@ -11,6 +11,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from polytask.nn.part import Part
 
@@ -59,14 +60,15 @@ class Rotary(Part):
     scaling: "Scaling | None" = None
 
     def angles(self, positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
-        """Cosines and sines, each (B, 1, T, R/2) in float32, for integer positions (B, T); R channels turn."""
+        """Cosines and signed sines of each channel, (B, 1, T, R) in float32, for integer positions (B, T); R turn."""
         turned = self.turned(head_dim)
         exponent = torch.arange(0, turned, 2, device=positions.device, dtype=torch.int64).float() / turned
         frequencies, size = 1.0 / self.theta**exponent, 1.0
         if self.scaling is not None:
             frequencies, size = self.scaling.scale(frequencies, self.theta)
-        angle = positions[:, None, :, None].float() * frequencies
-        return angle.cos() * size, angle.sin() * size
+        angle = positions[:, None, :, None].float() * frequencies  # (B, 1, T, R/2)
+        cos, sin = angle.cos() * size, angle.sin() * size
+        return self._pair(cos, cos), self._pair(-sin, sin)
 
     def turned(self, head_dim: int) -> int:
         return 2 * int(head_dim * self.fraction / 2)
@@ -74,15 +76,34 @@ class Rotary(Part):
     def rotate(self, x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
         """x (B, H, T, K) turned by the angles of its positions."""
         cos, sin = (part.to(x.dtype) for part in angles)
-        turned = 2 * cos.shape[-1]
-        if turned < x.shape[-1]:
-            rotated, rest = x.split((turned, x.shape[-1] - turned), dim=-1)
-            return torch.cat((self.rotate(rotated, angles), rest), dim=-1)
-        if self.layout == "half":
-            a, b = x.chunk(2, dim=-1)
-            return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
-        a, b = x[..., 0::2], x[..., 1::2]
-        return torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2)
+        if (turned := cos.shape[-1]) == x.shape[-1]:
+            return _Rotate.apply(x, cos, sin, self)  # type: ignore[no-any-return]
+        rotated, rest = x.split((turned, x.shape[-1] - turned), dim=-1)
+        return torch.cat((_Rotate.apply(rotated, cos, sin, self), rest), dim=-1)  # type: ignore[arg-type]
+
+    def _pair(self, a: Tensor, b: Tensor) -> Tensor:
+        """One tensor whose pairs of channels have their first from a and their second from b."""
+        return torch.cat((a, b), dim=-1) if self.layout == "half" else torch.stack((a, b), dim=-1).flatten(-2)
+
+    def turn(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        a, b = x.chunk(2, dim=-1) if self.layout == "half" else (x[..., 0::2], x[..., 1::2])
+        return torch.addcmul(x * cos, self._pair(b, a), sin)
+
+
+class _Rotate(torch.autograd.Function):
+    """Its way back is the turn by the opposite angle: half of the passes over memory of the composition's."""
+
+    @staticmethod
+    def forward(ctx, x, cos, sin, part):
+        ctx.part = part
+        ctx.save_for_backward(cos, sin)
+        return part.turn(x, cos, sin)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        cos, sin = ctx.saved_tensors
+        return ctx.part.turn(grad, cos, -sin), None, None, None
 
 
 @dataclass(frozen=True)
