@@ -23,7 +23,8 @@ class Context:
     positions (B, T) restart in each document. documents (B, T) number the packed documents of a row; padding is a
     document of its own, so no query is ever without a visible key. prefix (B, T) marks tokens that all of their
     document sees (prefix language modelling). With a cache, `positions` are places in the cached sequence. scores (1 or
-    B, H, T, S) are what positions add to the scores of every layer. routing is filled by layers of experts.
+    B, H, T, S) are what positions add to the scores of every layer. routing is filled by layers of
+    experts, without a cache; None where nobody wants it.
     """
 
     positions: Tensor
@@ -33,13 +34,20 @@ class Context:
     cache: "CacheView | None" = None
     memory: Memory | None = None
     scores: Tensor | None = None
-    routing: list = field(default_factory=list, repr=False, compare=False)
+    routing: list | None = field(default_factory=list, repr=False, compare=False)
     _kept: dict = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def ordered(self) -> bool:
         """Whether no token sees any after its own place."""
         return self.causal and self.prefix is None and self.cache is None
+
+    def take_routing(self) -> list:
+        """What layers of experts have said so far. What they say later, computed again on the way back, is not kept:
+        it would hold all of their block in memory.
+        """
+        taken, self.routing = self.routing or [], None
+        return taken
 
     def once(self, key, compute):
         """The value of `compute()`, made once for all layers."""

@@ -1,0 +1,36 @@
+"""The matrices of a network's products, whatever kind of layer holds them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import nn
+
+from polytask.nn.experts import ExpertsLayer
+from polytask.nn.stacked import Stacked
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """name: of the layer, or for experts of their parameter. weight (R, C), or (E, R, C) for experts, each a matrix by
+    itself. parts: rows of the projections that share it (`nn.stacked`); one that is not shared has one part.
+    """
+
+    name: str
+    weight: nn.Parameter
+    parts: tuple[int, ...]
+
+
+def matrices(network: nn.Module) -> Iterator[Matrix]:
+    """Those of linear layers, experts and their routers, in order of the network; embeddings are none."""
+    for name, module in network.named_modules():
+        if isinstance(module, ExpertsLayer):
+            width = module.part.width
+            yield Matrix(f"{name}.router", module.router.weight, (module.part.count,))
+            if module.part.gated:
+                yield Matrix(f"{name}.gate_up", module.gate_up, (width, width))
+            else:
+                yield Matrix(f"{name}.up", module.up, (width,))
+            yield Matrix(f"{name}.down", module.down, (module.down.shape[-2],))
+        elif isinstance(module, nn.Linear):
+            parts = module.parts if isinstance(module, Stacked) else (module.out_features,)
+            yield Matrix(name, module.weight, parts)
