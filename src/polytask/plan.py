@@ -120,7 +120,7 @@ def optimizer_bytes(config: TransformerConfig, optimizer: str) -> int:
         return int(4 * ADAFACTOR_STATE * count)
     if optimizer != "muon":
         return ADAM_STATE * count
-    matrices = cost.matmul_parameters(config) - config.vocab_size * config.dim
+    matrices = cost.hidden_parameters(config)
     return MUON_STATE * matrices + ADAM_STATE * (count - matrices)
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from polytask.models.config import TransformerConfig
 from polytask.nn.cpu_attention import KEPT
+from polytask.nn.experts import Experts
 from polytask.nn.feedforward import GatedMLP
 from polytask.nn.part import Part
 from polytask.nn.position import Learned, RelativeBuckets
@@ -58,11 +59,25 @@ def parameters(config: TransformerConfig) -> int:
     return sum(parameters_by_part(config).values())
 
 
-def matmul_parameters(config: TransformerConfig) -> int:
-    """N of the 6N rule: numbers that take part in a matrix product for every token (systems with tied output: once)."""
+def active_parameters(config: TransformerConfig) -> int:
+    """Learned numbers that one token meets: of layers of experts the router and those that a token passes."""
+    return parameters(config) - sum(_idle(part, config.dim) for part in feedforwards(config))
+
+
+def _idle(part: Any, dim: int) -> int:
+    return part.parameters(dim) - part.active_parameters(dim) if isinstance(part, Experts) else 0
+
+
+def hidden_parameters(config: TransformerConfig) -> int:
+    """Numbers in the matrices of attention and feed-forward layers."""
     by_part = parameters_by_part(config)
-    blocks = by_part["attention"] + by_part["cross-attention"] + by_part["feed-forward"]
-    return blocks + config.vocab_size * config.dim
+    return by_part["attention"] + by_part["cross-attention"] + by_part["feed-forward"]
+
+
+def matmul_parameters(config: TransformerConfig) -> int:
+    """N of the 6N rule: numbers that take part in a matrix product for a token (systems with tied output: once)."""
+    idle = sum(_idle(part, config.dim) for part in feedforwards(config))
+    return hidden_parameters(config) - idle + config.vocab_size * config.dim
 
 
 def flops_per_token(config: TransformerConfig, length: int) -> float:
@@ -95,13 +110,17 @@ def activation_bytes(
     """
     heads, kv_heads, width = config.attention_of(0).sizes(config.dim)
     size = PRECISION_BYTES[precision]
-    first = config.feedforward_of(0)
-    inner = first.width  # type: ignore[attr-defined]
-    gated = isinstance(first, GatedMLP)
     attention = (heads + 2 * kv_heads) * width * 2 + heads * width  # projected, laid out by head, mixed
     attention += heads * length if length <= KEPT else 0  # probabilities, on a CPU
-    feedforward = inner * (2 if gated else 1)  # what is activated; the rest is computed again
-    layer = size * (attention + feedforward) + 2 * 4 * config.dim  # what goes into the norms is in float32
-    layers = config.layers + config.encoder_layers
-    kept = layer + layers * 4 * config.dim if checkpointing else layers * layer
+    # What goes into the norms is in float32.
+    layers = [size * (attention + _kept(part, config.dim)) + 2 * 4 * config.dim for part in feedforwards(config)]
+    kept = max(layers) + len(layers) * 4 * config.dim if checkpointing else sum(layers)
     return int(rows * length * (kept + 3 * 4 * config.dim))
+
+
+def _kept(part: Any, dim: int) -> int:
+    """Numbers that a feed-forward layer keeps of a token: what is activated, the rest is computed again."""
+    if isinstance(part, Experts):
+        each = part.width * (2 if part.gated else 1) + dim  # an expert's output too: its gate's gradient needs it
+        return part.top_k * each + dim + 2 * part.count  # the tokens, the router's logits and their softmax
+    return part.width * (2 if isinstance(part, GatedMLP) else 1)

@@ -92,11 +92,12 @@ class Transformer(nn.Module):
 
     def encode(self, ids: Tensor, context: Context) -> Memory:
         """The encoder's output for ids (B, S); every token sees its whole document."""
-        context = Context(context.positions, context.documents, causal=False)
-        context.scores = self._scores(context, self.encoder_relative)
+        own = Context(context.positions, context.documents, causal=False)
+        own.scores = self._scores(own, self.encoder_relative)
         x = self.embed(ids, context.positions)
         for block in self.encoder:
-            x = block(x, context)
+            x = block(x, own)
+        context.routing = own.take_routing()
         if self.encoder_norm is not None:
             x = self.encoder_norm(x)
         return Memory(x, context.documents)

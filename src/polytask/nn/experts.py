@@ -116,10 +116,15 @@ class ExpertsLayer(nn.Module):
         super().__init__()
         self.part = part
         self.router = Router(dim, part.count)
-        first = nn.Parameter(torch.empty(part.count, part.width * (2 if part.gated else 1), dim))
-        self.register_parameter("gate_up" if part.gated else "up", first)
+        self.first_name = "gate_up" if part.gated else "up"
+        first = torch.empty(part.count, part.width * (2 if part.gated else 1), dim)
+        self.register_parameter(self.first_name, nn.Parameter(first))
         self.down = nn.Parameter(torch.empty(part.count, dim, part.width))
         self.activation: Callable[[Tensor], Tensor] = ACTIVATIONS.get(part.activation)
+
+    @property
+    def first(self) -> nn.Parameter:
+        return self.get_parameter(self.first_name)
 
     def forward(self, x: Tensor, context: Context | None = None, norm: nn.Module | None = None) -> Tensor:  # (B, T, D)
         tokens = (x if norm is None else norm(x)).flatten(0, -2)  # (N, D)
@@ -132,15 +137,18 @@ class ExpertsLayer(nn.Module):
         if self.part.normalize:
             gates = gates / gates.sum(dim=-1, keepdim=True)
         groups = arrange(choices, self.part.count, real, self.part.capacity if self.training else None)
-        if context is not None and context.cache is None and context.routing is not None:
-            context.routing.append(self._routing(logits, probabilities, choices, real, groups))
+        if context is not None and context.cache is None:
+            # A block that is computed again must do all that it did, whether or not anybody wants it.
+            routing = self._routing(logits, probabilities, choices, real, groups)
+            if context.routing is not None:
+                context.routing.append(routing)
         return self._experts(tokens, gates, groups).view(*x.shape[:-1], -1)
 
     def _experts(self, tokens: Tensor, gates: Tensor, groups: "Groups") -> Tensor:
-        first, device = self.gate_up if self.part.gated else self.up, tokens.device.type
+        device = tokens.device.type
         kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.down.dtype
         return _Experts.apply(  # type: ignore[no-any-return]
-            tokens.to(kind), gates.to(kind), first.to(kind), self.down.to(kind), groups, self._inner
+            tokens.to(kind), gates.to(kind), self.first.to(kind), self.down.to(kind), groups, self._inner
         )
 
     def _inner(self, hidden: Tensor) -> Tensor:

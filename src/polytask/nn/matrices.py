@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from polytask.nn.experts import ExpertsLayer
 from polytask.nn.stacked import Stacked
@@ -16,7 +16,7 @@ class Matrix:
     """
 
     name: str
-    weight: nn.Parameter
+    weight: Tensor
     parts: tuple[int, ...]
 
 
@@ -24,12 +24,9 @@ def matrices(network: nn.Module) -> Iterator[Matrix]:
     """Those of linear layers, experts and their routers, in order of the network; embeddings are none."""
     for name, module in network.named_modules():
         if isinstance(module, ExpertsLayer):
-            width = module.part.width
-            yield Matrix(f"{name}.router", module.router.weight, (module.part.count,))
-            if module.part.gated:
-                yield Matrix(f"{name}.gate_up", module.gate_up, (width, width))
-            else:
-                yield Matrix(f"{name}.up", module.up, (width,))
+            part = module.part
+            yield Matrix(f"{name}.router", module.router.weight, (part.count,))
+            yield Matrix(f"{name}.{module.first_name}", module.first, (part.width,) * (2 if part.gated else 1))
             yield Matrix(f"{name}.down", module.down, (module.down.shape[-2],))
         elif isinstance(module, nn.Linear):
             parts = module.parts if isinstance(module, Stacked) else (module.out_features,)

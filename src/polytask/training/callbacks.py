@@ -7,7 +7,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Record:
-    """A line of the log: means since the line before it.
+    """A line of the log: means since the line before it. losses: loss, loss/SOURCE and what else an objective logs.
 
     step is the number of steps done; mfu is the model FLOPs utilisation, None where the rate of the machine is unknown;
     left is in seconds.
@@ -24,7 +24,7 @@ class Record:
     left: float
 
     def plain(self) -> dict[str, float]:
-        """For files: loss, loss/SOURCE, lr, norm, tokens, tokens_per_second, mfu."""
+        """For files: losses, lr, norm, tokens, tokens_per_second, mfu."""
         values = {
             "step": self.step, **self.losses, "lr": self.lr, "norm": self.norm, "tokens": self.tokens,
             "tokens_per_second": round(self.tokens_per_second, 1),

@@ -16,9 +16,10 @@ class Muon(torch.optim.Optimizer):
     """Nesterov momentum, orthogonalized, with decoupled weight decay; for matrices alone.
 
     Updates are scaled to AdamW's usual size, 0.2 sqrt(larger side) (Liu et al. 2025, section 2.2). The products are in
-    the precision of the run's own: in float32, runs on any number of processes agree. A group's `parts` are the rows of
-    projections that share its matrices (`nn.stacked`); each is made orthogonal by itself, since the gradients of values
-    are so much larger than those of queries and keys that these would hardly move.
+    the precision of the run's own: in float32, runs on any number of processes agree. A parameter (E, R, C) holds E
+    matrices, each by itself. A group's `parts` are the rows of projections that share its matrices (`nn.stacked`); each
+    is made orthogonal by itself, since the gradients of values are so much larger than those of queries and keys that
+    these would hardly move.
     """
 
     def __init__(
@@ -41,9 +42,10 @@ class Muon(torch.optim.Optimizer):
     def _move(self, parameters: list[nn.Parameter], group: dict) -> None:
         """One batched iteration for all matrices of a shape: small ones would leave the machine idle one by one."""
         directions = torch.stack([unsplit(self._direction(parameter, group["momentum"])) for parameter in parameters])
-        pieces = directions.to(self.dtype).split(group["parts"] or directions.shape[-2], dim=-2)
+        flat = directions.flatten(0, -3).to(self.dtype)  # (N, R, C)
+        pieces = flat.split(group["parts"] or flat.shape[-2], dim=-2)
         updates = torch.cat([orthogonalize(piece) * (0.2 * max(piece.shape[-2:]) ** 0.5) for piece in pieces], dim=-2)
-        for parameter, update in zip(parameters, updates):
+        for parameter, update in zip(parameters, updates.view_as(directions)):
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
             parameter.sub_(like(update.to(parameter.dtype), parameter), alpha=group["lr"])
 

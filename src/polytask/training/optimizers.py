@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from polytask.errors import CheckpointError
-from polytask.nn.stacked import Stacked
+from polytask.nn.matrices import matrices
 from polytask.registry import Registry
 from polytask.training.adafactor import Adafactor
 from polytask.training.muon import Muon
@@ -77,21 +77,20 @@ def adamw(network: nn.Module, named: Named, config: "TrainingConfig") -> list[to
     return [torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)]
 
 
-def hidden_matrices(network: nn.Module) -> dict[Tensor, tuple[int, ...] | None]:
-    """Weights of linear layers but the output's, which Muon is made for (Jordan et al. 2024), and their parts."""
+def hidden_matrices(network: nn.Module) -> dict[Tensor, tuple[int, ...]]:
+    """Matrices but the output's, which Muon is made for (Jordan et al. 2024), and their parts."""
     output = getattr(network, "output_weight", None)
-    linears = [module for module in network.modules() if isinstance(module, nn.Linear) and module.weight is not output]
-    return {linear.weight: linear.parts if isinstance(linear, Stacked) else None for linear in linears}
+    return {matrix.weight: matrix.parts for matrix in matrices(network) if matrix.weight is not output}
 
 
 def muon(network: nn.Module, named: Named, config: "TrainingConfig") -> list[torch.optim.Optimizer]:
     """Muon for hidden matrices; AdamW, at the same learning rate, for embeddings, norms, biases and the output."""
-    matrices = hidden_matrices(network)
-    chosen: dict[tuple[int, ...] | None, list[nn.Parameter]] = {}
+    hidden = hidden_matrices(network)
+    chosen: dict[tuple[int, ...], list[nn.Parameter]] = {}
     for _, parameter in named:
-        if parameter in matrices:
-            chosen.setdefault(matrices[parameter], []).append(parameter)
-    rest = [(name, parameter) for name, parameter in named if parameter not in matrices]
+        if parameter in hidden:
+            chosen.setdefault(hidden[parameter], []).append(parameter)
+    rest = [(name, parameter) for name, parameter in named if parameter not in hidden]
     parts: list[torch.optim.Optimizer] = []
     if chosen:
         dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32

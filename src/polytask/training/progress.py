@@ -30,6 +30,7 @@ def line_of(record: Record) -> str:
     sources = {name[5:]: value for name, value in record.losses.items() if name.startswith("loss/")}
     if len(sources) > 1:
         parts.append(" ".join(f"{name} {value:.3f}" for name, value in sources.items()))
+    parts += [f"{name} {value:.3f}" for name, value in record.losses.items() if not name.startswith("loss")]
     return "  ".join([*parts, f"lr {record.lr:.2e}", f"{duration(record.left)} left"])
 
 

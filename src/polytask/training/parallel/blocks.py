@@ -2,8 +2,11 @@
 
 from functools import partial
 
+import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+
+from polytask.nn.experts import ExpertsLayer
 
 
 def blocks_of(network: nn.Module) -> list[nn.Module]:
@@ -21,6 +24,12 @@ def checkpoint_activations(blocks: list[nn.Module]) -> None:
 
 
 def compile_blocks(blocks: list[nn.Module]) -> None:
-    """Compiles block by block: blocks of one shape share one compilation, and names stay as they are."""
+    """Compiles block by block: blocks of one shape share one compilation, and names stay as they are.
+
+    Experts are left as they are: how many tokens each has is known only when it is computed.
+    """
     for block in blocks:
+        for module in block.modules():
+            if isinstance(module, ExpertsLayer):
+                module.forward = torch.compiler.disable(module.forward)  # type: ignore[assignment]
         block.compile()
