@@ -163,7 +163,7 @@ class ExpertsLayer(nn.Module):
         part, weights = self.part, torch.ones_like(logits[:, 0]) if real is None else real.to(logits.dtype)
         total = weights.sum().clamp(min=1.0)
         counted = _counts(choices, weights, part.count)
-        means = (weights @ probabilities) / total
+        means = (weights[:, None] * probabilities).sum(0) / total
         shares = counted if part.balance_over == "all" else _counts(choices[:, :1], weights, part.count)
         balance = part.count * (shares / total * means).sum()
         z = (weights * logits.logsumexp(dim=-1).square()).sum() / total
