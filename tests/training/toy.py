@@ -11,6 +11,7 @@ from polytask.models.config import TransformerConfig
 from polytask.models.transformer import Transformer
 from polytask.nn.attention import Attention
 from polytask.nn.cache import Context
+from polytask.nn.experts import Experts
 from polytask.nn.feedforward import MLP
 from polytask.training.callbacks import Callback
 from polytask.training.config import TrainingConfig
@@ -22,9 +23,9 @@ from polytask.training.trainer import Trainer
 VOCABULARY, LENGTH, ROWS = 11, 12, 4
 
 
-def network(dropout=0.0, encoder_layers=0, tied=True, dtype=torch.float32):
+def network(dropout=0.0, encoder_layers=0, tied=True, dtype=torch.float32, feedforward=MLP(32)):  # noqa: B008 a frozen value
     config = TransformerConfig(
-        VOCABULARY, LENGTH, 2, 16, Attention(2), MLP(32), dropout=dropout, encoder_layers=encoder_layers, tied=tied
+        VOCABULARY, LENGTH, 2, 16, Attention(2), feedforward, dropout=dropout, encoder_layers=encoder_layers, tied=tied
     )
     return Transformer(config).initialize(seed=1).to(dtype)
 
@@ -74,13 +75,14 @@ class Steps(Callback):
 
 
 def main(out, words):
-    """words: JSON of TrainingConfig's fields, and of `resume`, `dropout` and `evaluate`."""
+    """words: JSON of TrainingConfig's fields, and of `resume`, `dropout`, `evaluate` and `experts`."""
     words = json.loads(words)
     resume, dropout, evaluate = words.pop("resume", False), words.pop("dropout", 0.1), words.pop("evaluate", False)
+    feedforward = (MLP(32), Experts(4, 32, capacity=1.0)) if words.pop("experts", False) else MLP(32)
     config = TrainingConfig(**{"steps": 40, "lr": 1e-2, "log_every": 1, "save_every": 5, **words})
     torch.set_num_threads(1)
     with joined() as world:
-        net, extra = network(dropout), {}
+        net, extra = network(dropout, feedforward=feedforward), {}
         if evaluate:
             context = Context(rows(0).positions, rows(0).documents)
             extra["validation"] = {"rows": lambda: [batches(world)(1000, 0)]}
