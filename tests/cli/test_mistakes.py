@@ -225,7 +225,7 @@ def test_weights_know_no_other_tokenizer(polytask, work, trained):
 
 def test_a_tokenizer_with_too_many_tokens_for_its_model(polytask, model):
     """Its checksums are right, so that it is not just taken for damaged."""
-    from polytask.interop.folder import write_checksums
+    from polytask.interop.atomic import write_checksums
 
     tokenizer = json.loads((model / "tokenizer.json").read_text())
     size = len(tokenizer["model"]["vocab"])

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from polytask.errors import CheckpointError, TrainingError
-from polytask.interop.folder import atomic_folder, verify, write_checksums
+from polytask.interop.atomic import atomic_folder, verify, write_checksums
 from polytask.training import checkpoint as module
 from polytask.training.checkpoint import checkpoints, mean_weights, newest_state, prune, read_state, sweep
 from polytask.training.config import TrainingConfig

@@ -7,16 +7,11 @@
     README.md            the model card
     checksums.json       SHA-256 of every other file
 
-A folder is written beside its place, flushed, and renamed into it, so that a crash leaves the old one or the new one.
 Weights are safetensors only: nothing here unpickles a file that a user was handed.
 """
 
-import hashlib
 import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from polytask.errors import CheckpointError, ConfigError, TokenizerError
+from polytask.interop.atomic import atomic_folder, verify
 from polytask.models.config import TransformerConfig, from_dict, to_dict
 from polytask.models.transformer import Transformer
 from polytask.tokenizers.text import TextTokenizer
@@ -47,87 +43,6 @@ class Folder:
     @property
     def task_files(self) -> list[Path]:
         return sorted((self.path / "tasks").glob("*.yaml"))
-
-
-@contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill, which takes the place of `path` when the block ends well and vanishes when it does not.
-
-    All files are checksummed and flushed to disk first. A full disk is a CheckpointError; what stood at `path` stays.
-    """
-    path = Path(path)
-    check_replaceable(path)
-    fresh, old = path.with_name(f".{path.name}.new-{os.getpid()}"), path.with_name(f".{path.name}.old-{os.getpid()}")
-    try:
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir(parents=True)
-        yield fresh
-        write_checksums(fresh)
-        if path.exists():
-            path.rename(old)
-        fresh.rename(path)
-        _flush(path.parent)
-    except OSError as error:
-        raise CheckpointError(
-            f"Cannot save to {path}: {error.strerror or error}. Earlier checkpoints are untouched; "
-            "free some disk space or choose another --out, then go on with --resume."
-        ) from error
-    finally:
-        if old.exists() and not path.exists():  # interrupted between the two renames
-            old.rename(path)
-        shutil.rmtree(fresh, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def check_replaceable(path: Path) -> None:
-    """Raises CheckpointError where writing a folder at `path` would take the place of what is not polytask's."""
-    if path.exists() and not (path / "checksums.json").is_file() and not (path.is_dir() and not any(path.iterdir())):
-        what = "holds other files than a model's" if path.is_dir() else "is a file"
-        raise CheckpointError(f"{path} {what}, which saving there would remove; choose another place.")
-
-
-def write_checksums(folder: Path) -> None:
-    """Flushes every file of `folder` and notes its SHA-256 in checksums.json."""
-    sums = {}
-    for file in sorted(p for p in folder.rglob("*") if p.is_file()):
-        sums[file.relative_to(folder).as_posix()] = sha256(file)
-        _flush(file)
-    target = folder / "checksums.json"
-    target.write_text(json.dumps(sums, indent=1))
-    _flush(target)
-    _flush(folder)
-
-
-def sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def verify(folder: Path) -> None:
-    """Raises CheckpointError where a file is missing or differs from its checksum."""
-    listing = folder / "checksums.json"
-    if not listing.exists():
-        raise CheckpointError(f"{folder} has no checksums.json: writing it never ended. Use an earlier checkpoint.")
-    try:
-        sums = dict(json.loads(listing.read_text()))
-    except (ValueError, TypeError):
-        raise CheckpointError(f"{listing} is damaged. Use an earlier checkpoint or copy the folder anew.") from None
-    for name, expected in sums.items():
-        file = folder / name
-        if not file.is_file():
-            raise CheckpointError(f"{folder} lacks {name}. Use an earlier checkpoint or copy the folder anew.")
-        if sha256(file) != expected:
-            raise CheckpointError(
-                f"{file} is damaged: its checksum differs. Use an earlier checkpoint or copy it anew."
-            )
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def write_model(

@@ -16,7 +16,7 @@ from polytask.blocksworld import baselines, examples, judge
 from polytask.blocksworld.judge import given, split_story, wanted
 from polytask.errors import ConfigError
 from polytask.inference.sampling import Sampling
-from polytask.interop.folder import check_replaceable
+from polytask.interop.atomic import check_replaceable
 from polytask.model import Model
 from polytask.models import cost
 from polytask.run.assembly import Assembly, read_recipe

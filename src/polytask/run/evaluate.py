@@ -16,7 +16,8 @@ from polytask.errors import ConfigError, SandboxError
 from polytask.evaluation.evaluate import evaluate as evaluate_task
 from polytask.evaluation.report import Report
 from polytask.inference.sampling import Sampling
-from polytask.interop.folder import locate, sha256
+from polytask.interop.atomic import sha256
+from polytask.interop.folder import locate
 from polytask.registry import nearest
 from polytask.run.source import source
 from polytask.tasks import Task, check, get_task

@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from polytask.errors import CheckpointError, Notice
-from polytask.interop.folder import atomic_folder, verify
+from polytask.interop.atomic import atomic_folder, verify
 
 
 @dataclass(frozen=True)

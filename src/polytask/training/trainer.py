@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from polytask.data.batch import Batch
 from polytask.errors import CheckpointError, Notice, TrainingError, out_of_memory
-from polytask.interop.folder import check_replaceable
+from polytask.interop.atomic import check_replaceable
 from polytask.training.callbacks import Callback, Record, Result, Stopped
 from polytask.training.checkpoint import (
     Made,

@@ -1,0 +1,278 @@
+"""Folders as Hugging Face has them: open weights load straight into our Transformer, and ours go out as such.
+
+    config.json              names the family (`model_type`) and its sizes
+    model.safetensors        the weights, or shards with model.safetensors.index.json
+    tokenizer.json           the tokenizer
+    generation_config.json   which ids begin, end and pad
+
+A family is data: how its config.json reads, how it is written, and one table of names that is read both ways. The
+families stand in systems/ and are found by their model_type.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from polytask.errors import CheckpointError, ConfigError
+from polytask.interop import shards
+from polytask.interop.atomic import atomic_folder
+from polytask.interop.rows import Row
+from polytask.models.config import TransformerConfig
+from polytask.models.transformer import Transformer
+from polytask.nn.part import Part
+from polytask.registry import Registry, nearest
+from polytask.tokenizers.text import TextTokenizer
+
+SHARD_BYTES = 5_000_000_000
+FAMILIES = Registry(
+    "model_type",
+    {
+        "gpt2": "polytask.systems.open_weights.gpt:GPT2",
+        "llama": "polytask.systems.open_weights.llama:LLAMA",
+    },
+    CheckpointError,
+)
+
+
+@dataclass(frozen=True)
+class Family:
+    """How one family of open weights is kept.
+
+    architecture: the class that transformers builds. parts: the kinds of norm, feed-forward and position that `write`
+    takes. read: config.json to ours; it raises ConfigError, naming the key, for what we do not have. rows: the table of
+    names, theirs as they stand below `prefix` or with it. copies: tensors that may be written once more under another
+    name, theirs to theirs. ignored: patterns of buffers that old checkpoints carry and that are computed here.
+    """
+
+    model_type: str
+    architecture: str
+    read: Callable[[Mapping[str, Any]], TransformerConfig]
+    write: Callable[[TransformerConfig], dict[str, Any]]
+    rows: Callable[[TransformerConfig], list[Row]]
+    parts: tuple[type[Part], type[Part], type[Part]] = (Part, Part, Part)
+    prefix: str = ""
+    copies: Mapping[str, str] = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
+
+
+def is_folder(path: str | Path) -> bool:
+    """Whether config.json there is of Hugging Face's kind: it names a model_type."""
+    return "model_type" in _words(Path(path)) if (Path(path) / "config.json").is_file() else False
+
+
+def read_config(path: str | Path) -> TransformerConfig:
+    """The network that a folder's config.json describes. Raises CheckpointError naming the key that we do not have."""
+    words = _words(Path(path))
+    return _read(_family(words, Path(path)), words, Path(path))
+
+
+def load_network(
+    path: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu", *,
+    config: TransformerConfig | None = None,
+) -> Transformer:  # fmt: skip
+    """The network of a folder with its weights, in evaluation mode.
+
+    Weights are allocated once, in `dtype`, and filled tensor by tensor. config: stands in for the folder's own, of
+    which it may differ in what has no weights (dropout). Raises CheckpointError naming the tensor that is missing,
+    unexpected or of another shape.
+    """
+    path = Path(path)
+    words = _words(path)
+    family = _family(words, path)
+    config = config or _read(family, words, path)
+    with torch.device("meta"):
+        network = Transformer(config).to(dtype)
+    rows = family.rows(config)
+    tensors, copies = _matched(family, rows, shards.stored(path), path)
+    for row in rows:
+        _expect_shape(tensors[row.theirs], row.view.shape(network.get_parameter(row.ours)))
+    network = network.to_empty(device=device)
+    with torch.no_grad():
+        for row in sorted(rows, key=lambda row: (tensors[row.theirs].file, tensors[row.theirs].start)):
+            _fill(row, tensors[row.theirs], network.get_parameter(row.ours))
+        network.fill_buffers()
+        for copy, row in copies:
+            _expect_same(copy, row, network.get_parameter(row.ours))
+    return network.eval()
+
+
+def export(
+    path: str | Path, network: Transformer, tokenizer: TextTokenizer | None = None, *, shard_bytes: int = SHARD_BYTES
+) -> None:  # fmt: skip
+    """Writes a folder that transformers and others load, all of it or nothing.
+
+    Weights keep their precision; those above `shard_bytes` go into several files. Raises CheckpointError where no
+    family holds the network, and where `path` exists.
+    """
+    family, words = describe(network.config)
+    rows = family.rows(network.config)
+    by_name = {row.theirs: row for row in rows}
+    ours = dict(network.named_parameters())
+
+    def make(name: str) -> Tensor:
+        mine = ours[by_name[name].ours].detach()
+        theirs = torch.empty(by_name[name].view.shape(mine), dtype=mine.dtype)
+        for whole, part in by_name[name].view.pairs(theirs, mine):
+            whole.copy_(part)
+        return theirs
+
+    sizes = {row.theirs: row.view.shape(ours[row.ours]) for row in rows}
+    weight = next(iter(ours.values()))
+    bytes_of = {name: math.prod(shape) * weight.element_size() for name, shape in sizes.items()}
+    ids = _ids(tokenizer) if tokenizer else {}
+    words |= {"architectures": [family.architecture], "model_type": family.model_type, **ids}
+    words["dtype"] = str(weight.dtype).removeprefix("torch.")
+    with atomic_folder(Path(path), ours=False) as folder:
+        _write_json(folder / "config.json", words)
+        _write_json(folder / "generation_config.json", {"_from_model_config": True, **ids})
+        shards.write(folder, bytes_of, make, shard_bytes)
+        if tokenizer is not None:
+            (folder / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
+
+
+def describe(config: TransformerConfig) -> tuple[Family, dict[str, Any]]:
+    """The family that holds such a network, and its config.json: the first that reads what it wrote as the same.
+
+    Raises CheckpointError that names the nearest family and in what it differs.
+    """
+    differing: dict[str, list[str]] = {}
+    for name in FAMILIES:
+        family: Family = FAMILIES.get(name)
+        made_of = (config.norm, config.feedforward_of(0), config.position)
+        if not all(isinstance(part, kind) for part, kind in zip(made_of, family.parts)):
+            continue
+        words = family.write(config)
+        differing[name] = _differences(config, family.read(words))
+        if not differing[name]:
+            return family, words
+    if not differing:
+        raise CheckpointError(
+            "No open format has this network's parts together: "
+            f"{', '.join(type(p).__name__ for p in (config.norm, config.feedforward_of(0), config.position))}."
+        )
+    name = min(differing, key=lambda name: len(differing[name]))
+    raise CheckpointError(
+        f"No open format holds this network as it is; the nearest, {name}, has another {', '.join(differing[name])}."
+    )
+
+
+def _differences(a: TransformerConfig, b: TransformerConfig) -> list[str]:
+    """Fields that decide what a network computes and differ."""
+    a, b = (replace(c, dropout=0.0, initialization="gpt") for c in (_unrolled(a), _unrolled(b)))
+    return [f.name for f in fields(a) if getattr(a, f.name) != getattr(b, f.name)]
+
+
+def _unrolled(config: TransformerConfig) -> TransformerConfig:
+    """With parts that take turns written out for each layer, and what None stands for."""
+    _, kv_heads, width = config.attention_of(0).sizes(config.dim)
+    attention = tuple(
+        replace(
+            part, kv_heads=kv_heads, head_dim=width, scale=part.scale or width**-0.5, output_bias=part.biased_output
+        )
+        for part in map(config.attention_of, range(config.layers))
+    )
+    fed = tuple(map(config.feedforward_of, range(config.layers)))
+    return replace(config, attention=attention, feedforward=fed)
+
+
+def _ids(tokenizer: TextTokenizer) -> dict[str, int]:
+    named = {"eos_token_id": "<|end|>", "pad_token_id": "<|pad|>"}
+    return {key: tokenizer.special[name] for key, name in named.items() if name in tokenizer.special}
+
+
+def _write_json(file: Path, words: Mapping[str, Any]) -> None:
+    file.write_text(json.dumps(words, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _words(folder: Path) -> dict[str, Any]:
+    file = folder / "config.json"
+    try:
+        words = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read ({error.strerror}).") from None
+    except ValueError as error:
+        raise CheckpointError(f"{file} is no JSON ({error}); copy it again from its source.") from None
+    if not isinstance(words, dict):
+        raise CheckpointError(f"{file} holds a {type(words).__name__}, not the words of a configuration.")
+    return words
+
+
+def _family(words: Mapping[str, Any], folder: Path) -> Family:
+    name = str(words.get("model_type"))
+    if name not in FAMILIES and "auto_map" in words:
+        raise CheckpointError(
+            f"{folder} brings code of its own (auto_map in config.json) for model_type '{name}', and polytask never "
+            f"runs code that comes with weights; {nearest(name, FAMILIES)}"
+        )
+    if name not in FAMILIES:
+        raise CheckpointError(f"{folder}: polytask has no architecture '{name}': {nearest(name, FAMILIES)}")
+    if words.get("quantization_config"):
+        raise CheckpointError(
+            f"{folder} holds quantised weights (quantization_config in config.json); take the folder in bfloat16, "
+            "float16 or float32 and load it with int8=True to save memory."
+        )
+    return FAMILIES.get(name)
+
+
+def _read(family: Family, words: Mapping[str, Any], folder: Path) -> TransformerConfig:
+    where = folder / "config.json"
+    try:
+        return family.read(words)
+    except KeyError as error:
+        raise CheckpointError(f"{where} lacks {error}, which {family.model_type} needs.") from None
+    except (ConfigError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{where}: {error}") from None
+
+
+def _matched(
+    family: Family, rows: list[Row], found: Mapping[str, shards.Stored], folder: Path
+) -> tuple[dict[str, shards.Stored], list[tuple[shards.Stored, Row]]]:  # fmt: skip
+    """The stored tensor of each row by their full name, and the copies with the row that they repeat."""
+    wanted = {row.theirs: row for row in rows}
+    tensors, copies = {}, []
+    for name, tensor in found.items():
+        full = next((n for n in (name, family.prefix + name) if n in wanted or n in family.copies), name)
+        if full in wanted:
+            tensors[full] = tensor
+        elif full in family.copies:
+            copies.append((tensor, wanted[family.copies[full]]))
+        elif not any(re.search(pattern, name) for pattern in family.ignored):
+            raise CheckpointError(
+                f"{tensor.file} has {name}, which a {family.model_type} network of this config.json has not."
+            )
+    missing = [name for name in wanted if name not in tensors]
+    if missing:
+        raise CheckpointError(f"{folder} lacks the tensor {missing[0]}, which its config.json calls for.")
+    return tensors, copies
+
+
+def _expect_shape(tensor: shards.Stored, shape: tuple[int, ...]) -> None:
+    if tensor.shape != shape:
+        raise CheckpointError(
+            f"{tensor.file} has {tensor.name} of shape {tensor.shape}, and config.json calls for {shape}."
+        )
+
+
+def _fill(row: Row, tensor: shards.Stored, ours: Tensor) -> None:
+    (theirs, mine), *others = row.view.pairs(torch.empty(tensor.shape, device="meta"), ours)
+    if not others and theirs.is_contiguous() and mine.is_contiguous():
+        return tensor.read_into(mine)
+    for theirs, mine in row.view.pairs(tensor.read(), ours):
+        mine.copy_(theirs)
+
+
+def _expect_same(copy: shards.Stored, row: Row, ours: Tensor) -> None:
+    flat = ours.view(-1)
+    _expect_shape(copy, tuple(ours.shape))
+    if not all(torch.equal(flat[start : start + len(part)], part.to(flat)) for start, part in copy.parts()):
+        raise CheckpointError(
+            f"{copy.file} has {copy.name}, which differs from {row.theirs}, though config.json ties the two; it may "
+            "lack tie_word_embeddings: false."
+        )

@@ -1,0 +1,92 @@
+"""What the families' config.json have in common: activations, rotary positions, and keys that we must refuse."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from polytask.errors import ConfigError
+from polytask.models.config import TransformerConfig
+from polytask.nn.attention import Attention
+from polytask.nn.position import LinearScaling, Llama3Scaling, Rotary, Scaling, Yarn
+
+Words = Mapping[str, Any]
+
+
+def parts(c: TransformerConfig) -> tuple[Attention, Any, Any, Any]:
+    """(attention, feed-forward, norm, position) of the first layer, to be read into config.json's words."""
+    return c.attention_of(0), c.feedforward_of(0), c.norm, c.position
+
+
+_ACTIVATIONS = {
+    "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh", "gelu": "gelu",
+    "relu": "relu", "relu2": "relu_squared", "silu": "silu", "swish": "silu",
+}  # fmt: skip
+
+
+def only(words: Words, key: str, *allowed: Any) -> Any:
+    """The value of a key, the first of `allowed` where it is not given. Raises ConfigError for any other."""
+    value = words.get(key, allowed[0])
+    if value not in allowed:
+        known = " or ".join(repr(one) for one in allowed)
+        raise ConfigError(f"{key}={value!r} asks for what polytask does not have; it reads {known}.")
+    return value
+
+
+def activation(words: Words, key: str, default: str) -> str:
+    """Our name of an activation."""
+    return _ACTIVATIONS[only({key: words.get(key) or default}, key, *_ACTIVATIONS)]
+
+
+def their_activation(ours: str, tanh: str = "gelu_pytorch_tanh") -> str:
+    return tanh if ours == "gelu_tanh" else next(name for name, mine in _ACTIVATIONS.items() if mine == ours)
+
+
+def rotary(words: Words, *, theta: float = 10_000.0, fraction: float = 1.0) -> Rotary:
+    """Rotary positions from `rope_parameters` (transformers 5), or `rope_theta` and `rope_scaling` (published folders).
+
+    theta and fraction: what the family has where config.json does not say.
+    """
+    said = words.get("rope_scaling") or words.get("rope_parameters") or {}
+    base = said.get("rope_theta") or words.get("rope_theta") or theta
+    share = said.get("partial_rotary_factor", words.get("partial_rotary_factor"))
+    return Rotary(float(base), fraction=fraction if share is None else share, scaling=_scaling(words, said))
+
+
+def _scaling(words: Words, said: Words) -> Scaling | None:
+    kind = said.get("rope_type", said.get("type", "default"))
+    only({"rope_type": kind}, "rope_type", "default", "linear", "llama3", "yarn")
+    if kind == "default":
+        return None
+    original = words.get("original_max_position_embeddings") or said.get("original_max_position_embeddings")
+    original, factor = original or words["max_position_embeddings"], float(said["factor"])
+    if kind == "linear":
+        return LinearScaling(factor)
+    if kind == "llama3":
+        return Llama3Scaling(factor, original, low=said["low_freq_factor"], high=said["high_freq_factor"])
+    return Yarn(
+        factor, original, fast=said.get("beta_fast") or 32.0, slow=said.get("beta_slow") or 1.0,
+        size=_yarn_size(factor, said), truncate=said.get("truncate", True),
+    )  # fmt: skip
+
+
+def _yarn_size(factor: float, said: Words) -> float | None:
+    one, all_dim = said.get("mscale"), said.get("mscale_all_dim")
+    if said.get("attention_factor") is not None or not (one and all_dim) or factor <= 1:
+        return said.get("attention_factor")
+    return (0.1 * one * math.log(factor) + 1.0) / (0.1 * all_dim * math.log(factor) + 1.0)
+
+
+def rope(part: Rotary) -> dict[str, Any]:
+    """Inverse of `rotary`, in the words of published folders, which old and new versions of transformers read."""
+    scaling, said = part.scaling, dict[str, Any]()
+    if isinstance(scaling, LinearScaling):
+        said = {"rope_type": "linear"}
+    elif isinstance(scaling, Llama3Scaling):
+        said = {"rope_type": "llama3", "low_freq_factor": scaling.low, "high_freq_factor": scaling.high}
+    elif isinstance(scaling, Yarn):
+        said = {"rope_type": "yarn", "beta_fast": scaling.fast, "beta_slow": scaling.slow}
+        said |= {"truncate": scaling.truncate} | ({} if scaling.size is None else {"attention_factor": scaling.size})
+    if scaling is None:
+        return {"rope_theta": part.theta}
+    original = {"original_max_position_embeddings": scaling.original} if scaling.original else {}
+    return {"rope_theta": part.theta, "rope_scaling": {**said, "factor": scaling.factor, **original}}
