@@ -12,7 +12,7 @@ families stand in systems/ and are found by their model_type.
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,22 @@ SHARD_BYTES = 5_000_000_000
 FAMILIES = Registry(
     "model_type",
     {
-        "gpt2": "polytask.systems.open_weights.gpt:GPT2",
-        "llama": "polytask.systems.open_weights.llama:LLAMA",
+        name: f"polytask.systems.open_weights.{place}"
+        for name, place in {
+            "gpt2": "gpt:GPT2",
+            "gpt_neo": "gpt:GPT_NEO",
+            "opt": "gpt:OPT",
+            "gptj": "neox:GPTJ",
+            "gpt_neox": "neox:GPT_NEOX",
+            "bloom": "bloom:BLOOM",
+            "falcon": "bloom:FALCON",
+            "llama": "llama:LLAMA",
+            "mistral": "llama:MISTRAL",
+            "qwen2": "llama:QWEN2",
+            "qwen3": "llama:QWEN3",
+            "gemma": "gemma:GEMMA",
+            "gemma2": "gemma:GEMMA2",
+        }.items()
     },
     CheckpointError,
 )
@@ -48,7 +62,8 @@ class Family:
     architecture: the class that transformers builds. parts: the kinds of norm, feed-forward and position that `write`
     takes. read: config.json to ours; it raises ConfigError, naming the key, for what we do not have. rows: the table of
     names, theirs as they stand below `prefix` or with it. copies: tensors that may be written once more under another
-    name, theirs to theirs. ignored: patterns of buffers that old checkpoints carry and that are computed here.
+    name, theirs to theirs. spellings: beginnings of names that some folders write otherwise, theirs to the table's.
+    ignored: patterns of buffers that old checkpoints carry and that are computed here.
     """
 
     model_type: str
@@ -59,7 +74,15 @@ class Family:
     parts: tuple[type[Part], type[Part], type[Part]] = (Part, Part, Part)
     prefix: str = ""
     copies: Mapping[str, str] = field(default_factory=dict)
+    spellings: Mapping[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
+
+    def full_name(self, name: str, known: Container[str]) -> str:
+        """The name in the table of a tensor that a folder calls `name`; `name` where it has none."""
+        for start, ours in self.spellings.items():
+            if name.startswith(start):
+                name = ours + name[len(start) :]
+        return next((n for n in (name, self.prefix + name) if n in known or n in self.copies), name)
 
 
 def is_folder(path: str | Path) -> bool:
@@ -71,6 +94,11 @@ def read_config(path: str | Path) -> TransformerConfig:
     """The network that a folder's config.json describes. Raises CheckpointError naming the key that we do not have."""
     words = _words(Path(path))
     return _read(_family(words, Path(path)), words, Path(path))
+
+
+def family_of(path: str | Path) -> Family:
+    """The family of a folder. Raises CheckpointError where it is none of ours."""
+    return _family(_words(Path(path)), Path(path))
 
 
 def load_network(
@@ -149,7 +177,10 @@ def describe(config: TransformerConfig) -> tuple[Family, dict[str, Any]]:
         if not all(isinstance(part, kind) for part, kind in zip(made_of, family.parts)):
             continue
         words = family.write(config)
-        differing[name] = _differences(config, family.read(words))
+        try:
+            differing[name] = _differences(config, family.read(words))
+        except ConfigError:  # the family has no such combination
+            continue
         if not differing[name]:
             return family, words
     if not differing:
@@ -238,7 +269,7 @@ def _matched(
     wanted = {row.theirs: row for row in rows}
     tensors, copies = {}, []
     for name, tensor in found.items():
-        full = next((n for n in (name, family.prefix + name) if n in wanted or n in family.copies), name)
+        full = family.full_name(name, wanted)
         if full in wanted:
             tensors[full] = tensor
         elif full in family.copies:

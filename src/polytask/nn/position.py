@@ -71,7 +71,7 @@ class Rotary(Part):
         return self._pair(cos, cos), self._pair(-sin, sin)
 
     def turned(self, head_dim: int) -> int:
-        return 2 * int(head_dim * self.fraction / 2)
+        return 2 * int(round(head_dim * self.fraction, 6) / 2)  # 30 of 44 are 30
 
     def rotate(self, x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
         """x (B, H, T, K) turned by the angles of its positions."""

@@ -1,8 +1,8 @@
 """What the families' config.json have in common: activations, rotary positions, and keys that we must refuse."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 from polytask.errors import ConfigError
 from polytask.models.config import TransformerConfig
@@ -10,6 +10,7 @@ from polytask.nn.attention import Attention
 from polytask.nn.position import LinearScaling, Llama3Scaling, Rotary, Scaling, Yarn
 
 Words = Mapping[str, Any]
+T = TypeVar("T")
 
 
 def parts(c: TransformerConfig) -> tuple[Attention, Any, Any, Any]:
@@ -21,6 +22,18 @@ _ACTIVATIONS = {
     "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh", "gelu": "gelu",
     "relu": "relu", "relu2": "relu_squared", "silu": "silu", "swish": "silu",
 }  # fmt: skip
+
+
+def first(words: Words, *keys: str) -> Any:
+    """The value of the first key that is there: published folders know some sizes by two names."""
+    return next((words[key] for key in keys if words.get(key) is not None), None) or words[keys[0]]
+
+
+def in_turn(parts: Sequence[T]) -> T | tuple[T, ...]:
+    """The shortest run of parts that, taken in turn, gives one for each layer; alone where they are all the same."""
+    whole = len(parts)
+    size = next(n for n in range(1, whole + 1) if all(parts[i] == parts[i % n] for i in range(whole)))
+    return parts[0] if size == 1 else tuple(parts[:size])
 
 
 def only(words: Words, key: str, *allowed: Any) -> Any:
@@ -50,6 +63,13 @@ def rotary(words: Words, *, theta: float = 10_000.0, fraction: float = 1.0) -> R
     base = said.get("rope_theta") or words.get("rope_theta") or theta
     share = said.get("partial_rotary_factor", words.get("partial_rotary_factor"))
     return Rotary(float(base), fraction=fraction if share is None else share, scaling=_scaling(words, said))
+
+
+def whole_rotary(words: Words, *, theta: float = 10_000.0) -> Rotary:
+    """`rotary` for families of which all channels turn."""
+    part = rotary(words, theta=theta)
+    only({"partial_rotary_factor": part.fraction}, "partial_rotary_factor", 1.0)
+    return part
 
 
 def _scaling(words: Words, said: Words) -> Scaling | None:
