@@ -76,13 +76,15 @@ class Model:
         """
         place = runtime.pick_device(device)
         folder = read_folder(path)
-        network = load_network(folder, dtype=torch.float32, device=str(place))
+        precision = getattr(torch, runtime.pick_precision(dtype, place))
+        # Adapters are added in float32: small changes would be lost in bfloat16.
+        network = load_network(folder, dtype=precision if adapter is None else torch.float32, device=str(place))
         if adapter is not None:
             from polytask.training import adapters
 
             adapters.load(network, adapter)
             adapters.merge(network)
-        network = network.to(getattr(torch, runtime.pick_precision(dtype, place)))
+        network = network.to(precision)
         if int8:
             from polytask.nn.quant import quantize
 

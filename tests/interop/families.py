@@ -124,7 +124,8 @@ CASES: dict[str, tuple[str, dict]] = {
 # What the oracle computes in float32 even where its weights are float64: scores (GPT-Neo, GPT-J) and the factor of the
 # embedding (Gemma). BLOOM's form of GELU, and the "fast" one, have a rounded constant.
 FLOAT32 = {
-    "gpt neo": 1e-5, "gpt-j": 1e-5, "gemma": 1e-6, "gemma 2": 1e-6, "bloom": 1e-7, "gpt-neox, one after the other": 1e-7,
+    "gpt neo": 1e-5, "gpt-j": 1e-5, "gemma": 1e-6, "gemma 2": 1e-6, "bloom": 1e-7,
+    "gpt-neox, one after the other": 1e-7,
 }  # fmt: skip
 EAGER = {"gemma 2", "bloom", "gpt neo", "gpt-j"}  # caps have no kernel; the others have one way alone
 

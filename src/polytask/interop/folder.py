@@ -7,9 +7,11 @@
     README.md            the model card
     checksums.json       SHA-256 of every other file
 
-Weights are safetensors only: nothing here unpickles a file that a user was handed.
+Folders as Hugging Face has them (interop/hf.py) are read in the same way. Weights are safetensors only: nothing here
+unpickles a file that a user was handed.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,7 +25,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from polytask.errors import CheckpointError, ConfigError, TokenizerError
-from polytask.interop.atomic import atomic_folder, verify
+from polytask.interop import hf
+from polytask.interop.atomic import atomic_folder, sha256, verify
+from polytask.interop.shards import INDEX, SINGLE
 from polytask.models.config import TransformerConfig, from_dict, to_dict
 from polytask.models.transformer import Transformer
 from polytask.tokenizers.text import TextTokenizer
@@ -90,13 +94,13 @@ def locate(path: str | Path) -> Path:
 
 
 def _expect_safetensors(folder: Path) -> None:
-    if (folder / "model.safetensors").is_file():
+    if any((folder / name).is_file() for name in (SINGLE, INDEX)):
         return
     pickles = [file.name for file in folder.iterdir() if file.suffix in PICKLES]
     if pickles:
         raise CheckpointError(
-            f"{folder} holds {pickles[0]}, a pickle, which can run code when read. "
-            "Convert it to model.safetensors first."
+            f"{folder} holds {pickles[0]}, a pickle, which can run code when read. Convert it to safetensors where you "
+            "trust it, with transformers: AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW FOLDER)."
         )
     raise CheckpointError(f"{folder} has no model.safetensors.")
 
@@ -104,20 +108,40 @@ def _expect_safetensors(folder: Path) -> None:
 def read_folder(path: str | Path, *, check: bool = True) -> Folder:
     """Reads everything but the weights. Raises CheckpointError, and TokenizerError where the tokenizer is another's."""
     folder = locate(path)
-    if check:
+    foreign = hf.is_folder(folder)
+    if check and (not foreign or (folder / "checksums.json").is_file()):
         verify(folder)
+    config, about = _opened(folder) if foreign else _described(folder)
+    tokenizer = TextTokenizer.load(folder)
+    if (more := tokenizer.vocab_size - config.vocab_size) > 0:
+        raise TokenizerError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, {more} more than the {config.vocab_size} that "
+            "the model embeds, so a text with one of those could not be read; it belongs to another model, or tokens "
+            "were added to it alone."
+        )
+    return Folder(folder, config, tokenizer, about)
+
+
+def _opened(folder: Path) -> tuple[TransformerConfig, dict[str, Any]]:
+    family = hf.family_of(folder)
+    return hf.read_config(folder), {"open weights": f"{family.model_type} ({family.architecture})"}
+
+
+def _described(folder: Path) -> tuple[TransformerConfig, dict[str, Any]]:
     try:
         description = json.loads((folder / "config.json").read_text())
-        config = from_dict(description["architecture"])
+        return from_dict(description["architecture"]), description.get("about", {})
     except (ValueError, KeyError, TypeError, ConfigError) as error:
         raise CheckpointError(f"{folder / 'config.json'} does not describe a polytask network: {error}") from None
-    tokenizer = TextTokenizer.load(folder / "tokenizer.json")
-    if tokenizer.vocab_size > config.vocab_size:
-        raise TokenizerError(
-            f"{folder / 'tokenizer.json'} has {tokenizer.vocab_size} tokens but the model only {config.vocab_size}: "
-            "the tokenizer belongs to another model."
-        )
-    return Folder(folder, config, tokenizer, description.get("about", {}))
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 over all that decides what the model of a folder answers, in hex."""
+    if (folder / "checksums.json").is_file():
+        return sha256(folder / "checksums.json")
+    files = [folder / "config.json", *sorted(folder.glob("*.safetensors")), *sorted(folder.glob("tokenizer*"))]
+    sums = {file.name: sha256(file) for file in files}
+    return hashlib.sha256(json.dumps(sums).encode()).hexdigest()
 
 
 def read_weights(folder: Path, names: list[str] | None = None) -> dict[str, Tensor]:
@@ -131,6 +155,8 @@ def read_weights(folder: Path, names: list[str] | None = None) -> dict[str, Tens
 
 def load_network(folder: Folder, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Transformer:
     """The network of a folder with its weights, in evaluation mode."""
+    if hf.is_folder(folder.path):
+        return hf.load_network(folder.path, dtype, device, config=folder.config)
     with torch.device("meta"):
         network = Transformer(folder.config)
     tensors = read_weights(folder.path)

@@ -16,8 +16,7 @@ from polytask.errors import ConfigError, SandboxError
 from polytask.evaluation.evaluate import evaluate as evaluate_task
 from polytask.evaluation.report import Report
 from polytask.inference.sampling import Sampling
-from polytask.interop.atomic import sha256
-from polytask.interop.folder import locate
+from polytask.interop.folder import fingerprint, locate
 from polytask.registry import nearest
 from polytask.run.source import source
 from polytask.tasks import Task, check, get_task
@@ -61,7 +60,7 @@ def evaluate(
     task = spec.task if not isinstance(spec.task, str) else get_task(spec.task)
     if unsafe:
         task = _without_sandbox(task)
-    marks = {"data": spec.fingerprint(), "model": sha256(folder / "checksums.json")}
+    marks = {"data": spec.fingerprint(), "model": fingerprint(folder)}
     with _bar(quiet) as progress, _counting_cuts() as cuts:
         report = evaluate_task(
             model, task, rows, shots=shots, shot_examples=rows, limit=wanted, sampling=dials, batch=BATCH,
