@@ -120,12 +120,15 @@ CASES: dict[str, tuple[str, dict]] = {
             "final_logit_softcapping": 3.0,
         },
     ),
+    "mixtral": (
+        "Mixtral", _LLAMA | {"num_local_experts": 5, "num_experts_per_tok": 2, "head_dim": 12, "sliding_window": 5}
+    ),
 }  # fmt: skip
-# What the oracle computes in float32 even where its weights are float64: scores (GPT-Neo, GPT-J) and the factor of the
-# embedding (Gemma). BLOOM's form of GELU, and the "fast" one, have a rounded constant.
+# What the oracle computes in float32 even where its weights are float64: scores (GPT-Neo, GPT-J), the factor of the
+# embedding (Gemma), gates (Mixtral). BLOOM's form of GELU, and the "fast" one, have a rounded constant.
 FLOAT32 = {
     "gpt neo": 1e-5, "gpt-j": 1e-5, "gemma": 1e-6, "gemma 2": 1e-6, "bloom": 1e-7,
-    "gpt-neox, one after the other": 1e-7,
+    "gpt-neox, one after the other": 1e-7, "mixtral": 1e-6,
 }  # fmt: skip
 EAGER = {"gemma 2", "bloom", "gpt neo", "gpt-j"}  # caps have no kernel; the others have one way alone
 
@@ -171,6 +174,7 @@ def case(name: str) -> Case:
     for dropout in ("resid_pdrop", "embd_pdrop", "attn_pdrop", "dropout"):
         if hasattr(config, dropout):
             setattr(config, dropout, 0.0)
+    config._experts_implementation = "eager"  # grouped products have no float64
     torch.manual_seed(len(name))
     suffix = "LMHeadModel" if kind == "GPT2" else "ForCausalLM"
     oracle = getattr(transformers, f"{kind}{suffix}")._from_config(

@@ -12,7 +12,7 @@ families stand in systems/ and are found by their model_type.
 import json
 import math
 import re
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Collection, Container, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -49,10 +49,14 @@ FAMILIES = Registry(
             "qwen3": "llama:QWEN3",
             "gemma": "gemma:GEMMA",
             "gemma2": "gemma:GEMMA2",
+            "mixtral": "mixtral:MIXTRAL",
         }.items()
     },
     CheckpointError,
 )
+
+
+Kinds = type[Part] | tuple[type[Part], ...]
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,8 @@ class Family:
     takes. read: config.json to ours; it raises ConfigError, naming the key, for what we do not have. rows: the table of
     names, theirs as they stand below `prefix` or with it. copies: tensors that may be written once more under another
     name, theirs to theirs. spellings: beginnings of names that some folders write otherwise, theirs to the table's.
-    ignored: patterns of buffers that old checkpoints carry and that are computed here.
+    ignored: patterns of buffers that old checkpoints carry and that are computed here. other_rows: a table by which
+    some folders are kept and none is written.
     """
 
     model_type: str
@@ -71,11 +76,21 @@ class Family:
     read: Callable[[Mapping[str, Any]], TransformerConfig]
     write: Callable[[TransformerConfig], dict[str, Any]]
     rows: Callable[[TransformerConfig], list[Row]]
-    parts: tuple[type[Part], type[Part], type[Part]] = (Part, Part, Part)
+    parts: tuple[Kinds, Kinds, Kinds] = (Part, Part, Part)
     prefix: str = ""
     copies: Mapping[str, str] = field(default_factory=dict)
     spellings: Mapping[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
+    other_rows: Callable[[TransformerConfig], list[Row]] | None = None
+
+    def rows_of(self, config: TransformerConfig, names: Collection[str]) -> list[Row]:
+        """The table that tensors of these names follow."""
+        for rows in filter(None, (self.rows, self.other_rows)):
+            table = rows(config)
+            wanted = {row.theirs for row in table}
+            if wanted <= {self.full_name(name, wanted) for name in names}:
+                return table
+        return self.rows(config)
 
     def full_name(self, name: str, known: Container[str]) -> str:
         """The name in the table of a tensor that a folder calls `name`; `name` where it has none."""
@@ -117,8 +132,9 @@ def load_network(
     config = config or _read(family, words, path)
     with torch.device("meta"):
         network = Transformer(config).to(dtype)
-    rows = family.rows(config)
-    tensors, copies = _matched(family, rows, shards.stored(path), path)
+    found = shards.stored(path)
+    rows = family.rows_of(config, found)
+    tensors, copies = _matched(family, rows, found, path)
     for row in rows:
         _expect_shape(tensors[row.theirs], row.view.shape(network.get_parameter(row.ours)))
     network = network.to_empty(device=device)

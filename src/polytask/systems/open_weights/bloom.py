@@ -15,7 +15,6 @@ from polytask.nn.attention import Attention
 from polytask.nn.block import Placement
 from polytask.nn.feedforward import MLP
 from polytask.nn.norm import LayerNorm
-from polytask.nn.part import Part
 from polytask.nn.position import Alibi, Rotary
 from polytask.systems.open_weights.words import (
     Words,
@@ -155,7 +154,7 @@ def _falcon_rows(c: TransformerConfig) -> list[Row]:
 
 FALCON = Family(
     "falcon", "FalconForCausalLM", _read_falcon, _write_falcon, _falcon_rows,
-    parts=(LayerNorm, MLP, Part),
+    parts=(LayerNorm, MLP, (Rotary, Alibi)),
     prefix="transformer.",
     copies={"lm_head.weight": "transformer.word_embeddings.weight"},
     ignored=(r"\.(inv_freq|maybe_rotary\.inv_freq)$",),
