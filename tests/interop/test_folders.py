@@ -231,7 +231,7 @@ def test_what_no_format_holds_says_what_differs(tmp_path):
         hf.describe(unscaled)
     with pytest.raises(CheckpointError, match="LayerNorm, MLP, Sinusoidal"):
         hf.describe(TransformerConfig(97, 32, 2, 32, Attention(4), MLP(40), LayerNorm(), Sinusoidal()))
-    with pytest.raises(CheckpointError, match="attention"):
+    with pytest.raises(CheckpointError, match="nearest, opt, has another position"):
         hf.describe(TransformerConfig(97, 32, 2, 32, Attention(4), MLP(40), LayerNorm(), Learned()))
 
 
