@@ -22,7 +22,8 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.scale = math.sqrt(config.dim) if config.scale_embedding else 1.0
-        self.embedding = nn.Embedding(config.vocab_size, config.dim)
+        # torch's own drawing, which is drawn over anyway, takes seconds: on the meta device it imports a compiler.
+        self.embedding = nn.Embedding.from_pretrained(torch.empty(config.vocab_size, config.dim), freeze=False)
         self.embedding_norm = config.embedding_norm.build(config.dim) if config.embedding_norm else None  # type: ignore[attr-defined]
         added = isinstance(config.position, Learned | Sinusoidal)
         self.position = PositionEmbedding(config.position, config.context_length, config.dim) if added else None
