@@ -243,6 +243,16 @@ def test_an_export_never_takes_the_place_of_anything(tmp_path):
     assert [file.name for file in tmp_path.rglob("*")] == ["mine", "letter.txt"]
 
 
+def test_a_network_in_int8_is_not_exported(tmp_path):
+    from polytask.nn.quant import quantize
+
+    network = hf.load_network(case("llama").folder)
+    quantize(network)
+    with pytest.raises(CheckpointError, match="int8"):
+        hf.export(tmp_path / "out", network)
+    assert not list(tmp_path.iterdir())
+
+
 def refused(folder: Path, *words: str, error=CheckpointError) -> None:
     with pytest.raises(error) as raised:
         hf.load_network(read_folder(with_tokenizer(folder)).path)
@@ -267,6 +277,8 @@ def test_an_unknown_architecture_names_itself_and_the_nearest(copy):
         ),
         ("llama", {"hidden_act": "quick_gelu"}, "hidden_act='quick_gelu'"),
         ("llama", {"hidden_size": ...}, "lacks 'hidden_size'"),
+        ("llama", {"num_attention_heads": 0, "head_dim": ...}, "config.json"),
+        ("llama", {"rope_parameters": "none"}, "config.json"),
         ("llama", {"num_attention_heads": 5, "num_key_value_heads": 5, "head_dim": ...}, "blocks"),
         ("llama", {"quantization_config": {"bits": 4}}, "quantization_config"),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),

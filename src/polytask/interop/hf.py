@@ -159,6 +159,8 @@ def export(
     rows = family.rows(network.config)
     by_name = {row.theirs: row for row in rows}
     ours = dict(network.named_parameters())
+    if changed := [row.ours for row in rows if row.ours not in ours]:
+        raise CheckpointError(f"{changed[0]} is not a plain tensor: merge adapters, and load without int8, to export.")
 
     def make(name: str) -> Tensor:
         mine = ours[by_name[name].ours].detach()
@@ -274,7 +276,7 @@ def _read(family: Family, words: Mapping[str, Any], folder: Path) -> Transformer
         return family.read(words)
     except KeyError as error:
         raise CheckpointError(f"{where} lacks {error}, which {family.model_type} needs.") from None
-    except (ConfigError, TypeError, ValueError) as error:
+    except (ConfigError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise CheckpointError(f"{where}: {error}") from None
 
 
