@@ -108,6 +108,8 @@ def memory_by_term(
         "activations": cost.activation_bytes(config, rows, length, precision, checkpointing),
         "logits chunk": logits_bytes(config, rows * length, precision),
     }
+    if copies := cost.copy_bytes(config, precision, checkpointing):
+        memory["weights in low precision"] = copies
     if average:
         memory["average"] = 4 * count
     return memory

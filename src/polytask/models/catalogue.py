@@ -9,19 +9,35 @@ from polytask.models.config import TransformerConfig
 from polytask.nn.part import from_plain
 from polytask.registry import Registry, nearest
 
+# What can be built: a family as a function of its dials.
 SYSTEMS = Registry(
     "system",
     {
         "transformer": "polytask.systems.transformer:transformer",
         "gpt3": "polytask.systems.gpt3:gpt3",
+        "glam": "polytask.systems.glam:glam",
+        "lamda": "polytask.systems.lamda:lamda",
+        "mtnlg": "polytask.systems.mtnlg:mtnlg",
+        "instructgpt": "polytask.systems.gpt3:gpt3",
+        "palm": "polytask.systems.palm:palm",
+        "bloom": "polytask.systems.bloom:bloom",
         "generalist": "polytask.systems.generalist:generalist",
     },
 )
+# What is published of each, by size; systems whose architecture is not public have a row too, without a configuration.
 PRESETS = Registry(
     "system",
     {
         "transformer": "polytask.systems.transformer:SIZES",
         "gpt3": "polytask.systems.gpt3:SIZES",
+        "glam": "polytask.systems.glam:SIZES",
+        "lamda": "polytask.systems.lamda:SIZES",
+        "mtnlg": "polytask.systems.mtnlg:SIZES",
+        "instructgpt": "polytask.systems.instructgpt:SIZES",
+        "palm": "polytask.systems.palm:SIZES",
+        "bloom": "polytask.systems.bloom:SIZES",
+        "chatgpt": "polytask.systems.instructgpt:CHATGPT",
+        "gpt4": "polytask.systems.gpt4:SIZES",
         "generalist": "polytask.systems.generalist:SIZES",
     },
 )
@@ -32,6 +48,11 @@ def build_config(system: str, size: str | None = None, **changes: Any) -> Transf
 
     Raises ConfigError for an unknown system, size or field, naming the nearest.
     """
+    if system in PRESETS and system not in SYSTEMS:
+        raise ConfigError(
+            f"model: {system} cannot be built, since its architecture is not public; "
+            f"see what is: polytask systems show {system}"
+        )
     family = SYSTEMS.get(system)
     if size is not None:
         sizes = PRESETS.get(system)

@@ -3,11 +3,12 @@
 from typing import Any
 
 from polytask.models.config import TransformerConfig
-from polytask.nn.cpu_attention import KEPT
+from polytask.nn.attention import Attention
+from polytask.nn.cpu_attention import HALVED, KEPT
 from polytask.nn.experts import Experts
 from polytask.nn.feedforward import GatedMLP
 from polytask.nn.part import Part
-from polytask.nn.position import Learned, RelativeBuckets
+from polytask.nn.position import Alibi, Learned, RelativeBuckets, Rotary
 
 PRECISION_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -37,8 +38,11 @@ def _position_parameters(config: TransformerConfig) -> int:
     return 0
 
 
-def parameters_by_part(config: TransformerConfig) -> dict[str, int]:
-    """Learned numbers by part; a tied matrix counts once, buffers (sinusoids) do not count."""
+def parameters_by_part(config: TransformerConfig, active: bool = False) -> dict[str, int]:
+    """Learned numbers by part; a tied matrix counts once, buffers (sinusoids) do not count.
+
+    active: of layers of experts only what one token meets.
+    """
     attention = config.attention_of(0).parameters(config.dim)
     encoder, decoder = config.encoder_layers, config.layers
     cross = decoder if encoder else 0
@@ -48,49 +52,48 @@ def parameters_by_part(config: TransformerConfig) -> dict[str, int]:
         "positions": _position_parameters(config),
         "attention": (encoder + decoder) * attention,
         "cross-attention": cross * attention,
-        "feed-forward": sum(part.parameters(config.dim) for part in feedforwards(config)),
+        "feed-forward": sum(_feedforward_parameters(part, config.dim, active) for part in feedforwards(config)),
         "norms": norms * _norm(config.norm, config.dim) + _norm(config.embedding_norm, config.dim),
         "output": (0 if config.tied else config.vocab_size * config.dim) + config.output_bias * config.vocab_size,
     }
 
 
-def parameters(config: TransformerConfig) -> int:
-    """All learned numbers, equal to the sum over `Transformer(config).parameters()`."""
-    return sum(parameters_by_part(config).values())
+def _feedforward_parameters(part: Any, dim: int, active: bool) -> int:
+    return part.active_parameters(dim) if active and isinstance(part, Experts) else part.parameters(dim)
 
 
-def active_parameters(config: TransformerConfig) -> int:
-    """Learned numbers that one token meets: of layers of experts the router and those that a token passes."""
-    return parameters(config) - sum(_idle(part, config.dim) for part in feedforwards(config))
-
-
-def _idle(part: Any, dim: int) -> int:
-    return part.parameters(dim) - part.active_parameters(dim) if isinstance(part, Experts) else 0
-
-
-def hidden_parameters(config: TransformerConfig) -> int:
-    """Numbers in the matrices of attention and feed-forward layers."""
-    by_part = parameters_by_part(config)
-    return by_part["attention"] + by_part["cross-attention"] + by_part["feed-forward"]
+def parameters(config: TransformerConfig, active: bool = False) -> int:
+    """All learned numbers, equal to the sum over `Transformer(config).parameters()`, or those that one token meets."""
+    return sum(parameters_by_part(config, active).values())
 
 
 def matmul_parameters(config: TransformerConfig) -> int:
-    """N of the 6N rule: numbers that take part in a matrix product for a token (systems with tied output: once)."""
-    idle = sum(_idle(part, config.dim) for part in feedforwards(config))
-    return hidden_parameters(config) - idle + config.vocab_size * config.dim
+    """N of the 6N rule: numbers that take part in a matrix product for every token (systems with tied output: once).
+
+    Of experts only those count that a token is sent to.
+    """
+    by_part = parameters_by_part(config, active=True)
+    blocks = by_part["attention"] + by_part["cross-attention"] + by_part["feed-forward"]
+    return blocks + config.vocab_size * config.dim
 
 
 def flops_per_token(config: TransformerConfig, length: int) -> float:
     """Training FLOPs of one token, forward and backward: 6 N + 12 L a T (Chowdhery et al. 2022, appendix B).
 
-    `length` is the row's length T. In an encoder-decoder a token passes one of the two stacks; the figure is for a
-    row of `length` decoder tokens with as many encoder tokens, divided by all of them.
+    `length` is the row's length T; a layer with a window sees no more than that of it. In an encoder-decoder a token
+    passes one of the two stacks; the figure is for a row of `length` decoder tokens with as many encoder tokens,
+    divided by all of them.
     """
     heads, _, width = config.attention_of(0).sizes(config.dim)
-    layers = config.layers + config.encoder_layers + (config.layers if config.encoder_layers else 0)
-    attended = 12 * layers * heads * width * length
-    total = 6 * matmul_parameters(config) + attended
+    seen = sum(_seen(config, layer, length) for n in (config.layers, config.encoder_layers) for layer in range(n))
+    seen += length * config.layers if config.encoder_layers else 0
+    total = 6 * matmul_parameters(config) + 12 * heads * width * seen
     return total / 2 if config.encoder_layers else float(total)
+
+
+def _seen(config: TransformerConfig, layer: int, length: int) -> int:
+    """Of how many tokens a layer may read keys and values."""
+    return min(length, config.attention_of(layer).window or length)
 
 
 def kv_bytes_per_token(config: TransformerConfig, precision: str = "float32") -> int:
@@ -99,28 +102,88 @@ def kv_bytes_per_token(config: TransformerConfig, precision: str = "float32") ->
     return 2 * config.layers * kv_heads * width * PRECISION_BYTES[precision]
 
 
+def kv_bytes(config: TransformerConfig, length: int, precision: str = "float32") -> int:
+    """Bytes of the keys and values that are needed to go on after `length` tokens, in an encoder-decoder after as many
+    of either side. Layers with a window need its tokens alone, but `nn.cache` keeps the others too.
+    """
+    each = kv_bytes_per_token(config, precision) // config.layers
+    seen = sum(_seen(config, layer, length) for layer in range(config.layers))
+    return each * (seen + (config.layers * length if config.encoder_layers else 0))
+
+
 def activation_bytes(
     config: TransformerConfig, rows: int, length: int, precision: str = "float32", checkpointing: bool = False
 ) -> int:
-    """Bytes kept for the backward pass of a batch of `rows` x `length` tokens.
+    """Bytes kept for the backward pass of a batch of `rows` x `length` tokens, in an encoder-decoder of either side.
 
-    Counts, for each layer and token, what autograd saves: the inputs of norms, projections, attention and activation.
-    The residual stream stays in float32 under mixed precision. With checkpointing only each layer's
+    Counts, for each layer and token, what autograd saves on a CPU: the inputs of norms, projections, attention and
+    activation. The residual stream stays in float32 under mixed precision. With checkpointing only each layer's
     input stays, and one layer's inside at a time.
     """
-    heads, kv_heads, width = config.attention_of(0).sizes(config.dim)
     size = PRECISION_BYTES[precision]
-    attention = (heads + 2 * kv_heads) * width * 2 + heads * width  # projected, laid out by head, mixed
-    attention += heads * length if length <= KEPT else 0  # probabilities, on a CPU
-    # What goes into the norms is in float32.
-    layers = [size * (attention + _kept(part, config.dim)) + 2 * 4 * config.dim for part in feedforwards(config)]
-    kept = max(layers) + len(layers) * 4 * config.dim if checkpointing else sum(layers)
-    return int(rows * length * (kept + 3 * 4 * config.dim))
+    cross = config.encoder_layers > 0
+    layers = [_layer_bytes(config, layer, length, size, cross=cross) for layer in range(config.layers)]
+    layers += [_layer_bytes(config, layer, length, size, causal=False) for layer in range(config.encoder_layers)]
+    stream = max(size, 4) * config.dim
+    kept = max(layers) + len(layers) * stream if checkpointing else sum(layers)
+    ends = 3 * stream + (stream if config.embedding_norm else 0) + (stream if config.dropout else 0)
+    if isinstance(config.position, Rotary):
+        ends += 4 * config.position.turned(config.attention_of(0).sizes(config.dim)[2])  # cosines and sines
+    return int(rows * length * (kept + ends)) + _score_bytes(config, rows, length, size)
 
 
-def _kept(part: Any, dim: int) -> int:
-    """Numbers that a feed-forward layer keeps of a token: what is activated, the rest is computed again."""
+def copy_bytes(config: TransformerConfig, precision: str, checkpointing: bool = False) -> int:
+    """Bytes of the copies of matrices that mixed precision multiplies with and keeps for the way back; with
+    checkpointing, those of one layer."""
+    size = PRECISION_BYTES[precision]
+    by_part = parameters_by_part(config)
+    matrices = by_part["attention"] + by_part["cross-attention"] + by_part["feed-forward"]
+    return 0 if size >= 4 else size * matrices // (config.layers + config.encoder_layers if checkpointing else 1)
+
+
+def _layer_bytes(
+    config: TransformerConfig, layer: int, length: int, size: int, *, causal: bool = True, cross: bool = False
+) -> float:
+    """Of one token in one layer; `size` bytes a number, but for the residual stream."""
+    dim, placement, part = config.dim, config.placement, config.attention_of(layer)
+    inside = _attention_numbers(part, dim, length, causal) + _feedforward_numbers(config.feedforward_of(layer), dim)
+    inside += _attention_numbers(part, dim, length, causal=False) if cross else 0
+    branches = 3 if cross else 2
+    stream = dim * (1 if placement in ("parallel", "parallel_norms") else branches)  # what goes into norms
+    if placement in ("post", "sandwich"):
+        inside += branches * dim  # post: what goes into projections; sandwich: what goes into the outer norms
+    if config.dropout:
+        inside += branches * dim
+    return size * inside + max(size, 4) * stream
+
+
+def _attention_numbers(part: Attention, dim: int, length: int, causal: bool) -> float:
+    """Queries, keys and values laid out by head, what comes of them, and probabilities."""
+    heads, kv_heads, width = part.sizes(dim)
+    numbers: float = 4 * heads * width  # a CPU repeats keys and values that heads share
+    if part.qk_norm is not None:
+        numbers += (heads + 2 * kv_heads) * width  # before they are normalised, too
+    if part.cap:
+        return numbers + 2 * heads * length
+    if length <= KEPT:
+        numbers += heads * length * (0.75 if causal and length >= HALVED else 1)
+    return numbers
+
+
+def _feedforward_numbers(part: Any, dim: int) -> int:
+    """What is activated; the rest is computed again. Experts keep their tokens and their results too."""
     if isinstance(part, Experts):
-        each = part.width * (2 if part.gated else 1) + dim  # an expert's output too: its gate's gradient needs it
-        return part.top_k * each + dim + 2 * part.count  # the tokens, the router's logits and their softmax
+        return part.top_k * (part.width * (2 if part.gated else 1) + dim) + dim + 2 * part.count
     return part.width * (2 if isinstance(part, GatedMLP) else 1)
+
+
+def _score_bytes(config: TransformerConfig, rows: int, length: int, size: int) -> int:
+    """Of what positions add to scores: once for all rows, and for all layers that share it."""
+    part, heads = config.position, config.attention_of(0).heads
+    if isinstance(part, Alibi):
+        return size * heads * length**2 * (rows if part.scaled else 1)
+    if isinstance(part, RelativeBuckets):
+        stacks = 2 if config.encoder_layers else 1
+        each = size * heads + 8  # the numbers of buckets are kept to find their gradient
+        return each * length**2 * (stacks if part.shared else config.layers + config.encoder_layers)
+    return 0

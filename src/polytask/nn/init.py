@@ -30,14 +30,19 @@ def _tables(network: nn.Module, std: float, position_std: float, generator: Gene
             nn.init.normal_(parameter, std=position_std, generator=generator)
 
 
+def _normal(network: nn.Module, std: float, layers: int, generator: Generator) -> None:
+    """Matrices N(0, std), outputs of residual branches divided by sqrt(2 layers)."""
+    for matrix in matrices(network):
+        scale = 1 / math.sqrt(2 * layers) if matrix.name.endswith(RESIDUAL_OUTPUTS) else 1.0
+        nn.init.normal_(matrix.weight, std=std * scale, generator=generator)
+
+
 @torch.no_grad()
 def gpt(network: nn.Module, layers: int, dim: int, generator: Generator) -> None:
     """N(0, 0.02), positions 0.01, outputs of residual branches divided by sqrt(2 layers) (GPT-2 code)."""
     _zero_biases_and_reset_norms(network)
     _tables(network, 0.02, 0.01, generator)
-    for matrix in matrices(network):
-        scale = 1 / math.sqrt(2 * layers) if matrix.name.endswith(RESIDUAL_OUTPUTS) else 1.0
-        nn.init.normal_(matrix.weight, std=0.02 * scale, generator=generator)
+    _normal(network, 0.02, layers, generator)
 
 
 @torch.no_grad()
@@ -66,4 +71,25 @@ def zero_residual(network: nn.Module, layers: int, dim: int, generator: Generato
                 matrix.weight.mul_(0.1)
 
 
-INITIALIZATIONS = Registry("initialization", {"gpt": gpt, "xavier": xavier, "zero_residual": zero_residual})
+@torch.no_grad()
+def fan_in(network: nn.Module, layers: int, dim: int, generator: Generator) -> None:
+    """Matrices N(0, 1/sqrt(fan_in)), embeddings N(0, 1) (Chowdhery et al. 2022, section 5)."""
+    _zero_biases_and_reset_norms(network)
+    _tables(network, 1.0, 1.0, generator)
+    for matrix in matrices(network):
+        nn.init.normal_(matrix.weight, std=matrix.weight.shape[-1] ** -0.5, generator=generator)
+
+
+@torch.no_grad()
+def megatron(network: nn.Module, layers: int, dim: int, generator: Generator) -> None:
+    """N(0, sqrt(1/(3 dim))), outputs of residual branches divided by sqrt(2 layers) (Smith et al. 2022)."""
+    _zero_biases_and_reset_norms(network)
+    std = math.sqrt(1 / (3 * dim))
+    _tables(network, std, std, generator)
+    _normal(network, std, layers, generator)
+
+
+INITIALIZATIONS = Registry(
+    "initialization",
+    {"gpt": gpt, "xavier": xavier, "zero_residual": zero_residual, "fan_in": fan_in, "megatron": megatron},
+)

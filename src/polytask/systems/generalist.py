@@ -10,12 +10,18 @@ from dataclasses import replace
 
 from polytask.errors import ConfigError
 from polytask.models.config import TransformerConfig
-from polytask.models.published import Published
+from polytask.models.published import Publication, Published
 from polytask.nn.attention import Attention
 from polytask.nn.feedforward import GatedMLP
 from polytask.nn.norm import RMSNorm
 from polytask.nn.position import Rotary
 
+PAPER = Publication(
+    title="generalist",
+    year=2026,
+    paper="polytask",
+    special="our own decoder: one dial, depth, derives the rest; rotary, SwiGLU, query-key norm, no biases",
+)
 SOURCES = {
     "dim": "64 x depth",
     "heads": "dim / 64: heads of 64 channels",
@@ -56,6 +62,6 @@ def generalist(
 
 
 SIZES = {
-    name: Published(generalist(depth), 0.0, "polytask")
+    name: Published(generalist(depth), PAPER, "docs/log.md")
     for name, depth in {"tiny": 2, "mini": 6, "small": 10, "medium": 16}.items()
 }
