@@ -8,7 +8,7 @@ biases (the counts have none).
 
 Where table 4 contradicts itself: the paper states a vocabulary of 256k, which the totals of 64B/64E need, while those
 of all other rows fit 32k; we take 32,000 for these. Printed and not compared: 20B for 1.7B/32E, where the formula gives
-13.9B and its neighbours fit; 130M for 0.1B and 145M active for 0.1B/64E, which no vocabulary of the two explains.
+14.0B and its neighbours fit; 130M for 0.1B and 145M active for 0.1B/64E, which no vocabulary of the two explains.
 """
 
 from typing import Any
