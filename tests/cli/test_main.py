@@ -8,7 +8,7 @@ import pytest
 
 VERBS = [
     "demo", "plan", "train", "tune", "eval", "ask", "generate", "chat", "translate", "answer", "summarize", "code",
-    "classify", "tasks", "show", "doctor", "data", "tokenizer",
+    "classify", "tasks", "show", "doctor", "systems", "data", "tokenizer",
 ]  # fmt: skip
 
 

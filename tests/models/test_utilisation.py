@@ -40,6 +40,11 @@ def test_mtnlg_copies_fill_the_servers():
     assert build_config("mtnlg", "530b").layers % layout["pipeline"] == 0
 
 
+def test_hardware_flops_by_hand():
+    """96 x 1 x 6 x 2 x 4^2 x (1 + 6 / 24 + 8 / 128)"""
+    assert hardware_flops(layers=2, dim=4, vocab_size=8, rows=1, length=6) == 18_432 * 1.3125
+
+
 def test_bloom_prints_149_teraflops():
     run, config = bloom.THROUGHPUT, build_config("bloom", "176b")
     flops = hardware_flops(config.layers, config.dim, config.vocab_size, run["batch_rows"], 2048)

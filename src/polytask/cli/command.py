@@ -4,10 +4,11 @@ import errno
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from polytask.errors import Error, out_of_memory
 
@@ -42,27 +43,38 @@ class Verb(TyperCommand):
         return super().parse_args(ctx, spread(args))
 
     def invoke(self, ctx: Any) -> Any:
-        warnings.showwarning = _warn
-        try:
-            return super().invoke(ctx)
-        except Error as error:
-            typer.echo(f"Error: {error}", err=True)
-            raise typer.Exit(2) from None
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
-                raise
-            typer.echo(f"Error: {OUT_OF_MEMORY}", err=True)
-            raise typer.Exit(2) from None
-        except OSError as error:
-            if isinstance(error, BrokenPipeError):
-                # The reader of a pipe (head, less) has left; what python still holds would complain when it is flushed.
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-                raise typer.Exit(0) from None
-            typer.echo(f"Error: {_disk(error)}", err=True)
-            raise typer.Exit(2) from None
-        except KeyboardInterrupt:
-            typer.echo("Stopped.", err=True)
-            raise typer.Exit(130) from None
+        return _invoke(super().invoke, ctx)
+
+
+class Verbs(TyperGroup):
+    """A group of commands that does something by itself too, and ends as they do."""
+
+    def invoke(self, ctx: Any) -> Any:
+        return _invoke(super().invoke, ctx)
+
+
+def _invoke(invoke: Callable[[Any], Any], ctx: Any) -> Any:
+    warnings.showwarning = _warn
+    try:
+        return invoke(ctx)
+    except Error as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(2) from None
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        typer.echo(f"Error: {OUT_OF_MEMORY}", err=True)
+        raise typer.Exit(2) from None
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            # The reader of a pipe (head, less) has left; what python still holds would complain when it is flushed.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+        typer.echo(f"Error: {_disk(error)}", err=True)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        typer.echo("Stopped.", err=True)
+        raise typer.Exit(130) from None
 
 
 def _disk(error: OSError) -> str:

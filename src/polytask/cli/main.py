@@ -2,7 +2,21 @@
 
 import typer
 
-from polytask.cli import ask, data, demo, doctor, evaluate, plan, shorthands, show, tasks, tokenizer, train, tune
+from polytask.cli import (
+    ask,
+    data,
+    demo,
+    doctor,
+    evaluate,
+    plan,
+    shorthands,
+    show,
+    systems,
+    tasks,
+    tokenizer,
+    train,
+    tune,
+)
 from polytask.cli.command import Verb
 
 app = typer.Typer(
@@ -31,6 +45,7 @@ for _name, _function in shorthands.VERBS.items():
     _verb(_name, _function, "Ask a model")
 for _name, _function in {"tasks": tasks.tasks, "show": show.show, "doctor": doctor.doctor}.items():
     _verb(_name, _function, "Look around")
+app.add_typer(systems.app, name="systems", rich_help_panel="Look around")
 app.add_typer(data.app, name="data", rich_help_panel="Look around")
 app.add_typer(tokenizer.app, name="tokenizer", rich_help_panel="Look around")
 

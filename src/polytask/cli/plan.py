@@ -35,9 +35,9 @@ def _print(made: "Plan") -> None:
     out = console()
     out.print(f"[bold]{made.total_parameters:,}[/] parameters")
     out.print(_table(made.parameters, made.total_parameters, lambda count: f"{count:,}"))
-    out.print(f"\n[bold]{_short(made.flops)}FLOPs[/] = {made.tokens:,} tokens x {_short(made.flops_per_token)}FLOPs")
-    out.print(f"\n[bold]{_bytes(made.peak_bytes)}[/] of memory at the peak, beside python and torch")
-    out.print(_table(made.memory, made.peak_bytes, _bytes))
+    out.print(f"\n[bold]{short(made.flops)}FLOPs[/] = {made.tokens:,} tokens x {short(made.flops_per_token)}FLOPs")
+    out.print(f"\n[bold]{in_bytes(made.peak_bytes)}[/] of memory at the peak, beside python and torch")
+    out.print(_table(made.memory, made.peak_bytes, in_bytes))
     if made.rate:
         rate = f"{made.rate / 1e9:,.0f} GFLOP/s, measured on {made.measured}"
         out.print(f"\n[bold]{duration(made.seconds)}[/] at {rate}")
@@ -61,14 +61,15 @@ def _table(parts: Any, total: float, show: Any) -> Any:
     return table
 
 
-def _short(number: float) -> str:
+def short(number: float) -> str:
+    """Three digits and a letter, to be followed by a unit."""
     for size, unit in ((1e24, "Y"), (1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
         if number >= size:
             return f"{number / size:.3g} {unit}"
     return f"{number:,.0f} "
 
 
-def _bytes(count: float) -> str:
+def in_bytes(count: float) -> str:
     for size, unit in ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB")):
         if count >= size:
             return f"{count / size:,.1f} {unit}"

@@ -17,17 +17,18 @@ def show(model: MODEL, as_json: Annotated[bool, typer.Option("--json", help="Pri
     if as_json:
         typer.echo(json.dumps(about, ensure_ascii=False, indent=1, default=str))
     else:
-        _print(console(), about, 0)
+        print_tree(console(), about)
 
 
-def _print(out: Any, about: dict[str, Any], depth: int) -> None:
+def print_tree(out: Any, about: dict[str, Any], depth: int = 0) -> None:
+    """Nested plain data as an indented list; what is empty is left out."""
     from rich.markup import escape
 
     for name, value in about.items():
         head = f"{'  ' * depth}[bold]{escape(str(name))}[/]"
         if isinstance(value, dict) and value:
             out.print(head)
-            _print(out, value, depth + 1)
+            print_tree(out, value, depth + 1)
         elif isinstance(value, list) and value and isinstance(value[0], dict):
             out.print(head)
             for item in value:

@@ -17,7 +17,7 @@ def describe(model: str) -> dict[str, Any]:
         "folder": str(folder.path),
         "parameters": cost.parameters(config),
         "by part": parts,
-        "architecture": _architecture(config),
+        "architecture": architecture(config),
         "tokenizer": {"tokens": folder.tokenizer.vocab_size, "fingerprint": folder.tokenizer.fingerprint[:12]},
         "own tasks": [file.stem for file in folder.task_files],
         "cache": f"{cost.kv_bytes_per_token(config) / 1024:.1f} KiB a token",
@@ -25,18 +25,20 @@ def describe(model: str) -> dict[str, Any]:
     }
 
 
-def _architecture(config: TransformerConfig) -> dict[str, Any]:
+def architecture(config: TransformerConfig) -> dict[str, Any]:
+    """What a network is made of, in words."""
     kind = "encoder-decoder" if config.encoder_layers else "decoder"
     shown = {"kind": kind, "layers": config.layers, "encoder layers": config.encoder_layers or None}
     shown |= {"width": config.dim, "context": config.context_length, "vocabulary": config.vocab_size}
     for name in ("attention", "feedforward", "norm", "position"):
-        shown[name] = _words(getattr(config, name))
+        shown[name] = words(getattr(config, name))
     return shown | {"norms": f"{config.placement}-norm", "tied output": config.tied}
 
 
-def _words(part: Any) -> str:
+def words(part: Any) -> str:
+    """A part as it is written in code, without the fields that say nothing; parts that take turns one after another."""
     if isinstance(part, tuple):
-        return "; ".join(map(_words, part))
+        return "; ".join(map(words, part))
     if not isinstance(part, Part):
         return str(part)
     plain = to_plain(part)

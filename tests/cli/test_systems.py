@@ -1,0 +1,103 @@
+"""polytask systems: the table, one system, several side by side."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+
+def read(polytask, *words):
+    result = polytask("systems", *words, "--json")
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def test_the_table_has_every_system_and_both_counts(polytask):
+    rows = {row["name"]: row for row in read(polytask)}
+    systems = {name.split("-")[0] for name in rows}
+    assert systems >= {
+        "transformer", "gpt3", "instructgpt", "chatgpt", "gpt4", "lamda", "palm", "glam", "bloom", "mtnlg",
+    }  # fmt: skip
+    assert rows["palm-62b"]["total"] == 62_495_662_080
+    assert rows["palm-62b"]["published"] == 62_500_000_000
+    assert rows["gpt4"]["total"] is None
+    shown = polytask("systems").stdout
+    for words in ("palm-540b", "540,356,474,880", "540.35B", "2022", "Chowdhery"):
+        assert words in shown
+
+
+def test_one_system_is_shown_with_its_parts_costs_and_gaps(polytask):
+    about = read(polytask, "show", "palm-62b")
+    assert sum(about["by part"].values()) == about["parameters"]["total"] == 62_495_662_080
+    assert about["architecture"]["layers"] == 64
+    assert about["published training"]["z_loss"] == 1e-4
+    assert "layout of the rotary channels" in about["not public"]
+    training, serving = about["memory to train"], about["memory to serve"]
+    assert training["weights"] == 4 * 62_495_662_080
+    assert training["total"] == sum(bytes_ for term, bytes_ in training.items() if term != "total")
+    assert serving == {
+        "weights": 2 * 62_495_662_080, "keys and values": 2 * 2 * 64 * 256 * 2048,
+        "total": 2 * 62_495_662_080 + 2 * 2 * 64 * 256 * 2048,
+    }  # fmt: skip
+    assert (
+        read(polytask, "show", "palm-62b", "--precision", "float32")["memory to serve"]["weights"] == 4 * 62_495_662_080
+    )
+    shown = polytask("systems", "show", "PaLM-62B").stdout
+    for words in ("62,495,662,080", "FLOPs", "GiB", "not public"):
+        assert words in shown
+
+
+def test_experts_are_counted_whole_and_at_work(polytask):
+    about = read(polytask, "show", "glam-64b-64e")["parameters"]
+    assert about["total"] == 1_161_756_418_048
+    assert about["active"] == pytest.approx(96.6e9, rel=1e-3)
+
+
+def test_what_is_not_public_is_said_to_be_so(polytask):
+    about = read(polytask, "show", "gpt4")
+    assert about["architecture"] == "not public"
+    assert set(about["parameters"].values()) == {None}
+    assert "memory to train" not in about
+    assert "architecture" in about["not public"]
+    assert "not public" in polytask("systems", "show", "chatgpt").stdout
+
+
+def test_misprints_are_shown_beside_what_is_built(polytask):
+    assert read(polytask, "show", "gpt3-13b")["printed, but not built"] == {"dim": 5140}
+
+
+def test_systems_side_by_side(polytask):
+    names = ["gpt3-175b", "palm-540b", "glam-64b-64e", "bloom-176b", "gpt4"]
+    columns = read(polytask, "compare", *names)
+    assert list(columns) == names
+    assert [columns[name].get("key/value heads") for name in names] == [96, 1, 128, 112, None]
+    assert columns["gpt3-175b"]["windows"] == [None, 256]
+    assert columns["glam-64b-64e"]["FLOPs a token"] < columns["gpt3-175b"]["FLOPs a token"]
+    shown = polytask("systems", "compare", *names).stdout
+    for words in ("gpt3-175b", "bloom-176b", "Experts", "all, 256", "Alibi"):
+        assert words in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["show", "plam-62b"], "did you mean 'palm-62b'"),
+        (["compare", "gpt3-175b", "blom-176b"], "did you mean 'bloom-176b'"),
+        (["show", "lamda"], "lamda comes in sizes; name one: lamda-2b, lamda-8b, lamda-137b"),
+        (["show", "palm-8b", "--precision", "bfloat61"], "did you mean 'bfloat16'"),
+    ],
+)
+def test_mistakes_are_one_sentence(polytask, words, sentence):
+    result = polytask("systems", *words)
+    assert result.exit_code == 2
+    assert sentence in result.stderr
+    assert result.stderr.startswith("Error: ")
+
+
+def test_the_table_may_be_piped_into_less():
+    """A reader that leaves early ends the command without a word."""
+    command = f"{sys.executable} -m polytask.cli.main systems | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
+    assert done.stdout.startswith("name")
+    assert done.stderr == ""
