@@ -62,19 +62,25 @@ def _feedforward_parameters(part: Any, dim: int, active: bool) -> int:
     return part.active_parameters(dim) if active and isinstance(part, Experts) else part.parameters(dim)
 
 
-def parameters(config: TransformerConfig, active: bool = False) -> int:
-    """All learned numbers, equal to the sum over `Transformer(config).parameters()`, or those that one token meets."""
-    return sum(parameters_by_part(config, active).values())
+def parameters(config: TransformerConfig) -> int:
+    """All learned numbers, equal to the sum over `Transformer(config).parameters()`."""
+    return sum(parameters_by_part(config).values())
+
+
+def active_parameters(config: TransformerConfig) -> int:
+    """Learned numbers that one token meets: of layers of experts the router and those that a token passes."""
+    return sum(parameters_by_part(config, active=True).values())
+
+
+def hidden_parameters(config: TransformerConfig, active: bool = False) -> int:
+    """Numbers in the matrices of attention and feed-forward layers."""
+    by_part = parameters_by_part(config, active)
+    return by_part["attention"] + by_part["cross-attention"] + by_part["feed-forward"]
 
 
 def matmul_parameters(config: TransformerConfig) -> int:
-    """N of the 6N rule: numbers that take part in a matrix product for every token (systems with tied output: once).
-
-    Of experts only those count that a token is sent to.
-    """
-    by_part = parameters_by_part(config, active=True)
-    blocks = by_part["attention"] + by_part["cross-attention"] + by_part["feed-forward"]
-    return blocks + config.vocab_size * config.dim
+    """N of the 6N rule: numbers that take part in a matrix product for a token (systems with tied output: once)."""
+    return hidden_parameters(config, active=True) + config.vocab_size * config.dim
 
 
 def flops_per_token(config: TransformerConfig, length: int) -> float:
@@ -135,10 +141,8 @@ def activation_bytes(
 def copy_bytes(config: TransformerConfig, precision: str, checkpointing: bool = False) -> int:
     """Bytes of the copies of matrices that mixed precision multiplies with and keeps for the way back; with
     checkpointing, those of one layer."""
-    size = PRECISION_BYTES[precision]
-    by_part = parameters_by_part(config)
-    matrices = by_part["attention"] + by_part["cross-attention"] + by_part["feed-forward"]
-    return 0 if size >= 4 else size * matrices // (config.layers + config.encoder_layers if checkpointing else 1)
+    size, layers = PRECISION_BYTES[precision], config.layers + config.encoder_layers
+    return 0 if size >= 4 else size * hidden_parameters(config) // (layers if checkpointing else 1)
 
 
 def _layer_bytes(
