@@ -76,7 +76,8 @@ def test_the_formula_counts_what_is_built(system, size):
     for active in (False, True):
         by_part = cost.parameters_by_part(config, active)
         assert by_part == {part: counted(config, (part,), active) for part in by_part}
-        assert cost.parameters(config, active) == counted(config, (), active)
+    assert cost.parameters(config) == counted(config)
+    assert cost.active_parameters(config) == counted(config, active=True)
 
 
 def test_printed_values_that_nobody_can_build_are_kept():
