@@ -20,6 +20,7 @@ from polytask.inference.handle import Handle
 from polytask.inference.sampling import Sampling
 from polytask.inference.scoring import Score, probabilities
 from polytask.inference.sequence import Completion, Request
+from polytask.interop import FORMATS
 from polytask.interop.folder import load_network, read_folder, write_folder
 from polytask.models import cost
 from polytask.models.config import TransformerConfig
@@ -94,10 +95,22 @@ class Model:
 
     def save(self, path: str | Path, card: str = "") -> None:
         """Writes a checkpoint folder that `load` reads. Raises CheckpointError where that cannot be done."""
-        if any(tensor.dtype == torch.int8 for tensor in self.network.buffers()):
-            raise ConfigError("A model in int8 cannot be saved; load it without int8 and save that.")
+        self._expect_whole("saved")
         own = {name: source for name, task in self.tasks.items() if (source := getattr(task, "source", ""))}
         write_folder(path, self.network, self.tokenizer, card=card, about=self.about, tasks=own)
+
+    def export(self, path: str | Path, to: str = "hf") -> None:
+        """Writes the model in another project's format: "hf" is a folder that transformers, vLLM and others load.
+
+        Raises CheckpointError where the format has no architecture for the network, or there is something at `path`.
+        """
+        write = FORMATS.get(to)
+        self._expect_whole("exported")
+        write(path, self.network, self.tokenizer)
+
+    def _expect_whole(self, wish: str) -> None:
+        if any(tensor.dtype == torch.int8 for tensor in self.network.buffers()):
+            raise ConfigError(f"A model in int8 cannot be {wish}; load it without int8.")
 
     @property
     def config(self) -> TransformerConfig:

@@ -9,7 +9,10 @@ from polytask.cli.fields import fields, stdin
 from polytask.cli.sampling import Wish, with_sampling
 
 MODEL = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A checkpoint folder, or the folder of a run.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A checkpoint folder, the folder of a run, or owner/name on the hub.", show_default=False
+    ),
 ]
 
 

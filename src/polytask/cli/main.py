@@ -8,6 +8,7 @@ from polytask.cli import (
     demo,
     doctor,
     evaluate,
+    interop,
     plan,
     shorthands,
     show,
@@ -43,6 +44,8 @@ for _name, _function in {
 _verb("ask", ask.ask, "Ask a model", free=True)
 for _name, _function in shorthands.VERBS.items():
     _verb(_name, _function, "Ask a model")
+for _name, _function in {"import": interop.import_, "export": interop.export}.items():
+    _verb(_name, _function, "Models of other projects")
 for _name, _function in {"tasks": tasks.tasks, "show": show.show, "doctor": doctor.doctor}.items():
     _verb(_name, _function, "Look around")
 app.add_typer(systems.app, name="systems", rich_help_panel="Look around")

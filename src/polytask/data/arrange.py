@@ -269,7 +269,7 @@ class Pairs(Arrangement):
 
     def __init__(self, part: Part, length: int, encoder_length: int, special: dict[str, int]):
         self._part, self._special, store = part, special, part.store
-        # A tokenizer of another project has no openers: there the decoder starts from padding, as T5's does.
+        # A tokenizer of another project has no openers: there the decoder starts as its model was taught to.
         self._bare = "<|answer|>" not in special
         given, answer = pair_lengths(store, special)
         self._encoder, self._decoder = np.minimum(given, encoder_length), np.minimum(answer, length)
@@ -294,7 +294,7 @@ class Pairs(Arrangement):
         place = _places(slot, size, arrays["ids"].shape[1])
         _write(self._part, _Fragments(place, start + opener, size, numbers, zero, zero), arrays)
         if self._bare:
-            arrays["ids"].reshape(-1)[place[size > 0]] = self._special["<|pad|>"]
+            arrays["ids"].reshape(-1)[place[size > 0]] = self._special.get("<|start|>", self._special["<|pad|>"])
         length = self._encoder[documents]
         within = ranges(zero, length)
         place = ranges(_places(slot, length, arrays["encoder_ids"].shape[1]), length)

@@ -1,5 +1,6 @@
 """Beam search with the length penalty of Wu et al. 2016: which partial answers go on, and which are complete."""
 
+from collections.abc import Collection
 from collections.abc import Sequence as Listing
 from dataclasses import dataclass, field
 
@@ -29,7 +30,7 @@ class BeamSearch:
     """`sequences` are the rows of the beam, of which the first `live` hold a partial answer."""
 
     sequences: Listing[Sequence]
-    end: int
+    ends: Collection[int]
     live: int = 1
     sums: list[float] = field(default_factory=lambda: [0.0])  # by the scores that hooks and penalties made
     finished: list[Hypothesis] = field(default_factory=list)
@@ -41,14 +42,14 @@ class BeamSearch:
         """
         written = self.sequences[0].produced + 1
         total = scores + torch.tensor(self.sums, dtype=scores.dtype, device=scores.device)[:, None]
-        # Of 2 x width candidates at most `width` can be the end token, so `width` rows can always go on.
-        best = total.flatten().topk(min(2 * self.width, total.numel()))
+        # Of so many candidates at most `width` for each end can be one, so `width` rows can always go on.
+        best = total.flatten().topk(min((1 + len(self.ends)) * self.width, total.numel()))
         parents, tokens, sums = [], [], []
         for value, place in zip(best.values.tolist(), best.indices.tolist()):
             parent, token = divmod(place, scores.shape[1])
             if value == -torch.inf:
                 break
-            if token == self.end:
+            if token in self.ends:
                 ids = self.sequences[parent].ids[self.prompt :]
                 self._complete(ids, value, self.sequences[parent].logprob + float(logprobs[parent, token]), True)
             elif len(parents) < self.width:

@@ -40,11 +40,15 @@ class Engine:
         self.network, self.tokenizer, self.max_requests = network.eval(), tokenizer, max_requests
         context = network.config.context_length
         self.length = min(max_length or context, context)
-        self.end = tokenizer.special["<|end|>"]
+        if not tokenizer.ends:
+            raise ConfigError("The tokenizer has no token that ends an answer; add it to the model's config.json.")
+        self.ends = frozenset(tokenizer.ends)
         device = network.embedding.weight.device
-        # Special tokens other than the end belong to prompts; rows past the tokenizer's ids were never trained.
-        never = {*tokenizer.special.values(), *range(tokenizer.vocab_size, network.config.vocab_size)} - {self.end}
-        self.sampler = Sampler(max_requests, network.config.vocab_size, self.length, self.end, sorted(never), device)
+        # Special tokens other than the ends belong to prompts; rows past the tokenizer's ids were never trained.
+        never = {*tokenizer.special.values(), *range(tokenizer.vocab_size, network.config.vocab_size)} - self.ends
+        self.sampler = Sampler(
+            max_requests, network.config.vocab_size, self.length, sorted(self.ends), sorted(never), device
+        )
         self.pool = SlotPool(network, max_requests, self.length, self.sampler.move)
         self.scheduler = Scheduler(self.pool, TOKENS)
         self.runner = Runner(network, self.pool)
@@ -62,7 +66,7 @@ class Engine:
             # More samples than the engine writes at once form groups that come after each other.
             for start in range(0, len(sequences), self.max_requests):
                 group = Group(handle, request, sequences[start : start + self.max_requests])
-                group.beam = BeamSearch(group.sequences, self.end) if sampling.beam_size > 1 else None
+                group.beam = BeamSearch(group.sequences, self.ends) if sampling.beam_size > 1 else None
                 self.scheduler.add(group)
         return handle
 
@@ -173,12 +177,12 @@ class Engine:
         finished: list[Sequence] = []
         for row, sequence in enumerate(ready):
             i = chosen.ids[row]
-            if chosen.top is not None and sequence.sampling.logprobs and i != self.end:
+            if chosen.top is not None and sequence.sampling.logprobs and i not in self.ends:
                 best = dict(list(chosen.top[row].items())[: sequence.sampling.logprobs])
                 sequence.logprobs.append(best | {i: chosen.logprobs[row]})
             if chosen.ties is not None and chosen.ties[row] and sequence.sampling.temperature == 0:
                 sequence.ties.append(sequence.produced)
-            text = sequence.accept(i, chosen.logprobs[row], self.end)
+            text = sequence.accept(i, chosen.logprobs[row], self.ends)
             handle = sequence.group.handle
             if text or sequence.finish:
                 events.append(Event(handle, sequence.index, text, sequence.finish))

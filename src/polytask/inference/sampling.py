@@ -151,8 +151,11 @@ _COLUMNS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "pre
 class Sampler:
     """Chooses for all rows at once; what each slot asked for lies in tables, so that no step builds them again."""
 
-    def __init__(self, slots: int, vocabulary: int, length: int, end: int, never: List[int], device: torch.device):
-        self.slots, self.vocabulary, self.end, self.device = slots, vocabulary, end, device
+    def __init__(
+        self, slots: int, vocabulary: int, length: int, ends: List[int], never: List[int], device: torch.device
+    ):
+        self.slots, self.vocabulary, self.device = slots, vocabulary, device
+        self.ends = torch.tensor(ends, dtype=torch.long, device=device)
         self.never = torch.tensor(never, dtype=torch.long, device=device)
         self.dtype = torch.float32 if device.type == "mps" else torch.float64
         self.options = torch.zeros(slots, len(_COLUMNS), device=device)
@@ -203,7 +206,7 @@ class Sampler:
             for hook in sequence.hooks:
                 adjusted[row] = hook(adjusted[row : row + 1], [sequence.ids], [sequence.prompt])[0]
         if rows := [row for row, s in enumerate(sequences) if s.produced < s.sampling.min_tokens]:
-            adjusted[rows, self.end] = -math.inf
+            adjusted[rows] = adjusted[rows].index_fill(1, self.ends, -math.inf)
         return adjusted
 
     def _penalise(self, logits: Tensor, slots: list[int]) -> Tensor:

@@ -1,5 +1,6 @@
 """A request, what grows from it, and what is handed back."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -32,7 +33,7 @@ class Request:
 class Completion:
     """One answer.
 
-    ids: what was produced, without the <|end|> that closed it; with a stop text they go on to its end, `text` does
+    ids: what was produced, without the end that closed it; with a stop text they go on to its end, `text` does
     not. logprob: sum by the network alone (natural logarithm), that of the closing <|end|> included. logprobs: for
     each id the likeliest tokens and, last if it is not among them, the id itself. ties: places in `ids` where in lower
     precision the two best logits nearly tied (within 1e-2, relative to the best where that is above 1): another batch
@@ -119,10 +120,10 @@ class Sequence:
     def produced(self) -> int:
         return len(self.ids) - self.prompt
 
-    def accept(self, i: int, logprob: float, end: int) -> str:
+    def accept(self, i: int, logprob: float, ends: Collection[int]) -> str:
         """Takes the next id; the text that may be shown. Sets `finish` where it is the last one."""
         self.logprob += logprob
-        if i == end:
+        if i in ends:
             return self.close("stop")
         self.ids.append(i)
         text, stopped = self.output.push(i, self.produced >= self.sampling.min_tokens)

@@ -1,1 +1,5 @@
-"""Checkpoint folders, and later the formats of other projects."""
+"""Checkpoint folders, and the formats of other projects."""
+
+from polytask.registry import Registry
+
+FORMATS = Registry("format", {"hf": "polytask.interop.hf:export"})

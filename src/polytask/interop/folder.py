@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from polytask.errors import CheckpointError, ConfigError, TokenizerError
-from polytask.interop import hf
+from polytask.interop import hf, hub
 from polytask.interop.atomic import atomic_folder, sha256, verify
 from polytask.interop.shards import INDEX, SINGLE
 from polytask.models.config import TransformerConfig, from_dict, to_dict
@@ -60,7 +60,7 @@ def write_model(
     state = weights if weights is not None else network.state_dict()
     tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in state.items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "tokenizer.json").write_text(tokenizer.to_json())
+    tokenizer.save(folder)
     if card:
         (folder / "README.md").write_text(card)
     for name, text in (tasks or {}).items():
@@ -75,7 +75,10 @@ def write_folder(path: str | Path, network: Transformer, tokenizer: TextTokenize
 
 
 def locate(path: str | Path) -> Path:
-    """The checkpoint folder meant by `path`: itself, or the `model` folder of a run. Raises CheckpointError."""
+    """The checkpoint folder meant by `path`: itself, the `model` folder of a run, or, where there is nothing at `path`,
+    the model of that name on the hub. Raises CheckpointError."""
+    if not Path(path).exists() and hub.is_name(str(path)):
+        path = hub.fetch(str(path))
     path = Path(path)
     if path.is_file():
         hint = (

@@ -49,6 +49,8 @@ FAMILIES = Registry(
             "qwen3": "llama:QWEN3",
             "gemma": "gemma:GEMMA",
             "gemma2": "gemma:GEMMA2",
+            "t5": "encoder_decoders:T5",
+            "marian": "encoder_decoders:MARIAN",
             "mixtral": "mixtral:MIXTRAL",
         }.items()
     },
@@ -172,15 +174,15 @@ def export(
     sizes = {row.theirs: row.view.shape(ours[row.ours]) for row in rows}
     weight = next(iter(ours.values()))
     bytes_of = {name: math.prod(shape) * weight.element_size() for name, shape in sizes.items()}
-    ids = _ids(tokenizer) if tokenizer else {}
-    words |= {"architectures": [family.architecture], "model_type": family.model_type, **ids}
+    tokenizer = tokenizer and tokenizer.for_others()
+    words |= {"architectures": [family.architecture], "model_type": family.model_type}
+    words |= tokenizer.generation if tokenizer else {}
     words["dtype"] = str(weight.dtype).removeprefix("torch.")
     with atomic_folder(Path(path), ours=False) as folder:
         _write_json(folder / "config.json", words)
-        _write_json(folder / "generation_config.json", {"_from_model_config": True, **ids})
         shards.write(folder, bytes_of, make, shard_bytes)
         if tokenizer is not None:
-            (folder / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
+            tokenizer.save(folder)
 
 
 def describe(config: TransformerConfig) -> tuple[Family, dict[str, Any]]:
@@ -196,7 +198,10 @@ def describe(config: TransformerConfig) -> tuple[Family, dict[str, Any]]:
             continue
         words = family.write(config)
         try:
-            differing[name] = _differences(config, family.read(words))
+            again = family.read(words)
+            if bool(again.encoder_layers) != bool(config.encoder_layers):
+                continue
+            differing[name] = _differences(config, again)
         except ConfigError:  # the family has no such combination
             continue
         if not differing[name]:
@@ -229,11 +234,6 @@ def _unrolled(config: TransformerConfig) -> TransformerConfig:
     )
     fed = tuple(map(config.feedforward_of, range(config.layers)))
     return replace(config, attention=attention, feedforward=fed)
-
-
-def _ids(tokenizer: TextTokenizer) -> dict[str, int]:
-    named = {"eos_token_id": "<|end|>", "pad_token_id": "<|pad|>"}
-    return {key: tokenizer.special[name] for key, name in named.items() if name in tokenizer.special}
 
 
 def _write_json(file: Path, words: Mapping[str, Any]) -> None:

@@ -190,7 +190,7 @@ def keep_recipe(assembly: Assembly, out: Path, resume: bool) -> None:
                 raise ConfigError(f"{out / name} is not of a run and would be written over; choose another --out.")
     out.mkdir(parents=True, exist_ok=True)
     file.write_text(text)
-    assembly.tokenizer.save(out / "tokenizer.json")
+    assembly.tokenizer.save(out)
 
 
 def is_run(out: Path) -> bool:
@@ -200,8 +200,7 @@ def is_run(out: Path) -> bool:
 
 
 def _kept_tokenizer(out: Path) -> TextTokenizer | None:
-    file = out / "tokenizer.json"
-    return TextTokenizer.load(file) if file.is_file() else None
+    return TextTokenizer.load(out) if (out / "tokenizer.json").is_file() else None
 
 
 def _own_device(name: str, world: World) -> "torch.device":

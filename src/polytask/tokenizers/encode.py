@@ -5,7 +5,8 @@
     conversation       <|user|> text <|assistant|> text <|end|> <|user|> ...
 
 `weights[i]` is the weight of PREDICTING `ids[i]`: 1 for the tokens of targets and the <|end|> that closes them, else 0.
-An opener that a tokenizer of another project does not know is left out, as its model has never seen it.
+An opener that a tokenizer of another project does not know is left out, as its model has never seen it; what its model
+expects in front of every document (<s>) is there.
 """
 
 from collections.abc import Sequence
@@ -85,8 +86,10 @@ def encode_many(documents: "Sequence[Sequence[Segment]]", tokenizer: "TextTokeni
 
 def encode_documents(documents: "Sequence[Sequence[Segment]]", tokenizer: "TextTokenizer") -> Documents:
     """Many documents joined, without a loop over tokens. Raises TokenizerError where a text cannot be encoded."""
-    shapes = [_shape(tuple([(segment.role, segment.target) for segment in segments])) for segments in documents]
-    encoded = iter(tokenizer.encode_lists([segment.text for segments in documents for segment in segments]))
+    begins = bool(tokenizer.begin)
+    shapes = [_shape(tuple([(segment.role, segment.target) for segment in segments]), begins) for segments in documents]
+    texts = [(segment.text, segment.target) for segments in documents for segment in segments]
+    encoded = iter(_encoded(texts, tokenizer))
     special = _ids_by_name(tokenizer)
     names = chain.from_iterable(shape.names for shape in shapes)
     parts = [next(encoded) if name is None else special.get(name, _NOTHING) for name in names]
@@ -108,23 +111,28 @@ def prompt_ids(segments: "Sequence[Segment]", tokenizer: "TextTokenizer") -> lis
     """The given part and the opener of the answer, from which a model goes on.
 
     Where the last segment is itself a target it is a beginning: it stays open and the model continues it.
-    No segments at all ask for a new plain document.
+    A conversation goes by the model's own template where it brings one.
+    No segments at all ask for a new plain document; where a tokenizer has no opener for one, it comes after the end of
+    another.
     """
-    return _ids(_prompt_layout(segments), tokenizer)
+    if segments and segments[-1].role is not None and tokenizer.template is not None:
+        return tokenizer.template.ids(segments)
+    return _ids(_prompt_layout(segments, tokenizer), tokenizer) or [tokenizer.special["<|end|>"]]
 
 
 def prefix_length(segments: "Sequence[Segment]", tokenizer: "TextTokenizer") -> int:
     """How many of `prompt_ids` a prefix language model sees from both sides: all that comes before the first answer,
     as in training; of a plain text all that is given."""
-    layout = _prompt_layout(segments)
+    layout = _prompt_layout(segments, tokenizer)
     plain = len(segments) == 1 and segments[0].target and segments[0].role is None
     return len(_ids(layout if plain else layout[: _answers([piece.target for piece in layout])[0]], tokenizer))
 
 
-def _prompt_layout(segments: "Sequence[Segment]") -> list[_Piece]:
+def _prompt_layout(segments: "Sequence[Segment]", tokenizer: "TextTokenizer") -> list[_Piece]:
+    layout = _layout(segments, bool(tokenizer.begin))
     if segments and segments[-1].target:
-        return _layout(segments)[:-1]
-    return [*_layout(segments), _special_piece(_next_opener(segments))]
+        return layout[:-1]
+    return [*layout, _special_piece(_next_opener(segments))]
 
 
 def continuation_ids(segments: "Sequence[Segment]", tokenizer: "TextTokenizer") -> list[int]:
@@ -148,21 +156,26 @@ def split_source(encoded: Encoded, tokenizer: "TextTokenizer") -> tuple[np.ndarr
     if start and int(encoded.ids[start - 1]) in tokenizer.special.values():
         opener = start - 1
         return np.concatenate([encoded.ids[:opener], end]), Encoded(encoded.ids[opener:], encoded.weights[opener:])
-    # A tokenizer of another project has no opener; its decoder starts from padding, as T5 does.
-    ids = np.concatenate([np.array([tokenizer.special["<|pad|>"]], dtype=np.int32), encoded.ids[start:]])
+    # A tokenizer of another project has no opener; its decoder starts as config.json says, or from padding, as T5 does.
+    ids = np.concatenate([np.array([tokenizer.start], dtype=np.int32), encoded.ids[start:]])
     weights = np.concatenate([np.zeros(1, dtype=np.float32), encoded.weights[start:]])
     return np.concatenate([encoded.ids[:start], end]), Encoded(ids, weights)
 
 
 def split_prompt(segments: "Sequence[Segment]", tokenizer: "TextTokenizer") -> tuple[list[int], list[int]]:
-    """The prompt of an encoder-decoder: (encoder ids, the decoder's first ids)."""
+    """The prompt of an encoder-decoder: (encoder ids, the decoder's first ids).
+
+    The encoder of another project's model also reads a plain text, which a model of ours goes on with.
+    """
+    end, bare = tokenizer.special["<|end|>"], "<|text|>" not in tokenizer.special
+    if bare and len(segments) == 1 and segments[0].target:
+        return [*tokenizer.begin, *tokenizer.encode(segments[0].text), end], [tokenizer.start]
     ids = prompt_ids(segments, tokenizer)
-    begun = len(tokenizer.encode(segments[-1].text)) if segments and segments[-1].target else 0
+    begun = len(tokenizer.writing.encode(segments[-1].text)) if segments and segments[-1].target else 0
     start = len(ids) - begun
-    end = tokenizer.special["<|end|>"]
     if start and ids[start - 1] in tokenizer.special.values():
         return [*ids[: start - 1], end], ids[start - 1 :]
-    return [*ids[:start], end], [tokenizer.special["<|pad|>"], *ids[start:]]
+    return [*ids[:start], end], [tokenizer.start, *ids[start:]]
 
 
 _NOTHING: list[int] = []
@@ -170,7 +183,7 @@ _NOTHING: list[int] = []
 
 def _ids(layout: list[_Piece], tokenizer: "TextTokenizer") -> list[int]:
     special = _ids_by_name(tokenizer)
-    texts = iter(tokenizer.encode_lists([piece.text for piece in layout if piece.text is not None]))
+    texts = iter(_encoded([(piece.text, piece.target) for piece in layout if piece.text is not None], tokenizer))
     ids: list[int] = []
     for piece in layout:
         ids += special.get(piece.name, _NOTHING) if piece.name is not None else next(texts)
@@ -182,7 +195,16 @@ def _ids_by_name(tokenizer: "TextTokenizer") -> dict[str, list[int]]:
         raise TokenizerError(
             "This tokenizer has no token that ends a document; add the special tokens with `with_special()`."
         )
-    return {name: [i] for name, i in tokenizer.special.items()}
+    return {name: [i] for name, i in tokenizer.special.items()} | {"<|begin|>": list(tokenizer.begin)}
+
+
+def _encoded(texts: Sequence[tuple[str, bool]], tokenizer: "TextTokenizer") -> list[list[int]]:
+    """The ids of texts, each with whether the model is to write it."""
+    if tokenizer.writing is tokenizer:
+        return tokenizer.encode_lists([text for text, _ in texts])
+    read = iter(tokenizer.encode_lists([text for text, target in texts if not target]))
+    written = iter(tokenizer.writing.encode_lists([text for text, target in texts if target]))
+    return [next(written if target else read) for _, target in texts]
 
 
 def _special_piece(name: str, target: bool = False) -> _Piece:
@@ -195,16 +217,16 @@ def _next_opener(segments: "Sequence[Segment]") -> str:
     return "<|answer|>" if segments[-1].role is None else "<|assistant|>"
 
 
-def _layout(segments: "Sequence[Segment]") -> list[_Piece]:
-    shape = _shape(tuple([(segment.role, segment.target) for segment in segments]))
+def _layout(segments: "Sequence[Segment]", begins: bool) -> list[_Piece]:
+    shape = _shape(tuple([(segment.role, segment.target) for segment in segments]), begins)
     texts = (segment.text for segment in segments)
     return [_Piece(name, next(texts) if name is None else None, t) for name, t in zip(shape.names, shape.targets)]
 
 
 @lru_cache(maxsize=1024)
-def _shape(segments: tuple[tuple[str | None, bool], ...]) -> _Shape:
-    """The layout of segments, (role, target) of each."""
-    pieces: list[tuple[str | None, bool]] = []
+def _shape(segments: tuple[tuple[str | None, bool], ...], begins: bool) -> _Shape:
+    """The layout of segments, (role, target) of each; `begins`: something stands in front of them all."""
+    pieces: list[tuple[str | None, bool]] = [("<|begin|>", False)] if begins else []
     asked = False  # is there a given part that the next target answers?
     for index, (role, target) in enumerate(segments):
         if role is not None:

@@ -14,9 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from polytask.errors import TokenizerError
+from polytask.tokenizers import conventions as customs
+from polytask.tokenizers.chat import ChatTemplate
+from polytask.tokenizers.conventions import Conventions
+from polytask.tokenizers.files import JSON, TARGET, from_json, load_folder, read_text
+from polytask.tokenizers.guard import guarded
 
 MASKS = 32  # sentinels for span corruption; T5 has 100, more than a row of our lengths ever uses
 SPECIAL: tuple[str, ...] = (
@@ -43,21 +48,38 @@ SPLIT = (
 ENDS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>", "<|im_end|>", "[SEP]")
 PADS = ("<pad>", "[PAD]", "<|padding|>")
 
+# How `encode` lays conversations out, for tools that go by a template.
+TEMPLATE = (
+    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}"
+    "{% if message['role'] == 'assistant' %}<|end|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
 
 class TextTokenizer:
     """Wraps one `tokenizers.Tokenizer`; ids are integers below `vocab_size`.
 
-    `special` maps names of structure ("<|end|>", ...) to ids. A tokenizer of another project has only those it knows;
-    `with_special` adds the rest.
+    `special` maps names of structure ("<|end|>", ...) to ids. A tokenizer of another project has only the end and the
+    padding; `with_special` adds the rest. `ends` are the ids that close an answer, `begin` those that stand in front of
+    every document. `writing` is the tokenizer of what the model writes, itself unless `target` is another one over the
+    same ids.
     """
 
-    def __init__(self, tokenizer: Tokenizer):
-        self._tokenizer = tokenizer
+    def __init__(
+        self, tokenizer: Tokenizer, conventions: Conventions | None = None, target: Tokenizer | None = None
+    ):  # fmt: skip
+        self._tokenizer, self._target = tokenizer, target
         tokenizer.no_padding()
         tokenizer.no_truncation()
-        tokenizer.encode_special_tokens = True  # what a user spells is text, never structure
-        self.special = _special(tokenizer)
+        self._encoder = guarded(tokenizer)  # what a user spells is text, never structure
+        self.conventions = conventions or Conventions()
+        self.special = _special(tokenizer, self.conventions)
+        end = self.special.get("<|end|>")
+        self.ends = self.conventions.ends or (() if end is None else (end,))
+        self.begin = () if "<|text|>" in self.special else _begin(tokenizer)
+        self.start = self.special.get("<|start|>", self.special.get("<|pad|>", -1))
         self.vocab_size = max(tokenizer.get_vocab().values(), default=-1) + 1
+        self.writing = self if target is None else TextTokenizer(target, conventions)
 
     @classmethod
     def train(cls, texts: Iterable[str], size: int) -> "TextTokenizer":
@@ -114,34 +136,28 @@ class TextTokenizer:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "TextTokenizer":
-        """Reads a `tokenizer.json`, or the one in a folder. Raises TokenizerError where it is missing or broken."""
+        """Reads a `tokenizer.json`, or whatever tokenizer a model's folder has (`files`), with what the folder says of
+        its use (`conventions`). Raises TokenizerError where it is missing or broken."""
         file = Path(path)
         if file.is_dir():
-            file = file / "tokenizer.json"
-        try:
-            text = file.read_text(encoding="utf-8")
-        except OSError as error:
-            raise TokenizerError(f"{file}: cannot read the tokenizer ({error.strerror or error}).") from error
-        except UnicodeDecodeError as error:
-            raise TokenizerError(f"{file}: this is not a tokenizer.json (it is not UTF-8 text).") from error
-        return cls.from_json(text, where=str(file))
+            tokenizer, target, conventions = load_folder(file)
+            return cls(tokenizer, conventions, target)
+        return cls.from_json(read_text(file), where=str(file))
 
     @classmethod
     def from_json(cls, text: str, where: str = "tokenizer.json") -> "TextTokenizer":
         """The tokenizer that `to_json` wrote. Raises TokenizerError where the text is not one."""
-        try:
-            tokenizer = Tokenizer.from_str(text)
-        except Exception as error:  # the library raises bare Exception
-            raise TokenizerError(
-                f"{where}: this is not a tokenizer that we can read ({error}). Copy the file again from its source."
-            ) from error
-        return cls(tokenizer)
+        return cls(from_json(text, where))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes `tokenizer.json` (into `path` where that is a folder)."""
+        """Writes `tokenizer.json`; into `path` where that is a folder, with what else `load` takes from one."""
         file = Path(path)
         if file.is_dir():
-            file = file / "tokenizer.json"
+            if self.conventions != Conventions():
+                customs.write(file, self.conventions, self._tokenizer)
+            if self._target is not None:
+                (file / TARGET).write_text(self.writing.to_json(), encoding="utf-8")
+            file = file / JSON
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(self.to_json(), encoding="utf-8")
 
@@ -152,12 +168,48 @@ class TextTokenizer:
         """A copy that knows all of SPECIAL; what was missing gets new ids at the end of the vocabulary."""
         tokenizer = Tokenizer.from_str(self.to_json())
         tokenizer.add_special_tokens(_added([name for name in SPECIAL if name not in self.special]))
-        return TextTokenizer(tokenizer)
+        return TextTokenizer(tokenizer, self.conventions)
+
+    def for_others(self) -> "TextTokenizer":
+        """This tokenizer with all that other tools need to lay texts out as its model has seen them: what opens a plain
+        text stands in front of any by itself, and conversations have a template."""
+        if "<|text|>" not in self.special:
+            pad, own = self.special["<|pad|>"], self.conventions
+            parts = {"eos_token": self.special["<|end|>"], "pad_token": pad}
+            tokens = {name: self._tokenizer.id_to_token(i) or "" for name, i in parts.items()}
+            said = Conventions(self.ends, pad, own.start, {**tokens, **own.tokens}, own.template)
+            return TextTokenizer(self._tokenizer, said, self._target)
+        tokenizer = Tokenizer.from_str(self.to_json())
+        opener = "<|text|>"
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{opener} $A", special_tokens=[(opener, self.special[opener])]
+        )
+        tokens = {"bos_token": opener, "eos_token": "<|end|>", "pad_token": "<|pad|>"}
+        return TextTokenizer(tokenizer, Conventions(self.ends, self.special["<|pad|>"], None, tokens, TEMPLATE))
+
+    @property
+    def generation(self) -> dict[str, Any]:
+        """What generation_config.json says of it."""
+        return customs.generation(self.conventions, self._tokenizer)
+
+    @cached_property
+    def template(self) -> ChatTemplate | None:
+        """How conversations are laid out, where a model that does not know our roles says so.
+
+        Raises TokenizerError where its template is broken.
+        """
+        source = None if "<|answer|>" in self.special else self.conventions.template
+        return ChatTemplate(source, self._tokenizer, self.conventions.tokens) if source else None
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256, in hex, of everything that decides which ids a text gets."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
+        said = self.to_json()
+        if self.conventions != Conventions():
+            said += repr((self.ends, self.special, self.start))
+        if self._target is not None:
+            said += self.writing.to_json()
+        return hashlib.sha256(said.encode()).hexdigest()
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, none of them special. Raises TokenizerError where it is not valid Unicode."""
@@ -167,7 +219,7 @@ class TextTokenizer:
         """The ids of many texts at once, on all cores; do not change them, for equal texts may share a list."""
         try:
             different = list(dict.fromkeys(texts))  # prompts and answers repeat: in Tatoeba a fifth of all texts
-            encodings = self._tokenizer.encode_batch_fast(different, add_special_tokens=False)
+            encodings = self._encoder.encode_batch_fast(different, add_special_tokens=False)
         except (TypeError, UnicodeEncodeError) as error:
             raise TokenizerError(f"{_broken(texts)} Replace such characters in the data.") from error
         if len(different) == len(texts):
@@ -184,6 +236,8 @@ class TextTokenizer:
 
         Bytes that are not valid UTF-8 (a model may write them) become the replacement character.
         """
+        if self._target is not None:
+            return self.writing.decode(ids, special)
         pieces = self._pieces
         ids = [int(i) for i in ids]
         self._check(ids)
@@ -194,7 +248,7 @@ class TextTokenizer:
 
     def stream(self, special: bool = False) -> "TextStream":
         """Decodes one id at a time and holds back characters that are not complete."""
-        return TextStream(self, special)
+        return TextStream(self.writing, special)
 
     def _check(self, ids: Sequence[int]) -> None:
         if ids and not 0 <= min(ids) <= max(ids) < self.vocab_size:
@@ -285,17 +339,29 @@ def _added(names: Iterable[str]) -> list[AddedToken]:
     return [AddedToken(name, special=True, normalized=False) for name in names]
 
 
-def _special(tokenizer: Tokenizer) -> dict[str, int]:
+def _special(tokenizer: Tokenizer, conventions: Conventions) -> dict[str, int]:
     """Ids of structure by our names; the end and padding of other projects' tokenizers go by ours as well."""
     known = {token.content: i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
-    special = {name: known[name] for name in SPECIAL if name in known}
+    special = {name: known[name] for name in SPECIAL if name in known} if "<|task|>" in known else {}
+    said = {"<|end|>": next(iter(conventions.ends), None), "<|pad|>": conventions.pad}
     for ours, theirs in (("<|end|>", ENDS), ("<|pad|>", PADS)):
-        found = next((known[name] for name in theirs if name in known), None)
+        found = said[ours]
+        if found is None:
+            found = next((known[name] for name in theirs if name in known), None)
         if ours not in special and found is not None:
             special[ours] = found
     if "<|pad|>" not in special and "<|end|>" in special:
         special["<|pad|>"] = special["<|end|>"]  # padding has document 0 and weight 0, so its id is never read
+    if conventions.start not in (None, special.get("<|pad|>")):
+        special["<|start|>"] = conventions.start
     return special
+
+
+def _begin(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The ids that the tokenizer itself puts in front of a text."""
+    encoding = tokenizer.encode("a", add_special_tokens=True)
+    ours = encoding.special_tokens_mask
+    return tuple(encoding.ids[: ours.index(0)]) if 0 in ours else ()
 
 
 def _broken(texts: Sequence[Any]) -> str:

@@ -1,0 +1,75 @@
+"""Models of other projects become checkpoints of ours, and ours become folders that other tools load."""
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from polytask.errors import ConfigError
+from polytask.interop import FORMATS, hf, shards
+from polytask.interop.atomic import check_replaceable
+from polytask.interop.folder import Folder, load_network, read_folder, write_folder
+from polytask.models import cost
+
+
+@dataclass(frozen=True)
+class Made:
+    """A folder that was written: what it holds, in words, and commands to go on with."""
+
+    path: Path
+    kind: str
+    parameters: int
+    next: list[str]
+
+
+def import_model(source: str, out: Path) -> Made:
+    """Writes a checkpoint folder from a folder as Hugging Face has them, or from a model of its hub.
+
+    Weights keep their precision. Raises CheckpointError and TokenizerError; nothing is left half-written.
+    """
+    check_replaceable(out)
+    folder = read_folder(source)
+    if not hf.is_folder(folder.path):
+        raise ConfigError(f"{source} is a polytask checkpoint already; copy the folder, or use it where it is.")
+    network = load_network(folder, dtype=_precision(folder))
+    about = {"name": Path(source).name, **folder.about, "from": source, "licence": _licence(folder.path)}
+    readme = folder.path / "README.md"
+    card = readme.read_text(encoding="utf-8", errors="replace") if readme.is_file() else f"# {about['name']}\n"
+    write_folder(out, network, folder.tokenizer, card=card, about={k: v for k, v in about.items() if v})
+    place = shlex.quote(str(out))
+    following = [
+        f"polytask chat {place}" if folder.tokenizer.conventions.template else f"polytask generate {place} ...",
+        f"polytask eval {place} --task TASK --data FILE",
+        f"polytask tune {place} --task TASK --data FILE --lora",
+    ]
+    return Made(out, str(folder.about["open weights"]), cost.parameters(folder.config), following)
+
+
+def export_model(model: str, to: str, out: Path) -> Made:
+    """Writes a model in another project's format, the weights in the precision that they have.
+
+    Raises CheckpointError, also where the format has no architecture for the network.
+    """
+    write = FORMATS.get(to)
+    folder = read_folder(model)
+    family, _ = hf.describe(folder.config)
+    write(out, load_network(folder, dtype=_precision(folder)), folder.tokenizer)
+    place = shlex.quote(str(out))
+    task = "text2text-generation" if folder.config.encoder_layers else "text-generation"
+    pipeline = f"from transformers import pipeline; print(pipeline('{task}', {str(out)!r})('...'))"
+    following = [f"python -c {shlex.quote(pipeline)}", f"vllm serve {place}", f"polytask show {place}"]
+    return Made(out, f"{family.model_type} ({family.architecture})", cost.parameters(folder.config), following)
+
+
+def _precision(folder: Folder) -> torch.dtype:
+    """The precision of the folder's weights, where it is one that we compute in."""
+    kept = {tensor.dtype for tensor in shards.stored(folder.path).values()}
+    return kept.pop() if len(kept) == 1 and kept < {torch.float32, torch.bfloat16, torch.float16} else torch.float32
+
+
+def _licence(folder: Path) -> str:
+    """What the card's head says."""
+    readme = folder / "README.md"
+    lines = readme.read_text(encoding="utf-8", errors="replace").splitlines() if readme.is_file() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("license:")), "")

@@ -1,0 +1,90 @@
+"""Conversations laid out by the template that a model brings.
+
+A template writes special tokens, and so might a user. To tell them apart, the first and last characters of special
+tokens are veiled in what users wrote before the template sees it: each becomes a character of the private use area.
+After rendering, special tokens that are left are the template's own; the text between them is unveiled and encoded as
+text. What the template itself looks for in texts ("</think>") stays unveiled where no part of it spells such a token.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from tokenizers import AddedToken, Tokenizer
+
+if TYPE_CHECKING:
+    from polytask.tasks.segment import Segment
+
+_BORDER = "\U0010ffff"  # a noncharacter, which stands for each special token while the text between is encoded
+
+
+class ChatTemplate:
+    """A template (Jinja) over one tokenizer. tokens: texts of tokens by their part, as `Conventions.tokens`."""
+
+    def __init__(self, source: str, tokenizer: Tokenizer, tokens: Mapping[str, str]):
+        from polytask.tokenizers.jinja import literals
+
+        self._source, self._tokens = source, dict(tokens)
+        special = [token for token in tokenizer.get_added_tokens_decoder().values() if token.special]
+        special = sorted(special, key=lambda token: -len(token.content))
+        self._texts = [token.content for token in special]
+        self._ids = {text: i for text in self._texts if (i := tokenizer.token_to_id(text)) is not None}
+        self._marks = re.compile("|".join(map(_pattern, special)) or "(?!)")
+        kept = [text for text in literals(source) if not any(_touch(text, token) for token in self._texts)]
+        self._kept = sorted(kept, key=len, reverse=True)
+        self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
+        self._tokenizer.encode_special_tokens = True
+        self._tokenizer.add_tokens([AddedToken(_BORDER, special=False, normalized=False)])
+        self._border = self._tokenizer.token_to_id(_BORDER)
+
+    def ids(self, segments: "Sequence[Segment]") -> list[int]:
+        """The ids of a conversation, up to where the assistant's next turn begins; a last turn of the assistant is to
+        be continued. Raises TokenizerError where the template is broken or refuses the conversation."""
+        from polytask.tokenizers.jinja import render
+
+        said = "".join(segment.text for segment in segments)
+        veil = self._veil(said)
+        turns = [{"role": segment.role or "user", "content": self._veiled(segment.text, veil)} for segment in segments]
+        begun = turns[-1]["role"] == "assistant"
+        words = {
+            "messages": turns,
+            "add_generation_prompt": not begun,
+            "tools": None,
+            "documents": None,
+            **self._tokens,
+        }
+        text = render(self._source, len(said), words)
+        last = turns[-1]["content"].strip()
+        if begun and last in text:
+            text = text[: text.rindex(last) + len(last)]
+        return self._encoded(text, {ord(new): old for old, new in veil.items()})
+
+    def _veil(self, said: str) -> dict[str, str]:
+        """A character that nobody wrote for each that a special token begins or ends with."""
+        edges = sorted({edge for text in self._texts for edge in (text[0], text[-1])})
+        free = (chr(code) for code in range(0xF0000, 0xFFFFE) if chr(code) not in said)
+        return dict(zip(edges, free))
+
+    def _veiled(self, text: str, veil: Mapping[str, str]) -> str:
+        text = text.replace(_BORDER, "\N{REPLACEMENT CHARACTER}")
+        pattern = "|".join(map(re.escape, [*self._kept, *veil]))
+        return re.sub(pattern, lambda found: veil.get(found[0], found[0]), text) if veil else text
+
+    def _encoded(self, text: str, unveil: Mapping[int, str]) -> list[int]:
+        found = (match[0] for match in self._marks.finditer(text))
+        marks = iter([self._ids[mark if mark in self._ids else mark.strip()] for mark in found])
+        joined = self._marks.sub(_BORDER, text).translate(unveil)
+        ids = self._tokenizer.encode(joined, add_special_tokens=False).ids
+        return [next(marks) if i == self._border else i for i in ids]
+
+
+def _touch(text: str, token: str) -> bool:
+    """Whether a text could be a part of this token, or one of what spells it with what stands beside it."""
+    shorter = range(1, min(len(text), len(token)) + 1)
+    return text in token or token in text or any(text[-n:] == token[:n] or text[:n] == token[-n:] for n in shorter)
+
+
+def _pattern(token: AddedToken) -> str:
+    """What the tokenizer takes for this token, with the spaces that it swallows."""
+    before, after = r"\s*" if token.lstrip else "", r"\s*" if token.rstrip else ""
+    return f"{before}{re.escape(token.content)}{after}"
