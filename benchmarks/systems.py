@@ -72,12 +72,12 @@ def clocks() -> tuple[float, float]:
 
 
 def trained(options: argparse.Namespace, name: str) -> dict[str, Any]:
-    """The figures of a recipe: those that are kept, else of a run made now."""
+    """The figures of a recipe: those that are kept of the same request, else of a run made now."""
     kept = options.work / f"{name}.json"
-    if kept.is_file():
-        return json.loads(kept.read_text())
     asked = {"name": name, "changes": options.change, "work": str(options.work), "examples": options.examples}
-    figures = harness.ask(__file__, ["--run", json.dumps(asked)])
+    if kept.is_file() and (found := json.loads(kept.read_text()))["asked"] == asked:
+        return found
+    figures = {"asked": asked, **harness.ask(__file__, ["--run", json.dumps(asked)])}
     kept.write_text(json.dumps(figures))
     return figures
 
