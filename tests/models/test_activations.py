@@ -20,6 +20,7 @@ NETWORKS = {
     "bloom": ("bloom", {}),
     "transformer": ("transformer", {}),
     "transformer, pre-norm": ("transformer", {"placement": "pre"}),
+    "rotary": ("gpt3", {"position": {"kind": "Rotary"}, "band": 40}),
     "query-key norm": ("gpt3", {"attention": {"kind": "Attention", "heads": 4, "kv_heads": 2,
                                               "qk_norm": {"kind": "RMSNorm"}}}),
     "cap and sandwich": ("palm", {"attention": {"kind": "Attention", "heads": 4, "cap": 30.0},
@@ -31,7 +32,7 @@ def saved_bytes(config, length, precision):
     """Bytes of all storages that the graph keeps between forward and backward, the weights' own apart."""
     network = Transformer(config).initialize(0).train()
     ids = torch.randint(config.vocab_size, (ROWS, length), generator=torch.Generator().manual_seed(0))
-    positions = torch.arange(length).expand(ROWS, length)
+    positions, documents = torch.arange(length).expand(ROWS, length), torch.ones(ROWS, length, dtype=torch.long)
     weights = {p.untyped_storage().data_ptr() for p in network.parameters()}
     saved: dict[int, int] = {}
 
@@ -43,8 +44,8 @@ def saved_bytes(config, length, precision):
 
     lower = torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bfloat16")
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), lower:
-        memory = network.encode(ids, Context(positions)) if config.encoder_layers else None
-        hidden = network(ids, Context(positions, memory=memory))
+        memory = network.encode(ids, Context(positions, documents)) if config.encoder_layers else None
+        hidden = network(ids, Context(positions, documents, memory=memory))
         total, _ = cross_entropy(hidden, network.head, ids, torch.ones(ROWS, length))
     assert total.requires_grad
     return sum(saved.values())
@@ -58,7 +59,7 @@ def test_activations_are_what_autograd_saves(name, length, precision):
     config = build_config(system, **(SMALL | changes))
     head = 4 * config.vocab_size * config.dim  # the output matrix's gradient, which the loss finds on its way
     expected = cost.activation_bytes(config, ROWS, length, precision) + cost.copy_bytes(config, precision) + head
-    assert saved_bytes(config, length, precision) == pytest.approx(expected, rel=0.1)
+    assert saved_bytes(config, length, precision) == pytest.approx(expected, rel=0.06)
 
 
 def test_copies_in_low_precision_are_of_the_matrices_in_blocks():

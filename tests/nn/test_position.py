@@ -102,8 +102,7 @@ def test_longer_contexts_are_scaled_as_transformers_does(name, theta):
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
     assert found_size == pytest.approx(size)
     assert not torch.allclose(found, plain), "a scaling that changes nothing would be no test"
-    positions = torch.tensor([[0, 1, 700]])
-    cosines, sines = Rotary(theta=theta, scaling=scaling).angles(positions, 64)
-    angle = positions[0, :, None] * expected
-    torch.testing.assert_close(cosines[0, 0, :, :32], angle.cos() * size, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(sines[0, 0, :, 32:], angle.sin() * size, rtol=1e-4, atol=1e-4)
+    positions, rotary = torch.tensor([[0, 1, 700]]), Rotary(theta=theta, scaling=scaling)
+    pairs = torch.cat([torch.ones(3, 32), torch.zeros(3, 32)], 1)[None, None]  # each of them (1, 0)
+    turned, angle = rotary.rotate(pairs, rotary.angles(positions, 64))[0, 0], positions[0, :, None] * expected
+    torch.testing.assert_close(turned, torch.cat([angle.cos(), angle.sin()], 1) * size, rtol=1e-4, atol=1e-4)

@@ -4,7 +4,7 @@ from typing import Any
 
 from polytask.models.config import TransformerConfig
 from polytask.nn.attention import Attention
-from polytask.nn.cpu_attention import HALVED, KEPT
+from polytask.nn.cpu_attention import KEPT, spans
 from polytask.nn.experts import Experts
 from polytask.nn.feedforward import GatedMLP
 from polytask.nn.part import Part
@@ -133,9 +133,16 @@ def activation_bytes(
     stream = max(size, 4) * config.dim
     kept = max(layers) + len(layers) * stream if checkpointing else sum(layers)
     ends = 3 * stream + (stream if config.embedding_norm else 0) + (stream if config.dropout else 0)
-    if isinstance(config.position, Rotary):
-        ends += 4 * config.position.turned(config.attention_of(0).sizes(config.dim)[2])  # cosines and sines
-    return int(rows * length * (kept + ends)) + _score_bytes(config, rows, length, size)
+    ends += 4 * _angles(config)
+    masks = len({part.window for part in config.attentions if not part.cap}) + (2 if cross else 0)
+    seen = masks * rows * length**2 * size  # of packed documents, as numbers that are added to scores
+    return int(rows * length * (kept + ends)) + seen + _score_bytes(config, rows, length, size)
+
+
+def _angles(config: TransformerConfig) -> int:
+    """Cosines and sines of one token, which all layers share."""
+    part = config.position
+    return 2 * part.turned(config.attention_of(0).sizes(config.dim)[2]) if isinstance(part, Rotary) else 0
 
 
 def copy_bytes(config: TransformerConfig, precision: str, checkpointing: bool = False) -> int:
@@ -150,8 +157,10 @@ def _layer_bytes(
 ) -> float:
     """Of one token in one layer; `size` bytes a number, but for the residual stream."""
     dim, placement, part = config.dim, config.placement, config.attention_of(layer)
-    inside = _attention_numbers(part, dim, length, causal) + _feedforward_numbers(config.feedforward_of(layer), dim)
-    inside += _attention_numbers(part, dim, length, causal=False) if cross else 0
+    inside = _attention_numbers(part, dim, length, causal, isinstance(config.position, Rotary))
+    inside += _feedforward_numbers(config.feedforward_of(layer), dim)
+    inside += _attention_numbers(part, dim, length, causal=False, turned=False) if cross else 0
+    inside += 2 * _angles(config) if size < 4 else 0  # once for queries and once for keys, in lower precision
     branches = 3 if cross else 2
     stream = dim * (1 if placement in ("parallel", "parallel_norms") else branches)  # what goes into norms
     if placement in ("post", "sandwich"):
@@ -161,16 +170,22 @@ def _layer_bytes(
     return size * inside + max(size, 4) * stream
 
 
-def _attention_numbers(part: Attention, dim: int, length: int, causal: bool) -> float:
-    """Queries, keys and values laid out by head, what comes of them, and probabilities."""
+def _attention_numbers(part: Attention, dim: int, length: int, causal: bool, turned: bool) -> float:
+    """Queries, keys and values, what comes of them, and probabilities.
+
+    Three are views of one projection, which stays as long as one of them does; those that are turned or normalised are
+    written anew, as are keys and values that heads share, which a CPU repeats.
+    """
     heads, kv_heads, width = part.sizes(dim)
-    numbers: float = 4 * heads * width  # a CPU repeats keys and values that heads share
-    if part.qk_norm is not None:
-        numbers += (heads + 2 * kv_heads) * width  # before they are normalised, too
-    if part.cap:
-        return numbers + 2 * heads * length
+    anew, shared = turned or part.qk_norm is not None, kv_heads != heads
+    projected = (heads + 2 * kv_heads) * width
+    if part.cap:  # attention written out lays all three out anew, and keeps what goes into tanh and what softmax gives
+        return heads * (4 * width + 2 * length) + (projected if part.qk_norm is not None else 0)
+    numbers: float = heads * width * (1 + (2 if shared else 0) + (1 if anew else 0) + (1 if anew and not shared else 0))
+    numbers += projected if part.qk_norm is not None or not (anew and shared) else 0
     if length <= KEPT:
-        numbers += heads * length * (0.75 if causal and length >= HALVED else 1)
+        passes = spans(length, length, causal, part.window)
+        numbers += heads * sum(len(range(length)[q]) * len(range(length)[k]) for q, k, _ in passes) / length
     return numbers
 
 

@@ -52,7 +52,7 @@ class _Part(NamedTuple):
         target.add_(value) if adds else target.copy_(value)
 
 
-def _spans(length: int, keys: int, causal: bool, window: int | None) -> list[tuple[slice, slice, bool]]:
+def spans(length: int, keys: int, causal: bool, window: int | None) -> list[tuple[slice, slice, bool]]:
     """Queries, the keys that they may see, and whether those belong to another span as well."""
     if causal and window and length == keys and length >= 2 * (size := max(BANDED, window)):
         return [(slice(i, i + size), slice(max(0, i - window + 1), i + size), True) for i in range(0, length, size)]
@@ -64,15 +64,15 @@ def _spans(length: int, keys: int, causal: bool, window: int | None) -> list[tup
 
 def _parts(q: Tensor, k: Tensor, causal: bool, window: int | None) -> Iterator[_Part]:
     (rows, heads, length, _), keys = q.shape, k.shape[2]
-    spans = _spans(length, keys, causal, window)
-    many = max(1, SCORES // max(len(range(length)[a]) * len(range(keys)[b]) for a, b, _ in spans))
+    passes = spans(length, keys, causal, window)
+    many = max(1, SCORES // max(len(range(length)[a]) * len(range(keys)[b]) for a, b, _ in passes))
     step = many // heads  # several whole rows, or some heads of one
     if step:
         groups = [(slice(start, start + step), slice(None)) for start in range(0, rows, step)]
     else:
         groups = [(slice(row, row + 1), slice(h, h + many)) for row in range(rows) for h in range(0, heads, many)]
     for group in groups:
-        for span in spans:
+        for span in passes:
             yield _Part(*group, *span)
 
 
