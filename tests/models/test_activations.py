@@ -17,6 +17,8 @@ NETWORKS = {
     "palm": ("palm", {}),
     "lamda": ("lamda", {}),
     "glam": ("glam", {"experts": 8}),
+    "glam, more at work": ("glam", {"experts": 8, "top_k": 4, "capacity": None, "layers": 4}),
+    "glam, little room": ("glam", {"experts": 8, "top_k": 4, "capacity": 1.0, "layers": 4}),
     "bloom": ("bloom", {}),
     "transformer": ("transformer", {}),
     "transformer, pre-norm": ("transformer", {"placement": "pre"}),

@@ -87,6 +87,34 @@ def test_palm_is_falcons_attention_beside_llamas_feed_forward_layer():
     compare(ours, oracle, entries, run(ours, ids)[1], oracle(ids).logits / DIM**0.5)
 
 
+def bloom_weights(oracle):
+    """Ours by name; BLOOM keeps queries, keys and values head by head."""
+    theirs = dict(oracle.named_parameters())
+    names = {
+        "transformer.word_embeddings.weight": "embedding.weight", "transformer.ln_f": "norm",
+        "transformer.word_embeddings_layernorm": "embedding_norm", "transformer.h": "blocks",
+        "input_layernorm": "attention_norm", "post_attention_layernorm": "feedforward_norm",
+        "self_attention.query_key_value": "attention.qkv", "self_attention.dense": "attention.output",
+        "mlp.dense_h_to_4h": "feedforward.up", "mlp.dense_4h_to_h": "feedforward.down",
+    }  # fmt: skip
+    for name, weight in theirs.items():
+        if "query_key_value" in name:
+            weight = weight.view(HEADS, 3, DIM // HEADS, -1).transpose(0, 1).reshape(weight.shape)
+        for their, our in names.items():
+            name = name.replace(their, our) if f"{their}." in f"{name}." else name
+        yield name, weight.detach()
+
+
+def test_bloom_is_blooms():
+    from transformers import BloomConfig, BloomForCausalLM
+
+    config = BloomConfig(vocab_size=VOCABULARY, hidden_size=DIM, n_layer=LAYERS, n_head=HEADS)
+    oracle, ours = shaken(BloomForCausalLM(config)), built(build_config("bloom", context_length=24, **SMALL))
+    ours.load_state_dict(dict(bloom_weights(oracle)))  # names and shapes, each once
+    ids = ids_of(20)
+    torch.testing.assert_close(run(ours, ids)[1], oracle(ids).logits, rtol=0, atol=1e-6)  # it softmaxes in float32
+
+
 def t5_config(activation):
     from transformers import T5Config
 

@@ -189,10 +189,12 @@ def _attention_numbers(part: Attention, dim: int, length: int, causal: bool, tur
     return numbers
 
 
-def _feedforward_numbers(part: Any, dim: int) -> int:
-    """What is activated; the rest is computed again. Experts keep their tokens and their results too."""
+def _feedforward_numbers(part: Any, dim: int) -> float:
+    """What is activated; the rest is computed again. Experts keep their tokens and, of those that find room, their
+    results too."""
     if isinstance(part, Experts):
-        return part.top_k * (part.width * (2 if part.gated else 1) + dim) + dim + 2 * part.count
+        placed = part.top_k if part.capacity is None else min(part.top_k, part.capacity)
+        return placed * (part.width * (2 if part.gated else 1) + dim) + dim + 2 * part.count
     return part.width * (2 if isinstance(part, GatedMLP) else 1)
 
 
