@@ -10,10 +10,12 @@ from polytask.models import cost
 from polytask.models.heads import cross_entropy
 from polytask.models.transformer import Transformer
 from polytask.nn.cache import Context
+from polytask.nn.experts import Experts
 from polytask.systems.generalist import generalist
 from polytask.systems.gpt3 import SIZES
 
 CONFIG = generalist(3, vocab_size=600, context_length=64)
+EXPERTS = dataclasses.replace(CONFIG, feedforward=(CONFIG.feedforward, Experts(4, 256), Experts(4, 256, gated=True)))
 
 
 def test_totals_are_the_sums_of_their_parts():
@@ -31,25 +33,27 @@ def test_gpt3_needs_the_compute_that_was_published():
     assert made.flops == pytest.approx(3.14e23, rel=0.05)
 
 
+@pytest.mark.parametrize("config", [CONFIG, EXPERTS], ids=["dense", "experts"])
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_optimizer_state_is_what_torch_keeps(optimizer):
+def test_optimizer_state_is_what_torch_keeps(optimizer, config):
     from polytask.training.config import TrainingConfig
     from polytask.training.optimizers import build_optimizer
 
-    network = Transformer(CONFIG).initialize(0)
+    network = Transformer(config).initialize(0)
     built = build_optimizer(network, TrainingConfig(steps=1, optimizer=optimizer))
     for parameter in network.parameters():
         parameter.grad = torch.zeros_like(parameter)
     built.step(1e-3)
     kept = sum(t.numel() * t.element_size() for t in built.state().values())
-    assert planning.optimizer_bytes(CONFIG, optimizer) == pytest.approx(kept, rel=0.01)
+    assert planning.optimizer_bytes(config, optimizer) == pytest.approx(kept, rel=0.01)
 
 
-def test_activations_are_what_autograd_saves():
+@pytest.mark.parametrize("config", [CONFIG, EXPERTS], ids=["dense", "experts"])
+def test_activations_are_what_autograd_saves(config):
     """Bytes that the graph keeps between forward and backward, weights apart, within 15% of the formula."""
     rows, length = 4, 64
-    network = Transformer(CONFIG).initialize(0).train()
-    ids = torch.randint(CONFIG.vocab_size, (rows, length))
+    network = Transformer(config).initialize(0).train()
+    ids = torch.randint(config.vocab_size, (rows, length))
     positions = torch.arange(length).expand(rows, length)
     weights = {p.data_ptr() for p in network.parameters()}
     saved: dict[int, int] = {}
@@ -64,17 +68,18 @@ def test_activations_are_what_autograd_saves():
         hidden = network(ids, Context(positions))
         total, _ = cross_entropy(hidden, network.head, ids, torch.ones(rows, length))
     assert total.requires_grad
-    expected = cost.activation_bytes(CONFIG, rows, length) + 4 * CONFIG.vocab_size * CONFIG.dim
+    expected = cost.activation_bytes(config, rows, length) + 4 * config.vocab_size * config.dim
     assert sum(saved.values()) == pytest.approx(expected, rel=0.15)
 
 
-def test_checkpointing_and_smaller_batches_need_less():
+@pytest.mark.parametrize("config", [CONFIG, EXPERTS], ids=["dense", "experts"])
+def test_checkpointing_and_smaller_batches_need_less(config):
     def peak(rows, **changes):
-        return planning.plan(CONFIG, tokens=1, rows=rows, length=64, **changes).peak_bytes
+        return planning.plan(config, tokens=1, rows=rows, length=64, **changes).peak_bytes
 
     assert peak(64, checkpointing=True) < peak(64)
     assert peak(8) < peak(64)
-    assert peak(8, average=True) - peak(8) == 4 * cost.parameters(CONFIG)
+    assert peak(8, average=True) - peak(8) == 4 * cost.parameters(config)
 
 
 def test_a_plan_beyond_the_device_says_so_and_what_to_change():

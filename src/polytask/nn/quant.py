@@ -42,7 +42,8 @@ class Int8Linear(nn.Module):
 def quantize(network: nn.Module) -> list[str]:
     """Quantises every linear layer in place, the output matrix apart; the names of the layers.
 
-    Embeddings and the output matrix stay: they are looked up by row, and their errors show first.
+    Embeddings and the output matrix stay: they are looked up by row, and their errors show first. Layers of experts and
+    their routers are no linear layers and stay too.
     """
     output = getattr(network, "output_weight", None)
 

@@ -36,6 +36,7 @@ class LoRA:
     """y = W x + scale B A dropout(x), with A (rank, in) and B (out, rank); scale = alpha / rank (equation 3).
 
     targets: linear layers by name or end of name ("qkv", "attention.output"), or "all" for all but the output matrix.
+    Experts are no linear layers: they and their routers stay as they are, frozen.
     root_scale: scale = alpha / sqrt(rank), which keeps large ranks stable (Kalajdzievski 2023; peft's rslora).
     """
 
