@@ -12,6 +12,7 @@ import polytask
 from polytask.errors import CheckpointError, TokenizerError
 from polytask.interop import hf
 from polytask.interop.folder import read_folder
+from polytask.models import cost
 from polytask.models.config import TransformerConfig
 from polytask.models.transformer import Transformer
 from polytask.nn.attention import Attention
@@ -69,6 +70,7 @@ def test_the_table_inverts_and_covers_every_number_once(name):
     config = hf.read_config(case(name).folder)
     with torch.device("meta"):
         shapes = {name: p.shape for name, p in Transformer(config).named_parameters()}
+    assert cost.parameters(config) == sum(shape.numel() for shape in shapes.values())
     for rows in filter(None, (family.rows, family.other_rows)):
         ours = {key: torch.arange(shape.numel()).view(shape) for key, shape in shapes.items()}
         back = {key: torch.full(shape, -1) for key, shape in shapes.items()}
