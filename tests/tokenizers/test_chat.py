@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from polytask.errors import TokenizerError
 from polytask.tasks import Text
-from polytask.tokenizers import TextTokenizer, prompt_ids
+from polytask.tokenizers import TextTokenizer, encode, encode_many, prompt_ids
 
 CHATML = """\
 {%- if messages[0].role != 'system' %}{{ '<|im_start|>system\\nYou are kind.<|im_end|>\\n' }}{% endif -%}
@@ -176,6 +176,43 @@ def test_a_turn_of_the_assistant_that_has_begun_goes_on(tmp_path):
     whole = prompt_ids(segments(turns("What?")), ours)
     begun = prompt_ids(segments(turns("What?", "A model is")), ours)
     assert begun == [*whole, *ours.encode("A model is")]
+
+
+@pytest.mark.parametrize("style", ["chatml", "Llama 2", "Llama 3", "Gemma"])
+def test_training_learns_what_a_prompt_asks_for(style, tmp_path):
+    """A whole conversation is laid out as transformers does it; each prompt leads to what is learnt, end included."""
+    end = {"chatml": "<|im_end|>", "Llama 2": "</s>", "Llama 3": "<|eot_id|>", "Gemma": "<end_of_turn>"}[style]
+    ours = loaded(tmp_path, STYLES[style], eos_token=end)
+    messages = turns("One <|im_end|>", "Two", "Three", "Four")
+    conversation = segments(messages)
+    plain, other = segments(turns("One")), [Text("A document.", target=True)]
+    mixed = encode_many([plain, conversation, other], ours)
+    learnt = mixed[1].ids[mixed[1].weights > 0].tolist()
+    prompts = [prompt_ids(conversation[:1], ours), prompt_ids(conversation[:3], ours)]
+    first, second = ([*ours.encode(text), ours.ends[0]] for text in ("Two", "Four"))
+    if style == "Llama 2":  # it puts a space on both sides of an answer
+        first, second = ([*ours.encode(f" {text} "), ours.ends[0]] for text in ("Two", "Four"))
+    assert learnt == [*first, *second]
+    ids = mixed[1].ids.tolist()
+    for prompt, answer in zip(prompts, (first, second)):
+        assert ids[: len(prompt) + len(answer)] == prompt + answer
+    assert not mixed[0].weights.any()
+    assert mixed[2].ids.tolist() == [*ours.encode("A document."), ours.ends[0]]
+    assert encode(conversation, ours).ids.tolist() == ids
+    safe = [{**turn, "content": turn["content"].replace("<|im_end|>", "!")} for turn in messages]
+    whole = AutoTokenizer.from_pretrained(tmp_path).apply_chat_template(safe, return_dict=False)
+    assert encode(segments(safe), ours).ids.tolist() == whole
+
+
+def test_an_answer_that_no_prompt_leads_to_is_not_learnt(tmp_path):
+    """What stands before the first answer depends on how many turns follow; only the last is asked for just so."""
+    template = (
+        "{% if messages | length > 2 %}<s>{% endif %}{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>{% endif %}"
+    )
+    ours = loaded(tmp_path, template, eos_token="<|im_end|>")
+    encoded = encode(segments(turns("One", "Two", "Three", "Four")), ours)
+    assert encoded.ids[encoded.weights > 0].tolist() == [*ours.encode("Four"), ours.ends[0]]
 
 
 def test_the_chat_task_and_model_chat_go_by_the_template(tmp_path):

@@ -40,15 +40,31 @@ class ChatTemplate:
     def ids(self, segments: "Sequence[Segment]") -> list[int]:
         """The ids of a conversation, up to where the assistant's next turn begins; a last turn of the assistant is to
         be continued. Raises TokenizerError where the template is broken or refuses the conversation."""
+        return self._laid(segments, prompt=True)
+
+    def parts(self, segments: "Sequence[Segment]", ends: Sequence[int]) -> list[tuple[list[int], bool]]:
+        """A whole conversation in parts, and whether the model is to learn them: each turn of the assistant that is a
+        target, with the end that closes it. A turn that the template lays out otherwise once more follows is not."""
+        whole, parts, at = self._laid(segments, prompt=False), list[tuple[list[int], bool]](), 0
+        for number, segment in enumerate(segments):
+            asked = self.ids(segments[:number]) if number and segment.target else []
+            if not asked or len(asked) < at or whole[: len(asked)] != asked:
+                continue
+            end = next((i + 1 for i in range(len(asked), len(whole)) if whole[i] in ends), len(whole))
+            parts += [(whole[at : len(asked)], False), (whole[len(asked) : end], True)]
+            at = end
+        return [*parts, (whole[at:], False)]
+
+    def _laid(self, segments: "Sequence[Segment]", prompt: bool) -> list[int]:
         from polytask.tokenizers.jinja import render
 
         said = "".join(segment.text for segment in segments)
         veil = self._veil(said)
         turns = [{"role": segment.role or "user", "content": self._veiled(segment.text, veil)} for segment in segments]
-        begun = turns[-1]["role"] == "assistant"
+        begun = prompt and turns[-1]["role"] == "assistant"
         words = {
             "messages": turns,
-            "add_generation_prompt": not begun,
+            "add_generation_prompt": prompt and not begun,
             "tools": None,
             "documents": None,
             **self._tokens,

@@ -86,13 +86,21 @@ def encode_many(documents: "Sequence[Sequence[Segment]]", tokenizer: "TextTokeni
 
 def encode_documents(documents: "Sequence[Sequence[Segment]]", tokenizer: "TextTokenizer") -> Documents:
     """Many documents joined, without a loop over tokens. Raises TokenizerError where a text cannot be encoded."""
-    begins = bool(tokenizer.begin)
-    shapes = [_shape(tuple([(segment.role, segment.target) for segment in segments]), begins) for segments in documents]
-    texts = [(segment.text, segment.target) for segments in documents for segment in segments]
-    encoded = iter(_encoded(texts, tokenizer))
+    laid = _laid_by_template(documents, tokenizer)
+    shapes = [
+        _shape(tuple([(segment.role, segment.target) for segment in segments]), bool(tokenizer.begin))
+        if number not in laid
+        else _shape_of_laid(tuple(target for _, target in laid[number]))
+        for number, segments in enumerate(documents)
+    ]
+    texts = [(one.text, one.target) for number, each in enumerate(documents) if number not in laid for one in each]
+    encoded, given = iter(_encoded(texts, tokenizer)), iter([ids for parts in laid.values() for ids, _ in parts])
     special = _ids_by_name(tokenizer)
     names = chain.from_iterable(shape.names for shape in shapes)
-    parts = [next(encoded) if name is None else special.get(name, _NOTHING) for name in names]
+    parts = [
+        next(encoded) if name is None else next(given) if name == _LAID else special.get(name, _NOTHING)
+        for name in names
+    ]
     sizes = np.fromiter(map(len, parts), np.int64, len(parts))
     ends = np.concatenate([[0], np.cumsum(sizes)])
     counts = np.fromiter((len(shape.names) for shape in shapes), np.int64, len(shapes))
@@ -179,6 +187,22 @@ def split_prompt(segments: "Sequence[Segment]", tokenizer: "TextTokenizer") -> t
 
 
 _NOTHING: list[int] = []
+_LAID = "laid out by a template"
+
+
+def _laid_by_template(
+    documents: "Sequence[Sequence[Segment]]", tokenizer: "TextTokenizer"
+) -> dict[int, list[tuple[list[int], bool]]]:
+    """The conversations among documents by their number, where the model brings a template for them."""
+    template = tokenizer.template
+    if template is None:
+        return {}
+    talks = {n: segments for n, segments in enumerate(documents) if segments and segments[-1].role is not None}
+    return {n: template.parts(segments, tokenizer.ends) for n, segments in talks.items()}
+
+
+def _shape_of_laid(targets: tuple[bool, ...]) -> _Shape:
+    return _Shape((_LAID,) * len(targets), targets, _answers(targets))
 
 
 def _ids(layout: list[_Piece], tokenizer: "TextTokenizer") -> list[int]:

@@ -206,7 +206,7 @@ class TextTokenizer:
         """SHA-256, in hex, of everything that decides which ids a text gets."""
         said = self.to_json()
         if self.conventions != Conventions():
-            said += repr((self.ends, self.special, self.start))
+            said += repr((self.ends, self.special, self.start, self.conventions.template))
         if self._target is not None:
             said += self.writing.to_json()
         return hashlib.sha256(said.encode()).hexdigest()
