@@ -29,9 +29,9 @@ class Transformer(nn.Module):
         self.position = PositionEmbedding(config.position, config.context_length, config.dim) if added else None
         self.dropout = nn.Dropout(config.dropout)
         heads, part = config.attention_of(0).heads, config.position
-        shared = isinstance(part, RelativeBuckets) and part.shared
-        self.relative = part.build(heads, causal=True) if shared else None
-        self.encoder_relative = part.build(heads, causal=False) if shared and config.encoder_layers else None
+        shared = part if isinstance(part, RelativeBuckets) and part.shared else None
+        self.relative = shared.build(heads, causal=True) if shared else None
+        self.encoder_relative = shared.build(heads, causal=False) if shared and config.encoder_layers else None
         self.encoder = self._stack(config.encoder_layers, cross=False, causal=False)
         self.encoder_norm = self._final_norm() if config.encoder_layers else None
         self.blocks = self._stack(config.layers, cross=config.encoder_layers > 0)

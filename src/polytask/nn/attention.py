@@ -117,8 +117,8 @@ class SelfAttention(_Heads):
         super().__init__(dim, part)
         self.layer, self.window = layer, part.window
         self.rotary = position if isinstance(position, Rotary) else None
-        own = isinstance(position, RelativeBuckets) and not position.shared
-        self.relative = position.build(self.heads, causal) if own else None
+        own = position if isinstance(position, RelativeBuckets) and not position.shared else None
+        self.relative = own.build(self.heads, causal) if own else None
         kv = self.kv_heads * self.head_dim
         self.parts = (self.heads * self.head_dim, kv, kv)
         self.qkv = Stacked(dim, self.parts, bias=part.bias)

@@ -61,7 +61,7 @@ def _counts(row: Published) -> dict[str, int | float | None]:
     config = row.config
     return {
         "total": cost.parameters(config) if config else None,
-        "active": cost.parameters(config, active=True) if config else None,
+        "active": cost.active_parameters(config) if config else None,
         "published": _plain(row.parameters),
         "published active": _plain(row.active),
     }
