@@ -103,10 +103,10 @@ def memory_bytes(device: "torch.device | str" = "cpu") -> int:
 def prepare(count: int | None = None) -> int:
     """Readies torch for work: threads (`count`, else OMP_NUM_THREADS, else one a core), fast float32 products, memory.
 
-    On a CPU "medium" lets oneDNN split each float32 into bfloat16 parts: 1.5 to 2 times as fast where that keeps
-    float32's accuracy, and rounding to bfloat16 where the CPU multiplies tiles of it (AMX), so the error is measured
-    first (docs/log.md). A GPU is left alone. Memory that is freed is kept for the next step. Returns the number of
-    threads.
+    On a CPU with instructions for bfloat16 "medium" lets oneDNN split each float32 into parts of it: 1.5 to 2 times as
+    fast where that keeps float32's accuracy, and rounding to bfloat16 where the CPU multiplies tiles (AMX), so the error
+    is measured first. Without them it is up to a tenth slower (docs/log.md). A GPU is left alone. Memory that is freed
+    is kept for the next step. Returns the number of threads.
     """
     import torch
 
@@ -114,7 +114,7 @@ def prepare(count: int | None = None) -> int:
     named = os.environ.get("OMP_NUM_THREADS", "")
     chosen = count or (int(named) if named.isdigit() and int(named) else cores())
     torch.set_num_threads(chosen)
-    if not torch.cuda.is_available():
+    if not torch.cuda.is_available() and torch.cpu._is_avx512_bf16_supported():
         torch.set_float32_matmul_precision("medium")
         if _product_error() > 2e-6:
             torch.set_float32_matmul_precision("highest")
