@@ -14,6 +14,7 @@ from polytask.nn.cache import Scorer
 
 BLOCK = 16
 SHORT = 8  # tokens of a row, up to which it is read by products, or beside others
+SMALL = 4096  # numbers of a head's keys, up to which torch's kernel is the fastest for one query, by far
 SHARED = 4  # blocks that rows must have in common to be read together
 
 
@@ -152,6 +153,8 @@ class Packet(Sight):
         written_out = bool(cap) or scores is not None
         causal = self.square and not written_out
         mask = None if causal else self.bias(q.dtype) if written_out else self.mask
+        if len(self.rows) == 1:
+            return mix(q[:, :, self.tokens], k, v, mask, causal, scale, cap, scores)
         q = q[0, :, self.tokens].unflatten(1, (len(self.rows), self.count)).transpose(0, 1)
         return mix(q, k, v, mask, causal, scale, cap, scores).transpose(0, 1).flatten(1, 2)[None]
 
@@ -195,13 +198,18 @@ def common(rows: Sequence[Row], memory: bool) -> int:
     return sum(1 for _ in itertools.islice(same, max(most, 0)))
 
 
-def packets(rows: Sequence[Row], window: int | None, memory: bool, device: torch.device) -> list[Packet | Cluster]:
-    """All rows of a step, in order. A CPU reads short rows by products, other devices as many as possible at once."""
+def packets(
+    rows: Sequence[Row], window: int | None, memory: bool, width: int, device: torch.device
+) -> list[Packet | Cluster]:
+    """All rows of a step, in order, for heads of `width`. A CPU reads rows of few tokens by products, other devices as
+    many as possible at once."""
     made, start = [], 0
     for group in _groups(rows, window, memory, device):
         tokens = slice(start, start + sum(row.count for row in group))
         start = tokens.stop
-        products = device.type == "cpu" and group[0].count <= SHORT and (not memory or group[0].read > 0)
+        large = (group[0].read if memory else group[0].end) * width > SMALL
+        products = len(group) > 1 or (group[0].count <= SHORT and large)
+        products = products and device.type == "cpu"
         made.append((Cluster if products else Packet)(group, tokens, window, memory, device))
     return made
 

@@ -100,5 +100,5 @@ class CacheView:
     def _packets(self, window: int | None, memory: bool = False) -> "list[Packet | Cluster]":
         key = (window, memory)
         if key not in self._kept:
-            self._kept[key] = packets(self.rows, window, memory, self.device)
+            self._kept[key] = packets(self.rows, window, memory, self.cache.keys.shape[-1], self.device)
         return self._kept[key]
