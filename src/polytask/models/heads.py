@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from polytask.nn.kernels.products import linear
 
 # Logits of one chunk: large enough to keep the matrix products efficient, small enough to stay out of the way.
 CHUNK_ELEMENTS = 1 << 25
@@ -26,7 +27,7 @@ class Head:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., V)."""
-        logits = F.linear(hidden * self.scale if self.scale != 1.0 else hidden, self.weight, self.bias)
+        logits = linear(hidden * self.scale if self.scale != 1.0 else hidden, self.weight, self.bias)
         return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from polytask.errors import ConfigError
 from polytask.nn import cpu_attention
 from polytask.nn.cache import Context
+from polytask.nn.kernels.products import apply
 from polytask.nn.part import Part
 from polytask.nn.position import RelativeBuckets, Rotary
 from polytask.nn.projection import project
@@ -100,7 +101,7 @@ class _Heads(nn.Module):
             mixed = F.scaled_dot_product_attention(
                 q, k, v, mask, is_causal=is_causal, scale=self.scale, enable_gqa=grouped
             )
-        return self.output(mixed.transpose(1, 2).flatten(-2))  # (B, T, D)
+        return apply(self.output, mixed.transpose(1, 2).flatten(-2))  # (B, T, D)
 
 
 def _capped(

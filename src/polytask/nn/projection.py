@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from polytask.nn.kernels.products import apply
 from polytask.nn.stacked import Stacked
 
 
@@ -14,11 +15,11 @@ def project(x: Tensor, norm: nn.Module | None, linear: nn.Module) -> Tensor:
     compilers do.
     """
     if norm is None:
-        return linear(x)
+        return apply(linear, x)
     if not isinstance(linear, nn.Linear) or type(linear) not in (nn.Linear, Stacked):
         return linear(norm(x))
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return linear(norm(x))
+        return apply(linear, norm(x))
     kind = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else linear.weight.dtype
     bias = None if linear.bias is None else linear.bias.to(kind)
     return _Project.apply(x, linear.weight.to(kind), bias, norm, *norm.parameters())  # type: ignore[no-any-return]

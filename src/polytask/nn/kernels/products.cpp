@@ -1,0 +1,279 @@
+// Products of few rows by a large matrix, y = x W^T + bias: what decoding consists of.
+//
+// Such a product reads each weight once, so its time is that of the memory: weights are read in order, by all threads,
+// and widened in registers. Vectors are GCC's and clang's own, 16 lanes wide; the compiler splits them where the machine
+// has shorter ones. Only the product of 16-bit pairs names instructions.
+
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace {
+
+typedef float f32x16 __attribute__((vector_size(64)));
+typedef int32_t i32x16 __attribute__((vector_size(64)));
+typedef uint16_t u16x16 __attribute__((vector_size(32)));
+typedef int8_t i8x16 __attribute__((vector_size(16)));
+
+constexpr int64_t LANES = 16, CHUNK = 32;  // outputs of a tile; columns that are widened, or scaled, together
+constexpr int MOST = 8;                    // rows that share one reading of the weights
+constexpr int64_t SHARE = 1 << 16;         // bytes of weights that a thread takes at a time
+
+template <class V> inline V load(const void* from) { V v; std::memcpy(&v, from, sizeof v); return v; }
+template <class V> inline void store(void* to, V v) { std::memcpy(to, &v, sizeof v); }
+inline f32x16 bits(i32x16 v) { f32x16 f; std::memcpy(&f, &v, sizeof f); return f; }
+inline f32x16 splat(float v) { return f32x16{} + v; }
+
+inline float sum(f32x16 v) {
+  typedef float f32x8 __attribute__((vector_size(32)));
+  typedef float f32x4 __attribute__((vector_size(16)));
+  f32x8 halves[2];
+  std::memcpy(halves, &v, sizeof halves);
+  const f32x8 eight = halves[0] + halves[1];
+  f32x4 quarters[2];
+  std::memcpy(quarters, &eight, sizeof quarters);
+  const f32x4 four = quarters[0] + quarters[1];
+  return (four[0] + four[2]) + (four[1] + four[3]);
+}
+
+// Lane by lane: sum + w.low * x.low + w.high * x.high, of 16-bit halves.
+inline i32x16 pairs(i32x16 sum, i32x16 w, i32x16 x) {
+#if defined(__AVX512VNNI__)
+  return (i32x16)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)w, (__m512i)x);
+#elif defined(__AVX512BW__)
+  return sum + (i32x16)_mm512_madd_epi16((__m512i)w, (__m512i)x);
+#elif defined(__AVX2__)
+  __m256i a[2], b[2], c[2];
+  std::memcpy(a, &w, 64), std::memcpy(b, &x, 64);
+  c[0] = _mm256_madd_epi16(a[0], b[0]), c[1] = _mm256_madd_epi16(a[1], b[1]);
+  return sum + load<i32x16>(c);
+#else
+  return sum + ((w << 16) >> 16) * ((x << 16) >> 16) + (w >> 16) * (x >> 16);
+#endif
+}
+
+inline float widen(uint16_t half) {
+  uint32_t wide = (uint32_t)half << 16;
+  float value;
+  std::memcpy(&value, &wide, 4);
+  return value;
+}
+
+inline uint16_t narrow(float value) {  // to nearest, ties to even
+  uint32_t wide;
+  std::memcpy(&wide, &value, 4);
+  if ((wide & 0x7fffffff) > 0x7f800000) return 0x7fc0;
+  return (wide + 0x7fff + ((wide >> 16) & 1)) >> 16;
+}
+
+typedef void (*Parallel)(void (*)(void*), void*, unsigned, unsigned);
+Parallel parallel = nullptr;  // GOMP_parallel of the runtime that torch runs its own threads with
+
+// Shares out `count` pieces among threads, a few at a time, so that a thread that is held up holds up nobody.
+template <class F> void share(int64_t count, int64_t step, int threads, const F& work) {
+  if (threads <= 1 || !parallel || count <= step) return work(0, count);
+  struct Task { const F& work; int64_t count, step; std::atomic<int64_t> next; } task{work, count, step, {0}};
+  parallel(
+      [](void* given) {
+        auto& t = *(Task*)given;
+        for (int64_t start; (start = t.next.fetch_add(t.step)) < t.count;)
+          t.work(start, start + t.step < t.count ? start + t.step : t.count);
+      },
+      &task, threads, 0);
+}
+
+// What the functions below are called with; `kernels/products.py` has the same.
+struct Call {
+  const void *x, *weight, *scales, *bias;
+  void* y;
+  int64_t rows, in, out;
+  int32_t threads, kind;  // of x, bias and y: FLOAT32 or BFLOAT16
+};
+enum { FLOAT32, BFLOAT16 };
+
+inline float value(const void* from, int64_t i, int kind) {
+  return kind == BFLOAT16 ? widen(((const uint16_t*)from)[i]) : ((const float*)from)[i];
+}
+
+inline void write(const Call& c, int64_t row, int64_t o, float y, const void* scale = nullptr) {
+  if (scale) y *= ((const float*)scale)[o];
+  if (c.bias) y += value(c.bias, o, c.kind);
+  if (c.kind == BFLOAT16) ((uint16_t*)c.y)[row * c.out + o] = narrow(y);
+  else ((float*)c.y)[row * c.out + o] = y;
+}
+
+// A row of x in float32, filled up with zeros to whole chunks.
+void widen_row(const Call& c, int64_t row, int64_t padded, float* to) {
+  const int64_t start = row * c.in;
+  if (c.kind == BFLOAT16) {
+    const uint16_t* x = (const uint16_t*)c.x + start;
+    for (int64_t i = 0; i < c.in; i++) to[i] = widen(x[i]);
+  } else {
+    std::memcpy(to, (const float*)c.x + start, c.in * sizeof(float));
+  }
+  std::memset(to + c.in, 0, (padded - c.in) * sizeof(float));
+}
+
+// ---- weights in float32, bfloat16 or whole numbers of 8 bits with a scale for each output, a row an output
+
+inline void both(const float* w, f32x16& first, f32x16& second) {
+  first = load<f32x16>(w), second = load<f32x16>(w + LANES);
+}
+inline void both(const int8_t* w, f32x16& first, f32x16& second) {
+  first = __builtin_convertvector(load<i8x16>(w), f32x16), second = __builtin_convertvector(load<i8x16>(w + LANES), f32x16);
+}
+inline void both(const uint16_t* w, f32x16& even, f32x16& odd) {  // two of bfloat16 in each 32 bits
+  const i32x16 v = load<i32x16>(w);
+  even = bits(v << 16), odd = bits(v & (int32_t)0xffff0000);
+}
+
+// Puts each chunk of x in the order in which `both` gives the weights.
+template <class W> inline void order(const W*, float*, int64_t) {}
+inline void order(const uint16_t*, float* x, int64_t padded) {
+  float chunk[CHUNK];
+  for (int64_t c = 0; c < padded; c += CHUNK) {
+    for (int i = 0; i < LANES; i++) chunk[i] = x[c + 2 * i], chunk[LANES + i] = x[c + 2 * i + 1];
+    std::memcpy(x + c, chunk, sizeof chunk);
+  }
+}
+
+template <class W, int R, int O>
+void dense_block(const Call& c, const float* x, int64_t padded, int64_t row, int64_t o) {
+  const W* w = (const W*)c.weight + o * c.in;
+  f32x16 sums[O][R] = {};
+  const int64_t whole = c.in / CHUNK * CHUNK;
+  for (int64_t i = 0; i < padded; i += CHUNK) {
+    for (int j = 0; j < O; j++) {
+      f32x16 a, b;
+      if (i < whole) {
+        both(w + j * c.in + i, a, b);
+      } else {
+        W rest[CHUNK] = {};
+        std::memcpy(rest, w + j * c.in + i, (c.in - i) * sizeof(W));
+        both(rest, a, b);
+      }
+      for (int r = 0; r < R; r++) {
+        const float* at = x + r * padded + i;
+        sums[j][r] += a * load<f32x16>(at);
+        sums[j][r] += b * load<f32x16>(at + LANES);
+      }
+    }
+  }
+  for (int j = 0; j < O; j++)
+    for (int r = 0; r < R; r++) write(c, row + r, o + j, sum(sums[j][r]), c.scales);
+}
+
+template <class W, int R> void dense_rows(const Call& c, const float* x, int64_t padded, int64_t row, int64_t o, int64_t end) {
+  constexpr int O = R <= 2 ? 4 : R <= 4 ? 2 : 1;
+  for (; o + O <= end; o += O) dense_block<W, R, O>(c, x, padded, row, o);
+  for (; o < end; o++) dense_block<W, R, 1>(c, x, padded, row, o);
+}
+
+template <class W> void dense(const Call& c) {
+  const int64_t padded = (c.in + CHUNK - 1) / CHUNK * CHUNK;
+  static thread_local std::vector<float> room;
+  room.resize(c.rows * padded);
+  for (int64_t r = 0; r < c.rows; r++) {
+    widen_row(c, r, padded, room.data() + r * padded);
+    order((const W*)nullptr, room.data() + r * padded, padded);
+  }
+  const float* x = room.data();
+  typedef void (*Rows)(const Call&, const float*, int64_t, int64_t, int64_t, int64_t);
+  static constexpr Rows by_count[MOST] = {dense_rows<W, 1>, dense_rows<W, 2>, dense_rows<W, 3>, dense_rows<W, 4>,
+                                          dense_rows<W, 5>, dense_rows<W, 6>, dense_rows<W, 7>, dense_rows<W, 8>};
+  const int64_t step = (SHARE / (c.in * (int64_t)sizeof(W)) + 4) / 4 * 4;
+  share(c.out, step, c.threads, [&](int64_t start, int64_t end) {
+    for (int64_t o = start; o < end; o += 4)  // which stay in the cache for all groups of rows
+      for (int64_t r = 0; r < c.rows; r += MOST) {
+        const int64_t n = c.rows - r < MOST ? c.rows - r : MOST;
+        by_count[n - 1](c, x + r * padded, padded, r, o, o + 4 < end ? o + 4 : end);
+      }
+  });
+}
+
+// ---- weights of 4 bits, in tiles of 16 outputs, one a lane; x in 16 bits with a scale for each chunk of a row
+
+struct Fixed {
+  std::vector<int32_t> values;  // (rows, chunks, 16) pairs of 16 bits
+  std::vector<float> scales;    // (rows, chunks)
+  std::vector<int32_t> sums;    // (rows, chunks) of the 16-bit values
+  int64_t chunks;
+};
+
+void fix(const Call& c, Fixed& fixed) {
+  fixed.chunks = (c.in + CHUNK - 1) / CHUNK;
+  const int64_t padded = fixed.chunks * CHUNK;
+  fixed.values.resize(c.rows * padded / 2), fixed.scales.resize(c.rows * fixed.chunks), fixed.sums.resize(c.rows * fixed.chunks);
+  static thread_local std::vector<float> wide;
+  wide.resize(padded);
+  for (int64_t r = 0; r < c.rows; r++) {
+    widen_row(c, r, padded, wide.data());
+    for (int64_t k = 0; k < fixed.chunks; k++) {
+      const float* x = wide.data() + k * CHUNK;
+      int16_t* to = (int16_t*)(fixed.values.data() + (r * fixed.chunks + k) * LANES);
+      float most = 0;
+      for (int i = 0; i < CHUNK; i++) most = std::fabs(x[i]) > most ? std::fabs(x[i]) : most;
+      const float scale = most / 32767, inverse = most > 0 ? 32767 / most : 0;
+      int32_t total = 0;
+      for (int i = 0; i < CHUNK; i++) {
+        const float v = x[i] * inverse;
+        const int32_t q = (int32_t)(v + (v < 0 ? -0.5f : 0.5f));
+        to[i] = (int16_t)q, total += q;
+      }
+      fixed.scales[r * fixed.chunks + k] = scale, fixed.sums[r * fixed.chunks + k] = total;
+    }
+  }
+}
+
+// weight (tiles, columns / 8, 16 outputs), 8 in 32 bits, kept plus 8; scales (tiles, chunks, 16 outputs) in bfloat16
+template <int R> void tile_rows(const Call& c, const Fixed& x, int64_t row, int64_t tile) {
+  f32x16 y[R] = {};
+  const int32_t* w = (const int32_t*)c.weight + tile * x.chunks * 4 * LANES;
+  const uint16_t* scales = (const uint16_t*)c.scales + tile * x.chunks * LANES;
+  for (int64_t k = 0; k < x.chunks; k++, w += 4 * LANES, scales += LANES) {
+    const int64_t at = row * x.chunks + k;
+    i32x16 sums[R];
+    for (int r = 0; r < R; r++) sums[r] = i32x16{} - 8 * x.sums[at + r * x.chunks];
+    for (int q = 0; q < 4; q++) {
+      const i32x16 packed = load<i32x16>(w + q * LANES);
+      for (int p = 0; p < 4; p++) {
+        const i32x16 wide = (packed >> (4 * p)) & 0x000f000f;
+        for (int r = 0; r < R; r++)
+          sums[r] = pairs(sums[r], wide, i32x16{} + x.values[(at + r * x.chunks) * LANES + 4 * q + p]);
+      }
+    }
+    const f32x16 scale = bits((i32x16)__builtin_convertvector(load<u16x16>(scales), i32x16) << 16);
+    for (int r = 0; r < R; r++) y[r] += __builtin_convertvector(sums[r], f32x16) * (scale * x.scales[at + r * x.chunks]);
+  }
+  for (int r = 0; r < R; r++)
+    for (int i = 0; i < LANES && tile * LANES + i < c.out; i++) write(c, row + r, tile * LANES + i, y[r][i]);
+}
+
+void int4(const Call& c) {
+  static thread_local Fixed room;
+  fix(c, room);
+  const Fixed& x = room;
+  typedef void (*Rows)(const Call&, const Fixed&, int64_t, int64_t);
+  static constexpr Rows by_count[MOST] = {tile_rows<1>, tile_rows<2>, tile_rows<3>, tile_rows<4>,
+                                          tile_rows<5>, tile_rows<6>, tile_rows<7>, tile_rows<8>};
+  const int64_t tiles = (c.out + LANES - 1) / LANES, step = SHARE / (x.chunks * CHUNK * LANES / 2) + 1;
+  share(tiles, step, c.threads, [&](int64_t start, int64_t end) {
+    for (int64_t tile = start; tile < end; tile++)
+      for (int64_t r = 0; r < c.rows; r += MOST) by_count[(c.rows - r < MOST ? c.rows - r : MOST) - 1](c, x, r, tile);
+  });
+}
+
+}  // namespace
+
+extern "C" {
+void polytask_threads(void* gomp_parallel) { parallel = (Parallel)gomp_parallel; }
+void polytask_float32(const Call* c) { dense<float>(*c); }
+void polytask_bfloat16(const Call* c) { dense<uint16_t>(*c); }
+void polytask_int8(const Call* c) { dense<int8_t>(*c); }
+void polytask_int4(const Call* c) { int4(*c); }
+}
