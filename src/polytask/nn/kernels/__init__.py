@@ -1,1 +1,1 @@
-"""Products for decoding on CPUs, in C++ that the machine's own compiler builds once; torch serves wherever it cannot."""
+"""Products for decoding on CPUs, in C++ that the machine's compiler builds once; torch serves wherever it cannot."""

@@ -19,7 +19,8 @@ from polytask import runtime
 
 SOURCE = Path(__file__).with_name("products.cpp")
 FLAGS = (
-    "-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fno-exceptions", "-fPIC", "-shared",
+    "-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fno-exceptions", "-fPIC",
+    "-shared",
 )  # fmt: skip
 PATIENCE = 300  # seconds for a compiler on a busy machine; it takes some 4
 

@@ -39,6 +39,8 @@ class Library:
             function = getattr(made, f"polytask_{name}")
             function.restype, function.argtypes = None, (ctypes.POINTER(Call),)
             self._functions[name] = function
+        self._read = made.polytask_read
+        self._read.restype, self._read.argtypes = ctypes.c_int64, (ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32)
 
     def product(
         self, kind: str, x: Tensor, weight: Tensor, scales: Tensor | None, bias: Tensor | None, out: int
@@ -55,6 +57,10 @@ class Library:
             )
         )  # fmt: skip
         return y
+
+    def read(self, memory: Tensor) -> int:
+        """The sum of whole numbers of 64 bits, a multiple of 32 of them: how fast this is, is how fast memory is."""
+        return self._read(memory.data_ptr(), memory.numel(), torch.get_num_threads())
 
 
 def _parallel() -> ctypes.c_void_p:

@@ -268,6 +268,21 @@ void int4(const Call& c) {
   });
 }
 
+// A sum over memory, read as the products read it.
+int64_t read(const int64_t* memory, int64_t count, int threads) {
+  typedef int64_t i64x8 __attribute__((vector_size(64)));
+  std::atomic<int64_t> total{0};
+  share(count / 32, SHARE / 256, threads, [&](int64_t start, int64_t end) {
+    i64x8 sums[4] = {};
+    for (int64_t i = start; i < end; i++)
+      for (int j = 0; j < 4; j++) sums[j] += load<i64x8>(memory + 32 * i + 8 * j);
+    int64_t own = 0;
+    for (int j = 0; j < 32; j++) own += sums[j / 8][j % 8];
+    total += own;
+  });
+  return total;
+}
+
 }  // namespace
 
 extern "C" {
@@ -276,4 +291,5 @@ void polytask_float32(const Call* c) { dense<float>(*c); }
 void polytask_bfloat16(const Call* c) { dense<uint16_t>(*c); }
 void polytask_int8(const Call* c) { dense<int8_t>(*c); }
 void polytask_int4(const Call* c) { int4(*c); }
+int64_t polytask_read(const void* memory, int64_t count, int32_t threads) { return read((const int64_t*)memory, count, threads); }
 }

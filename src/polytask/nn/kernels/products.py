@@ -15,15 +15,18 @@ def kernels(x: Tensor, out: int, width: int) -> Library | None:
     """The kernels, where they are ready and take x (..., width) with a matrix of (out, width) weights on the CPU."""
     if torch.is_grad_enabled() or out * width < LEAST or x.dtype not in KINDS or type(x) is not Tensor or not x.is_cpu:
         return None
-    if x.shape[-1] != width or not 0 < x.numel() <= FEW * width or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
+    if x.shape[-1] != width or not 0 < x.numel() <= FEW * width:
+        return None
+    if torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
         return None
     return LOADER.get()
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """torch's: x (..., in) times weight (out, in), plus bias (out,)."""
-    library = kernels(x, *weight.shape) if weight.dtype == x.dtype and weight.is_cpu and weight.is_contiguous() else None
-    if library is None or (bias is not None and bias.dtype != x.dtype):
+    library = kernels(x, *weight.shape)
+    alike = weight.dtype == x.dtype and (bias is None or bias.dtype == x.dtype)
+    if library is None or not alike or not weight.is_cpu or not weight.is_contiguous():
         return F.linear(x, weight, bias)
     kind = "float32" if x.dtype == torch.float32 else "bfloat16"
     return library.product(kind, x, weight, None, bias, len(weight))
