@@ -31,16 +31,16 @@ class Unbuilt(Exception):
 
 def folder() -> Path:
     """Where the kernels are kept, which only the user may enter. Raises Unbuilt where there is no such place."""
-    place = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "polytask" / "kernels"
     try:
+        place = Path(os.environ.get("POLYTASK_CACHE") or Path.home() / ".cache" / "polytask").expanduser() / "kernels"
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = place.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
             raise Unbuilt(f"{place} belongs to somebody else")
         if stat.S_IMODE(found.st_mode) != 0o700:
             place.chmod(0o700)
-    except OSError as error:
-        raise Unbuilt(f"{place}: {error.strerror}") from None
+    except (OSError, RuntimeError) as error:  # RuntimeError: a user without a home
+        raise Unbuilt(f"there is no cache folder: {error}") from None
     return place
 
 
