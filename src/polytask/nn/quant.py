@@ -99,7 +99,7 @@ class Int8Linear(QuantizedLinear):
         if (library := kernels(x, *self.weight.shape)) is not None and _alike(x, self.bias):
             return library.product("int8", x, self.weight, self.scales, self.bias, self.out_features)
         rows, scales = x.numel() // x.shape[-1], self.scales.to(x.dtype)
-        if x.is_cpu and x.dtype == torch.bfloat16 and 0 < rows <= FEW:
+        if x.is_cpu and x.dtype == torch.bfloat16 and 0 < rows <= FEW and self.in_features % 32 == 0:  # else it crashes
             y = torch.ops.aten._weight_int8pack_mm(x.reshape(rows, -1), self.weight, scales).view(*x.shape[:-1], -1)
         else:
             y = F.linear(x, self.weight.to(x.dtype)) * scales

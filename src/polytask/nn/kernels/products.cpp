@@ -19,6 +19,7 @@ typedef float f32x16 __attribute__((vector_size(64)));
 typedef int32_t i32x16 __attribute__((vector_size(64)));
 typedef uint16_t u16x16 __attribute__((vector_size(32)));
 typedef int8_t i8x16 __attribute__((vector_size(16)));
+typedef int16_t i16x16 __attribute__((vector_size(32)));
 
 constexpr int64_t LANES = 16, CHUNK = 32;  // outputs of a tile; columns that are widened, or scaled, together
 constexpr int MOST = 8;                    // rows that share one reading of the weights
@@ -27,7 +28,8 @@ constexpr int64_t SHARE = 1 << 16;         // bytes of weights that a thread tak
 template <class V> inline V load(const void* from) { V v; std::memcpy(&v, from, sizeof v); return v; }
 template <class V> inline void store(void* to, V v) { std::memcpy(to, &v, sizeof v); }
 inline f32x16 bits(i32x16 v) { f32x16 f; std::memcpy(&f, &v, sizeof f); return f; }
-inline f32x16 splat(float v) { return f32x16{} + v; }
+// Asks for what will be read soon: the machine's own guess does not keep its memory busy while it multiplies.
+inline void ahead(const void* from) { __builtin_prefetch((const char*)from + 4096, 0, 2); }
 
 inline float sum(f32x16 v) {
   typedef float f32x8 __attribute__((vector_size(32)));
@@ -124,9 +126,15 @@ void widen_row(const Call& c, int64_t row, int64_t padded, float* to) {
 inline void both(const float* w, f32x16& first, f32x16& second) {
   first = load<f32x16>(w), second = load<f32x16>(w + LANES);
 }
-inline void both(const int8_t* w, f32x16& first, f32x16& second) {
-  first = __builtin_convertvector(load<i8x16>(w), f32x16), second = __builtin_convertvector(load<i8x16>(w + LANES), f32x16);
+inline f32x16 whole(const int8_t* w) {
+#if defined(__AVX512F__)  // which GCC 12 does not find by itself
+  return (f32x16)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load<__m128i>(w)));
+#else
+  const i16x16 half = __builtin_convertvector(load<i8x16>(w), i16x16);
+  return __builtin_convertvector(__builtin_convertvector(half, i32x16), f32x16);
+#endif
 }
+inline void both(const int8_t* w, f32x16& first, f32x16& second) { first = whole(w), second = whole(w + LANES); }
 inline void both(const uint16_t* w, f32x16& even, f32x16& odd) {  // two of bfloat16 in each 32 bits
   const i32x16 v = load<i32x16>(w);
   even = bits(v << 16), odd = bits(v & (int32_t)0xffff0000);
@@ -142,36 +150,39 @@ inline void order(const uint16_t*, float* x, int64_t padded) {
   }
 }
 
-template <class W, int R, int O>
-void dense_block(const Call& c, const float* x, int64_t padded, int64_t row, int64_t o) {
+// R rows of x with O outputs, in U sums for each that do not wait for each other.
+template <class W, int R, int O, int U> void dense_block(const Call& c, const float* x, int64_t padded, int64_t row, int64_t o) {
   const W* w = (const W*)c.weight + o * c.in;
-  f32x16 sums[O][R] = {};
-  const int64_t whole = c.in / CHUNK * CHUNK;
-  for (int64_t i = 0; i < padded; i += CHUNK) {
+  f32x16 sums[U][O][R] = {};
+  const auto add = [&](f32x16 (&sum)[R], const W* from, int64_t i) {
+    ahead(from);
+    f32x16 a, b;
+    both(from, a, b);
+    for (int r = 0; r < R; r++) sum[r] += a * load<f32x16>(x + r * padded + i);
+    for (int r = 0; r < R; r++) sum[r] += b * load<f32x16>(x + r * padded + i + LANES);
+  };
+  int64_t i = 0;
+  for (; i + U * CHUNK <= c.in; i += U * CHUNK)
+    for (int u = 0; u < U; u++)
+      for (int j = 0; j < O; j++) add(sums[u][j], w + j * c.in + i + u * CHUNK, i + u * CHUNK);
+  for (; i < c.in; i += CHUNK)
     for (int j = 0; j < O; j++) {
-      f32x16 a, b;
-      if (i < whole) {
-        both(w + j * c.in + i, a, b);
-      } else {
-        W rest[CHUNK] = {};
-        std::memcpy(rest, w + j * c.in + i, (c.in - i) * sizeof(W));
-        both(rest, a, b);
-      }
-      for (int r = 0; r < R; r++) {
-        const float* at = x + r * padded + i;
-        sums[j][r] += a * load<f32x16>(at);
-        sums[j][r] += b * load<f32x16>(at + LANES);
-      }
+      W rest[CHUNK] = {};
+      std::memcpy(rest, w + j * c.in + i, (c.in - i < CHUNK ? c.in - i : CHUNK) * sizeof(W));
+      add(sums[0][j], rest, i);
     }
-  }
   for (int j = 0; j < O; j++)
-    for (int r = 0; r < R; r++) write(c, row + r, o + j, sum(sums[j][r]), c.scales);
+    for (int r = 0; r < R; r++) {
+      for (int u = 1; u < U; u++) sums[0][j][r] += sums[u][j][r];
+      write(c, row + r, o + j, sum(sums[0][j][r]), c.scales);
+    }
 }
 
+// Rows of weights one after another where the memory is to be kept busy, four at once where the products are.
 template <class W, int R> void dense_rows(const Call& c, const float* x, int64_t padded, int64_t row, int64_t o, int64_t end) {
-  constexpr int O = R <= 2 ? 4 : R <= 4 ? 2 : 1;
-  for (; o + O <= end; o += O) dense_block<W, R, O>(c, x, padded, row, o);
-  for (; o < end; o++) dense_block<W, R, 1>(c, x, padded, row, o);
+  constexpr int O = R <= 2 ? 1 : 4;
+  for (; o + O <= end; o += O) dense_block<W, R, O, R <= 2 ? 4 / R : 1>(c, x, padded, row, o);
+  for (; o < end; o++) dense_block<W, R, 1, 1>(c, x, padded, row, o);
 }
 
 template <class W> void dense(const Call& c) {
@@ -184,13 +195,12 @@ template <class W> void dense(const Call& c) {
   }
   const float* x = room.data();
   typedef void (*Rows)(const Call&, const float*, int64_t, int64_t, int64_t, int64_t);
-  static constexpr Rows by_count[MOST] = {dense_rows<W, 1>, dense_rows<W, 2>, dense_rows<W, 3>, dense_rows<W, 4>,
-                                          dense_rows<W, 5>, dense_rows<W, 6>, dense_rows<W, 7>, dense_rows<W, 8>};
+  static constexpr Rows by_count[4] = {dense_rows<W, 1>, dense_rows<W, 2>, dense_rows<W, 3>, dense_rows<W, 4>};
   const int64_t step = (SHARE / (c.in * (int64_t)sizeof(W)) + 4) / 4 * 4;
   share(c.out, step, c.threads, [&](int64_t start, int64_t end) {
     for (int64_t o = start; o < end; o += 4)  // which stay in the cache for all groups of rows
-      for (int64_t r = 0; r < c.rows; r += MOST) {
-        const int64_t n = c.rows - r < MOST ? c.rows - r : MOST;
+      for (int64_t r = 0; r < c.rows; r += 4) {
+        const int64_t n = c.rows - r < 4 ? c.rows - r : 4;
         by_count[n - 1](c, x + r * padded, padded, r, o, o + 4 < end ? o + 4 : end);
       }
   });
@@ -232,23 +242,28 @@ void fix(const Call& c, Fixed& fixed) {
 
 // weight (tiles, columns / 8, 16 outputs), 8 in 32 bits, kept plus 8; scales (tiles, chunks, 16 outputs) in bfloat16
 template <int R> void tile_rows(const Call& c, const Fixed& x, int64_t row, int64_t tile) {
+  constexpr int U = R == 1 ? 4 : R <= 3 ? 2 : 1;  // sums that do not wait for each other
   f32x16 y[R] = {};
   const int32_t* w = (const int32_t*)c.weight + tile * x.chunks * 4 * LANES;
   const uint16_t* scales = (const uint16_t*)c.scales + tile * x.chunks * LANES;
   for (int64_t k = 0; k < x.chunks; k++, w += 4 * LANES, scales += LANES) {
     const int64_t at = row * x.chunks + k;
-    i32x16 sums[R];
-    for (int r = 0; r < R; r++) sums[r] = i32x16{} - 8 * x.sums[at + r * x.chunks];
+    i32x16 sums[R][U] = {};
+    for (int r = 0; r < R; r++) sums[r][0] -= 8 * x.sums[at + r * x.chunks];
     for (int q = 0; q < 4; q++) {
+      ahead(w + q * LANES);
       const i32x16 packed = load<i32x16>(w + q * LANES);
       for (int p = 0; p < 4; p++) {
         const i32x16 wide = (packed >> (4 * p)) & 0x000f000f;
         for (int r = 0; r < R; r++)
-          sums[r] = pairs(sums[r], wide, i32x16{} + x.values[(at + r * x.chunks) * LANES + 4 * q + p]);
+          sums[r][p % U] = pairs(sums[r][p % U], wide, i32x16{} + x.values[(at + r * x.chunks) * LANES + 4 * q + p]);
       }
     }
     const f32x16 scale = bits((i32x16)__builtin_convertvector(load<u16x16>(scales), i32x16) << 16);
-    for (int r = 0; r < R; r++) y[r] += __builtin_convertvector(sums[r], f32x16) * (scale * x.scales[at + r * x.chunks]);
+    for (int r = 0; r < R; r++) {
+      for (int u = 1; u < U; u++) sums[r][0] += sums[r][u];
+      y[r] += __builtin_convertvector(sums[r][0], f32x16) * (scale * x.scales[at + r * x.chunks]);
+    }
   }
   for (int r = 0; r < R; r++)
     for (int i = 0; i < LANES && tile * LANES + i < c.out; i++) write(c, row + r, tile * LANES + i, y[r][i]);
