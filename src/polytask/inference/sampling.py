@@ -178,17 +178,16 @@ class Sampler:
                 self.prompted = torch.zeros(self.slots, self.vocabulary, dtype=torch.bool, device=self.device)
             self.counts[slot] = 0
             self.prompted[slot] = False
-            self.prompted[slot, torch.tensor(sequence.ids, device=self.device)] = True
+            prompt, produced = sequence.ids[: sequence.prompt], sequence.ids[sequence.prompt :]
+            self.prompted[slot, torch.tensor(prompt, device=self.device)] = True
+            if produced:  # it ran before, and had to give way
+                tokens = torch.tensor(produced, device=self.device)
+                self.counts[slot].index_add_(0, tokens, torch.ones_like(tokens, dtype=self.counts.dtype))
 
     def reorder(self, slots: list[int], parents: list[int]) -> None:
-        """Slot slots[i] goes on with what slot parents[i] produced (beam search); a moved sequence likewise."""
+        """Slot slots[i] goes on with what slot parents[i] produced (beam search)."""
         if self.counts is not None:
             self.counts[slots] = self.counts[parents]
-
-    def move(self, source: int, target: int) -> None:
-        for table in (self.options, self.uniforms, self.counts, self.prompted):
-            if table is not None:
-                table[target] = table[source]
 
     def count(self, sequences: "List[Sequence]", ids: List[int]) -> None:
         """Notes the tokens that were produced, for penalties."""
@@ -203,8 +202,11 @@ class Sampler:
         if rows := [row for row, s in enumerate(sequences) if s.sampling.penalised]:
             adjusted[rows] = self._penalise(adjusted[rows], [sequences[row].slot for row in rows])
         for row, sequence in enumerate(sequences):
-            for hook in sequence.hooks:
-                adjusted[row] = hook(adjusted[row : row + 1], [sequence.ids], [sequence.prompt])[0]
+            try:
+                for hook in sequence.hooks:
+                    adjusted[row] = hook(adjusted[row : row + 1], [sequence.ids], [sequence.prompt])[0]
+            except Exception as error:  # of others' code; it ends this request alone
+                sequence.error = error
         if rows := [row for row, s in enumerate(sequences) if s.produced < s.sampling.min_tokens]:
             adjusted[rows] = adjusted[rows].index_fill(1, self.ends, -math.inf)
         return adjusted
