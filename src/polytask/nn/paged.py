@@ -17,6 +17,7 @@ from torch import Tensor
 from polytask.nn import masks
 from polytask.nn.attention import mix
 from polytask.nn.cache import Scorer
+from polytask.nn.kernels import attention as kernels
 
 BLOCK = 16
 SHORT = 8  # tokens of a row, up to which rows with as many are read together
@@ -100,6 +101,11 @@ class CacheView:
 
         window, scale, cap: see `nn.attention.Attention`. scorer: what positions add to scores.
         """
+        if not cap and scorer is None:
+            keys, values = self.cache.keys[layer], self.cache.values[layer]
+            mixed = kernels.attend(self.rows, self._kept, keys, values, q, k, v, window, scale)
+            if mixed is not None:
+                return mixed
         self._write(layer, self.new, k, v)
         return self._over(self._packets(window), layer, q, scale, cap, scorer)
 

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from polytask import runtime
 
-SOURCE = Path(__file__).with_name("products.cpp")
+SOURCES = sorted(Path(__file__).parent.glob("*.cpp"))
+HEADERS = sorted(Path(__file__).parent.glob("*.h"))
 FLAGS = (
     "-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fno-exceptions", "-fPIC",
     "-shared",
@@ -48,9 +49,10 @@ def folder() -> Path:
 def name() -> str:
     """What the built file is called: a digest of the source, the flags and the CPU."""
     digest = hashlib.sha256()
-    for part in (SOURCE.read_bytes(), " ".join(FLAGS).encode(), _cpu().encode()):
+    sources = [path.read_bytes() for path in (*SOURCES, *HEADERS)]
+    for part in (*sources, " ".join(FLAGS).encode(), _cpu().encode()):
         digest.update(hashlib.sha256(part).digest())
-    return f"products-{digest.hexdigest()[:32]}"
+    return f"kernels-{digest.hexdigest()[:32]}"
 
 
 def _cpu() -> str:
@@ -88,7 +90,7 @@ def build() -> Path:
     """The file, built now if need be; several processes build it once. Raises Unbuilt."""
     if (path := built()) is not None:
         return path
-    compiler = runtime.compiler()
+    compiler = runtime.compiler() if SOURCES else ""
     if not compiler:
         raise Unbuilt("there is no C++ compiler")
     place = folder()
@@ -104,7 +106,7 @@ def build() -> Path:
 def _compile(compiler: str, place: Path) -> Path:
     with tempfile.TemporaryDirectory(prefix=".building-", dir=place) as own:
         made = Path(own) / "made.so"
-        words = [compiler, *FLAGS, str(SOURCE), "-o", str(made)]
+        words = [compiler, *FLAGS, *map(str, SOURCES), "-o", str(made)]
         try:
             done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE)
             said = f"{' '.join(words)}\nended with {done.returncode}\n{done.stderr}" if done.returncode else ""

@@ -29,7 +29,8 @@ class Call(ctypes.Structure):
 
 
 class Library:
-    """Products by the name of the weights' kind: `product("int4", x, weight, scales, bias, out)`."""
+    """Products by the name of the weights' kind, `product("int4", x, weight, scales, bias, out)`; `attend` is called
+    by `kernels.attention`."""
 
     def __init__(self, path: Path):
         made = ctypes.CDLL(str(path))
@@ -39,6 +40,8 @@ class Library:
             function = getattr(made, f"polytask_{name}")
             function.restype, function.argtypes = None, (ctypes.POINTER(Call),)
             self._functions[name] = function
+        self.attend = made.polytask_attend
+        self.attend.restype, self.attend.argtypes = None, (ctypes.c_void_p,)
         self._read = made.polytask_read
         self._read.restype, self._read.argtypes = ctypes.c_int64, (ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32)
 

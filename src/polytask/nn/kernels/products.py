@@ -13,13 +13,16 @@ LEAST = 1 << 15  # weights: below, a call costs as much as the product
 
 def kernels(x: Tensor, out: int, width: int) -> Library | None:
     """The kernels, where they are ready and take x (..., width) with a matrix of (out, width) weights on the CPU."""
-    if torch.is_grad_enabled() or out * width < LEAST or x.dtype not in KINDS or type(x) is not Tensor or not x.is_cpu:
-        return None
-    if x.shape[-1] != width or not 0 < x.numel() <= FEW * width:
-        return None
-    if torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
+    if out * width < LEAST or x.shape[-1] != width or not 0 < x.numel() <= FEW * width or not inferring(x):
         return None
     return LOADER.get()
+
+
+def inferring(x: Tensor) -> bool:
+    """Whether x is a plain tensor on the CPU, of a type that kernels take, in a pass that nobody wants gradients of."""
+    if torch.is_grad_enabled() or x.dtype not in KINDS or type(x) is not Tensor or not x.is_cpu:
+        return False
+    return not (torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling())
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
