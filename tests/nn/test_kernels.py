@@ -1,5 +1,6 @@
 """Products of few rows: ours against torch in float64, and what happens where there are none."""
 
+import copy
 import os
 import threading
 
@@ -10,6 +11,8 @@ from polytask import runtime
 from polytask.nn.kernels import build, products
 from polytask.nn.kernels.library import LOADER, _Loader
 from polytask.nn.kernels.products import FEW, linear
+from polytask.nn.norm import LayerNorm, RMSNorm
+from polytask.nn.projection import project
 from polytask.nn.quant import Int4Linear, Int8Linear, unpack
 
 SHAPES = [(257, 131), (1027, 33), (40, 900), (1000, 64), (17, 3000)]
@@ -69,6 +72,25 @@ def test_products_are_those_of_float64(counted, shape, dtype):
                 assert found.dtype == dtype
                 assert error(found, wanted) < (bound if name == "int4" or dtype == torch.bfloat16 else 1e-6)
     assert len(counted) == len(ROWS) * 2 * 3
+
+
+@pytest.mark.parametrize("part", [LayerNorm(), LayerNorm(bias=False), RMSNorm(), RMSNorm(offset=1.0)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_a_norm_on_the_way_is_that_of_float64(counted, part, dtype):
+    torch.manual_seed(0)
+    norm = part.build(131)
+    for parameter in norm.parameters():
+        parameter.add_(torch.randn(131) / 4)
+    norm, layer = norm.to(dtype), torch.nn.Linear(131, 257).to(dtype)
+    layers = [layer, Int8Linear(layer.weight, layer.bias), Int4Linear(layer.weight, layer.bias)]
+    for rows in (1, 5, FEW):
+        x = (torch.randn(rows, 131) * 3 + 1).to(dtype)
+        for each in layers:
+            with torch.enable_grad():  # by which torch takes all of it
+                exact = copy.deepcopy(each).double()(copy.deepcopy(norm).double()(x.double())).detach()
+            assert error(project(x, norm, each), exact) < (1e-4 if dtype == torch.float32 else 3e-3)
+    assert len(counted) == 9
 
 
 @torch.no_grad()

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polytask.nn import surgery
-from polytask.nn.kernels.products import FEW, kernels
+from polytask.nn.kernels.library import NO_NORM, Norm
+from polytask.nn.kernels.products import FEW, alike, kernels
 from polytask.nn.stacked import Stacked
 
 Bits = Literal[8, 4]
@@ -66,6 +67,7 @@ def unpack(packed: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
 class QuantizedLinear(nn.Module):
     """What both kinds of layer share; `weight` and `scales` are buffers in the layout of their kind."""
 
+    kind: str  # of weights, as the kernels call it
     weight: Tensor
     scales: Tensor
 
@@ -80,6 +82,13 @@ class QuantizedLinear(nn.Module):
     def quantized(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         raise NotImplementedError
 
+    def product(self, x: Tensor, norm: Norm = NO_NORM) -> Tensor | None:
+        """The layer's output for norm(x) by the kernels, where they take it."""
+        library = kernels(x, self.out_features, self.in_features)
+        if library is None or not alike(x, self.bias):
+            return None
+        return library.product(self.kind, x, self.weight, self.scales, self.bias, self.out_features, norm)
+
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
         """Moves as all modules do, but scales keep their precision."""
         kept = self.scales
@@ -91,13 +100,15 @@ class QuantizedLinear(nn.Module):
 class Int8Linear(QuantizedLinear):
     """A linear layer that keeps its weights as int8, (out, in), and its activations as they come."""
 
+    kind = "int8"
+
     def quantized(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         return quantize_rows(weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
-        if (library := kernels(x, *self.weight.shape)) is not None and _alike(x, self.bias):
-            return library.product("int8", x, self.weight, self.scales, self.bias, self.out_features)
+        if (product := self.product(x)) is not None:
+            return product
         rows, scales = x.numel() // x.shape[-1], self.scales.to(x.dtype)
         if x.is_cpu and x.dtype == torch.bfloat16 and 0 < rows <= FEW and self.in_features % 32 == 0:  # else it crashes
             y = torch.ops.aten._weight_int8pack_mm(x.reshape(rows, -1), self.weight, scales).view(*x.shape[:-1], -1)
@@ -109,6 +120,8 @@ class Int8Linear(QuantizedLinear):
 class Int4Linear(QuantizedLinear):
     """A linear layer that keeps its weights in 4 bits, as `pack` lays them, and its activations as they come."""
 
+    kind = "int4"
+
     def quantized(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         rows = max(1, PIECE // weight.shape[1] // TILE) * TILE
         pieces = [pack(*quantize_groups(piece)) for piece in weight.split(rows)]
@@ -116,14 +129,10 @@ class Int4Linear(QuantizedLinear):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
-        if (library := kernels(x, self.out_features, self.in_features)) is not None and _alike(x, self.bias):
-            return library.product("int4", x, self.weight, self.scales, self.bias, self.out_features)
+        if (product := self.product(x)) is not None:
+            return product
         weight = unpack(self.weight, self.scales, x.dtype)[: self.out_features, : self.in_features]
         return F.linear(x, weight, self.bias)
-
-
-def _alike(x: Tensor, bias: Tensor | None) -> bool:
-    return bias is None or bias.dtype == x.dtype
 
 
 def quantize(network: nn.Module, bits: Bits = 8) -> list[str]:

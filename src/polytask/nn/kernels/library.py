@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,8 +25,23 @@ class Call(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("x", "weight", "scales", "bias", "y")),
         *((name, ctypes.c_int64) for name in ("rows", "in", "out")),
-        *((name, ctypes.c_int32) for name in ("threads", "kind")),
+        *((name, ctypes.c_void_p) for name in ("norm_scale", "norm_bias")),
+        *((name, ctypes.c_float) for name in ("eps", "offset")),
+        *((name, ctypes.c_int32) for name in ("norm", "threads", "kind")),
     ]
+
+
+class Norm(NamedTuple):
+    """A norm that a product does on its way: `kind` 1 is that of layers, 2 by the root mean square; see `nn.norm`."""
+
+    kind: int
+    scale: Tensor | None
+    bias: Tensor | None
+    eps: float
+    offset: float = 0.0
+
+
+NO_NORM = Norm(0, None, None, 0.0)
 
 
 class Library:
@@ -46,17 +62,18 @@ class Library:
         self._read.restype, self._read.argtypes = ctypes.c_int64, (ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32)
 
     def product(
-        self, kind: str, x: Tensor, weight: Tensor, scales: Tensor | None, bias: Tensor | None, out: int
-    ) -> Tensor:
-        """x (..., in) times a matrix of `out` rows, (..., out), in the type of x. All tensors lie in one piece."""
+        self, kind: str, x: Tensor, weight: Tensor, scales: Tensor | None, bias: Tensor | None, out: int,
+        norm: Norm = NO_NORM,
+    ) -> Tensor:  # fmt: skip
+        """norm(x) (..., in) times a matrix of `out` rows, (..., out), in the type of x; weights lie in one piece."""
         x = x.contiguous()
         y = torch.empty(*x.shape[:-1], out, dtype=x.dtype)
         width = x.shape[-1]
         self._functions[kind](
             Call(
-                x.data_ptr(), weight.data_ptr(), None if scales is None else scales.data_ptr(),
-                None if bias is None else bias.data_ptr(), y.data_ptr(), x.numel() // width, width, out,
-                torch.get_num_threads(), KINDS[x.dtype],
+                x.data_ptr(), weight.data_ptr(), _pointer(scales), _pointer(bias), y.data_ptr(),
+                x.numel() // width, width, out, _pointer(norm.scale), _pointer(norm.bias), norm.eps, norm.offset,
+                norm.kind, torch.get_num_threads(), KINDS[x.dtype],
             )
         )  # fmt: skip
         return y
@@ -64,6 +81,10 @@ class Library:
     def read(self, memory: Tensor) -> int:
         """The sum of whole numbers of 64 bits, a multiple of 32 of them: how fast this is, is how fast memory is."""
         return self._read(memory.data_ptr(), memory.numel(), torch.get_num_threads())
+
+
+def _pointer(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
 
 
 def _parallel() -> ctypes.c_void_p:

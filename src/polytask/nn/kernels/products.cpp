@@ -40,8 +40,11 @@ struct Call {
   const void *x, *weight, *scales, *bias;
   void* y;
   int64_t rows, in, out;
-  int32_t threads, kind;  // of x, bias and y: FLOAT32 or BFLOAT16
+  const void *norm_scale, *norm_bias;
+  float eps, offset;
+  int32_t norm, threads, kind;  // kind of x, biases, norm and y: FLOAT32 or BFLOAT16
 };
+enum { NONE, LAYER, RMS };
 
 inline float value(const void* from, int64_t i, int kind) {
   return kind == BFLOAT16 ? widen(((const uint16_t*)from)[i]) : ((const float*)from)[i];
@@ -54,6 +57,21 @@ inline void write(const Call& c, int64_t row, int64_t o, float y, const void* sc
   else ((float*)c.y)[row * c.out + o] = y;
 }
 
+// A row whose end is filled up with zeros, in place.
+void normalize(const Call& c, float* x, int64_t padded) {
+  f32x16 total = {}, squares = {};
+  if (c.norm == LAYER) {
+    for (int64_t i = 0; i < padded; i += LANES) total += load<f32x16>(x + i);
+    const float mean = sum(total) / c.in;
+    for (int64_t i = 0; i < c.in; i++) x[i] -= mean;
+  }
+  for (int64_t i = 0; i < padded; i += LANES) squares += load<f32x16>(x + i) * load<f32x16>(x + i);
+  const float inverse = 1 / std::sqrt(sum(squares) / c.in + c.eps);
+  for (int64_t i = 0; i < c.in; i++) x[i] *= inverse * (c.norm_scale ? value(c.norm_scale, i, c.kind) + c.offset : 1);
+  if (c.norm_bias)
+    for (int64_t i = 0; i < c.in; i++) x[i] += value(c.norm_bias, i, c.kind);
+}
+
 // A row of x in float32, filled up with zeros to whole chunks.
 void widen_row(const Call& c, int64_t row, int64_t padded, float* to) {
   const int64_t start = row * c.in;
@@ -64,6 +82,7 @@ void widen_row(const Call& c, int64_t row, int64_t padded, float* to) {
     std::memcpy(to, (const float*)c.x + start, c.in * sizeof(float));
   }
   std::memset(to + c.in, 0, (padded - c.in) * sizeof(float));
+  if (c.norm != NONE) normalize(c, to, padded);
 }
 
 // ---- weights in float32, bfloat16 or whole numbers of 8 bits with a scale for each output, a row an output

@@ -4,11 +4,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polytask.nn.kernels.library import KINDS, LOADER, Library
+from polytask.nn.kernels.library import KINDS, LOADER, NO_NORM, Library, Norm
+from polytask.nn.norm import RootMeanSquare
 from polytask.nn.stacked import Stacked
 
 FEW = 16  # rows up to which a product is bound by the memory that its weights lie in (docs/log.md)
 LEAST = 1 << 15  # weights: below, a call costs as much as the product
+PLAIN = (nn.Linear, Stacked)
 
 
 def kernels(x: Tensor, out: int, width: int) -> Library | None:
@@ -27,16 +29,44 @@ def inferring(x: Tensor) -> bool:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """torch's: x (..., in) times weight (out, in), plus bias (out,)."""
-    library = kernels(x, *weight.shape)
-    alike = weight.dtype == x.dtype and (bias is None or bias.dtype == x.dtype)
-    if library is None or not alike or not weight.is_cpu or not weight.is_contiguous():
-        return F.linear(x, weight, bias)
+    product = _plain(x, weight, bias, NO_NORM)
+    return F.linear(x, weight, bias) if product is None else product
+
+
+def apply(layer: nn.Module, x: Tensor, norm: nn.Module | None = None) -> Tensor:
+    """layer(norm(x)); a linear layer's product does the norm on its way where the kernels do."""
+    product = None
+    if (form := fused(norm, x)) is not None:
+        if type(layer) in PLAIN:
+            product = _plain(x, layer.weight, layer.bias, form)  # type: ignore[arg-type]
+        elif (own := getattr(layer, "product", None)) is not None:
+            product = own(x, form)
+    if product is not None:
+        return product
+    return layer(x if norm is None else norm(x))
+
+
+def fused(norm: nn.Module | None, x: Tensor) -> Norm | None:
+    """What the kernels are told of a norm; None where it is none of theirs."""
+    if norm is None:
+        return NO_NORM
+    if type(norm) is nn.LayerNorm and norm.normalized_shape == x.shape[-1:]:
+        form = Norm(1, norm.weight, norm.bias, norm.eps)
+    elif type(norm) is RootMeanSquare and norm.normalized_shape == x.shape[-1:]:
+        form = Norm(2, norm.weight, None, norm.eps or 0.0, norm.offset)
+    else:
+        return None
+    return form if alike(x, form.scale, form.bias) else None
+
+
+def alike(x: Tensor, *others: Tensor | None) -> bool:
+    return all(other is None or other.dtype == x.dtype for other in others)
+
+
+def _plain(x: Tensor, weight: Tensor, bias: Tensor | None, norm: Norm) -> Tensor | None:
+    if (library := kernels(x, *weight.shape)) is None or not alike(x, weight, bias):
+        return None
+    if not weight.is_cpu or not weight.is_contiguous():
+        return None
     kind = "float32" if x.dtype == torch.float32 else "bfloat16"
-    return library.product(kind, x, weight, None, bias, len(weight))
-
-
-def apply(layer: nn.Module, x: Tensor) -> Tensor:
-    """layer(x); a plain linear layer by `linear`."""
-    if type(layer) in (nn.Linear, Stacked):
-        return linear(x, layer.weight, layer.bias)  # type: ignore[arg-type]
-    return layer(x)
+    return library.product(kind, x, weight, None, bias, len(weight), norm)
