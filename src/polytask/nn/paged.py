@@ -18,6 +18,7 @@ from polytask.nn import masks
 from polytask.nn.attention import mix
 from polytask.nn.cache import Scorer
 from polytask.nn.kernels import attention as kernels
+from polytask.nn.position import Turn
 
 BLOCK = 16
 SHORT = 8  # tokens of a row, up to which rows with as many are read together
@@ -94,18 +95,21 @@ class CacheView:
         return torch.cat([torch.arange(p.start, p.stop) if isinstance(p, slice) else p for p in parts]).to(self.device)
 
     def attend(
-        self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, window: int | None = None, scale: float | None = None,
-        cap: float | None = None, scorer: Scorer | None = None,
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, turn: Turn | None = None, window: int | None = None,
+        scale: float | None = None, cap: float | None = None, scorer: Scorer | None = None,
     ) -> Tensor:  # fmt: skip
         """The heads' outputs (1, H, N, K) for q (1, H, N, K) and the new k and v (1, kv_heads, N, K).
 
-        window, scale, cap: see `nn.attention.Attention`. scorer: what positions add to scores.
+        turn: of queries and keys by their positions. window, scale, cap: see `nn.attention.Attention`. scorer: what
+        positions add to scores.
         """
         if not cap and scorer is None:
             keys, values = self.cache.keys[layer], self.cache.values[layer]
-            mixed = kernels.attend(self.rows, self._kept, keys, values, q, k, v, window, scale)
+            mixed = kernels.attend(self.rows, self._kept, keys, values, q, k, v, turn, window, scale)
             if mixed is not None:
                 return mixed
+        if turn is not None:
+            q, k = turn(q), turn(k)
         self._write(layer, self.new, k, v)
         return self._over(self._packets(window), layer, q, scale, cap, scorer)
 

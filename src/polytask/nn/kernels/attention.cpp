@@ -19,10 +19,12 @@ struct Attend {
   void *keys, *values, *y;
   const int32_t* tables;
   const int32_t *row, *first, *end;
+  const float *cos, *sin;  // (tokens, turned): by which the first channels of queries and keys are turned
   int64_t tokens, heads, kv_heads, width, places;
   int64_t q_head, q_token, k_head, k_token, v_head, v_token;
+  int64_t turned;
   float scale;
-  int32_t threads, kind;
+  int32_t neighbours, threads, kind;  // whether neighbouring channels are pairs, or those of the two halves
 };
 
 inline f32x16 wide(const float* from) { return load<f32x16>(from); }
@@ -31,6 +33,24 @@ inline f32x16 wide(const uint16_t* from) {
 }
 inline void put(float* to, float value) { *to = value; }
 inline void put(uint16_t* to, float value) { *to = narrow(value); }
+
+// As torch rounds it, so that few tokens and many differ little.
+template <class T> inline float rounded(float value) {
+  T to;
+  return put(&to, value), sizeof(T) == 2 ? widen((uint16_t)to) : value;
+}
+
+// A head of queries or keys in float32, turned by its token's angles; see Rotary of nn/position.py.
+template <class T> void turn(const Attend& c, int64_t token, const T* from, float* to) {
+  for (int64_t i = 0; i < c.width; i += LANES) store(to + i, wide(from + i));
+  const float *cos = c.cos + token * c.turned, *sin = c.sin + token * c.turned;
+  const int64_t half = c.turned / 2;
+  for (int64_t p = 0; p < half; p++) {
+    const int64_t i = c.neighbours ? 2 * p : p, j = c.neighbours ? i + 1 : p + half;
+    const float a = to[i], b = to[j];
+    to[i] = rounded<T>(a * cos[i] + b * sin[i]), to[j] = rounded<T>(b * cos[j] + a * sin[j]);
+  }
+}
 
 // e^x for x <= 0 within some units of the last place: 2^n times a polynomial on +-ln 2 / 2 (Cephes).
 inline f32x16 exponential(f32x16 x) {
@@ -57,7 +77,8 @@ template <class T> void attend_one(const Attend& c, int64_t token, int64_t kv) {
   const auto place = [&](int64_t p) { return (table[p / BLOCK] * BLOCK + p % BLOCK) * width; };
   for (int64_t h = 0; h < each; h++) {
     const T* q = (const T*)c.q + (kv * each + h) * c.q_head + token * c.q_token;
-    for (int64_t i = 0; i < width; i += LANES) store(queries + h * width + i, wide(q + i) * c.scale);
+    turn(c, token, q, queries + h * width);
+    for (int64_t i = 0; i < width; i++) queries[h * width + i] *= c.scale;
   }
   for (int64_t p = 0; p < length; p++) {
     const T* key = keys + place(first + p);
@@ -94,11 +115,14 @@ template <class T> void attend_one(const Attend& c, int64_t token, int64_t kv) {
 
 template <class T> void attend(const Attend& c) {
   int64_t work = 0;
+  static thread_local std::vector<float> room;
+  room.resize(c.width);
   for (int64_t t = 0; t < c.tokens; t++) {
     const int64_t last = c.end[t] - 1;
     const int64_t to = (c.tables[c.row[t] + last / BLOCK] * BLOCK + last % BLOCK) * c.width;
     for (int64_t kv = 0; kv < c.kv_heads; kv++) {
-      std::memcpy((T*)c.keys + kv * c.places * c.width + to, (const T*)c.k + kv * c.k_head + t * c.k_token, c.width * sizeof(T));
+      turn(c, t, (const T*)c.k + kv * c.k_head + t * c.k_token, room.data());
+      for (int64_t i = 0; i < c.width; i++) put((T*)c.keys + kv * c.places * c.width + to + i, room[i]);
       std::memcpy((T*)c.values + kv * c.places * c.width + to, (const T*)c.v + kv * c.v_head + t * c.v_token, c.width * sizeof(T));
     }
     work += (c.end[t] - c.first[t]) * c.width * c.heads;

@@ -13,6 +13,7 @@ from polytask.nn.kernels.products import FEW, inferring
 
 if TYPE_CHECKING:
     from polytask.nn.paged import Row
+    from polytask.nn.position import Turn
 
 WIDTHS = 16  # of a head: a multiple of a vector's lanes
 
@@ -22,27 +23,31 @@ class Attend(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("q", "k", "v", "keys", "values", "y", "tables", "row", "first", "end")),
+        *((name, ctypes.c_void_p) for name in ("cos", "sin")),
         *((name, ctypes.c_int64) for name in ("tokens", "heads", "kv_heads", "width", "places")),
         *((name, ctypes.c_int64) for name in ("q_head", "q_token", "k_head", "k_token", "v_head", "v_token")),
+        ("turned", ctypes.c_int64),
         ("scale", ctypes.c_float),
-        *((name, ctypes.c_int32) for name in ("threads", "kind")),
+        *((name, ctypes.c_int32) for name in ("neighbours", "threads", "kind")),
     ]
 
 
 def attend(
     rows: "Sequence[Row]", kept: dict, keys: Tensor, values: Tensor, q: Tensor, k: Tensor, v: Tensor,
-    window: int | None, scale: float | None,
+    turn: "Turn | None", window: int | None, scale: float | None,
 ) -> Tensor | None:  # fmt: skip
     """What `CacheView.attend` gives, the new k and v put in their places of keys and values (kv_heads, places, K) of a
     layer; None, and nothing done, where the kernel does not take these. kept: of the step, to keep what layers share.
     """
     if not 0 < q.shape[2] <= FEW or not inferring(q) or keys.dtype != q.dtype or q.shape[3] % WIDTHS:
         return None
+    if any(x.stride(3) != 1 or x.dtype != q.dtype for x in (q, k, v)):
+        return None
     if (library := LOADER.get()) is None or any(row.prefix > (0 if window else row.start + 1) for row in rows):
         return None
-    key = ("few", window, scale, q.stride(), k.stride(), v.stride())
+    key = ("few", window, scale, turn, q.stride(), k.stride(), v.stride())
     if key not in kept:
-        kept[key] = _call(rows, keys, q, k, v, window, scale)
+        kept[key] = _call(rows, keys, q, k, v, turn, window, scale)
     call, _ = kept[key]
     _, heads, tokens, width = q.shape
     y = torch.empty(1, tokens, heads, width, dtype=q.dtype)
@@ -53,8 +58,9 @@ def attend(
 
 
 def _call(
-    rows: "Sequence[Row]", keys: Tensor, q: Tensor, k: Tensor, v: Tensor, window: int | None, scale: float | None
-) -> tuple[Attend, Any]:
+    rows: "Sequence[Row]", keys: Tensor, q: Tensor, k: Tensor, v: Tensor, turn: "Turn | None", window: int | None,
+    scale: float | None,
+) -> tuple[Attend, Any]:  # fmt: skip
     """What layers share, and the memory that it points to."""
     _, heads, tokens, width = q.shape
     tables = list(chain.from_iterable(row.table for row in rows))
@@ -71,5 +77,11 @@ def _call(
     strides = [step for x in (q, k, v) for step in x.stride()[1:3]]
     scale = width**-0.5 if scale is None else scale
     sizes = (tokens, heads, *keys.shape[:1], width, keys.shape[1])
-    call = Attend(*[None] * 6, places[3], *places[:3], *sizes, *strides, scale, torch.get_num_threads(), KINDS[q.dtype])
-    return call, numbers
+    angles = [part.to(q.dtype).float().contiguous() for part in turn.angles] if turn else []
+    turns = [part.data_ptr() for part in angles] or [None, None]
+    turned, neighbours = (angles[0].shape[-1], turn.rotary.layout != "half") if turn else (0, False)
+    call = Attend(
+        *[None] * 6, places[3], *places[:3], *turns, *sizes, *strides, turned, scale, neighbours,
+        torch.get_num_threads(), KINDS[q.dtype],
+    )  # fmt: skip
+    return call, (numbers, angles)

@@ -70,6 +70,8 @@ void normalize(const Call& c, float* x, int64_t padded) {
   for (int64_t i = 0; i < c.in; i++) x[i] *= inverse * (c.norm_scale ? value(c.norm_scale, i, c.kind) + c.offset : 1);
   if (c.norm_bias)
     for (int64_t i = 0; i < c.in; i++) x[i] += value(c.norm_bias, i, c.kind);
+  if (c.kind == BFLOAT16)  // as torch rounds it, so that few rows and many differ little
+    for (int64_t i = 0; i < c.in; i++) x[i] = widen(narrow(x[i]));
 }
 
 // A row of x in float32, filled up with zeros to whole chunks.
