@@ -48,7 +48,7 @@ def test_a_layer_is_the_same_with_and_without_kernels(kind, monkeypatch):
         half = layer.bfloat16()
         rounded = torch.cat([half(part) for part in x.bfloat16().split(5)])
     torch.testing.assert_close(few, many, rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(without, many, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(without, many, rtol=1e-3, atol=1e-3)
     assert (rounded - many).norm() < 0.01 * many.norm()
     assert torch.equal(half.scales, scales)
     assert half.scales.dtype == scales.dtype
@@ -90,7 +90,7 @@ def test_a_trained_network_says_the_same(trained, bits, worse):
     before = _loss(trained, ids)
     assert before < 0.2
     names = quantize(small, bits)
-    assert len(names) == sum(isinstance(module, QuantizedLinear) for module in small.modules()) == 8
+    assert len(names) == sum(isinstance(module, QuantizedLinear) for module in small.modules()) == 9
     assert abs(_loss(small, ids) - before) < worse
     late = slice(LENGTH // 2, None)
     agree = (_logits(small, ids).argmax(-1) == _logits(trained, ids).argmax(-1))[:, late].float().mean()

@@ -16,6 +16,7 @@ using namespace polytask;
 namespace {
 
 constexpr int64_t CHUNK = 32;        // columns that are widened, or scaled, together
+constexpr int64_t GROUP = 128;       // rows that go through all weights together
 constexpr int MOST = 8;              // rows that share one reading of weights in 4 bits
 constexpr int64_t SHARE = 1 << 16;   // bytes of weights that a thread takes at a time
 
@@ -235,7 +236,7 @@ template <int R> void tile_rows(const Call& c, const Fixed& x, int64_t row, int6
     for (int i = 0; i < LANES && tile * LANES + i < c.out; i++) write(c, row + r, tile * LANES + i, y[r][i]);
 }
 
-void int4(const Call& c) {
+void int4_rows(const Call& c) {
   static thread_local Fixed room;
   fix(c, room);
   const Fixed& x = room;
@@ -247,6 +248,16 @@ void int4(const Call& c) {
     for (int64_t tile = start; tile < end; tile++)
       for (int64_t r = 0; r < c.rows; r += MOST) by_count[(c.rows - r < MOST ? c.rows - r : MOST) - 1](c, x, r, tile);
   });
+}
+
+void int4(const Call& c) {
+  for (int64_t r = 0; r < c.rows; r += GROUP) {  // whose fixed numbers stay in the cache
+    Call part = c;
+    const int64_t size = c.kind == BFLOAT16 ? 2 : 4;
+    part.x = (const char*)c.x + r * c.in * size, part.y = (char*)c.y + r * c.out * size;
+    part.rows = c.rows - r < GROUP ? c.rows - r : GROUP;
+    int4_rows(part);
+  }
 }
 
 // A sum over memory, read as the products read it.

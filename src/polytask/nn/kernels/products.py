@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from polytask import runtime
 from polytask.nn.kernels.library import KINDS, LOADER, NO_NORM, Library, Norm
 from polytask.nn.norm import RootMeanSquare
 from polytask.nn.stacked import Stacked
@@ -13,9 +14,9 @@ LEAST = 1 << 15  # weights: below, a call costs as much as the product
 PLAIN = (nn.Linear, Stacked)
 
 
-def kernels(x: Tensor, out: int, width: int) -> Library | None:
-    """The kernels, where they are ready and take x (..., width) with a matrix of (out, width) weights on the CPU."""
-    if out * width < LEAST or x.shape[-1] != width or not 0 < x.numel() <= FEW * width or not inferring(x):
+def kernels(x: Tensor, out: int, width: int, rows: int = FEW) -> Library | None:
+    """The kernels, where they are ready and take x (at most `rows`, width) with weights (out, width) on the CPU."""
+    if out * width < LEAST or x.shape[-1] != width or not 0 < x.numel() <= rows * width or not inferring(x):
         return None
     return LOADER.get()
 
@@ -30,7 +31,19 @@ def inferring(x: Tensor) -> bool:
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """torch's: x (..., in) times weight (out, in), plus bias (out,)."""
     product = _plain(x, weight, bias, NO_NORM)
-    return F.linear(x, weight, bias) if product is None else product
+    return many(x, weight, bias) if product is None else product
+
+
+def many(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """torch's linear, with bfloat16 widened to float32 where the CPU would make its products up; weight of any type."""
+    if x.numel() // max(x.shape[-1], 1) <= FEW or not inferring(x) or not made_up(x):
+        return F.linear(x, weight.to(x.dtype) if weight.dtype == torch.int8 else weight, bias)
+    return F.linear(x.float(), weight.float(), None if bias is None else bias.float()).to(x.dtype)
+
+
+def made_up(x: Tensor) -> bool:
+    """Whether products of x are bfloat16 on a CPU that has no instructions for it."""
+    return x.dtype == torch.bfloat16 and not runtime.fast_bfloat16()
 
 
 def apply(layer: nn.Module, x: Tensor, norm: nn.Module | None = None) -> Tensor:
@@ -43,7 +56,8 @@ def apply(layer: nn.Module, x: Tensor, norm: nn.Module | None = None) -> Tensor:
             product = own(x, form)
     if product is not None:
         return product
-    return layer(x if norm is None else norm(x))
+    x = x if norm is None else norm(x)
+    return many(x, layer.weight, layer.bias) if type(layer) in PLAIN else layer(x)  # type: ignore[arg-type]
 
 
 def fused(norm: nn.Module | None, x: Tensor) -> Norm | None:
