@@ -12,7 +12,7 @@ from polytask.nn.kernels.library import KINDS, LOADER
 from polytask.nn.kernels.products import FEW, inferring
 
 if TYPE_CHECKING:
-    from polytask.nn.paged import Row
+    from polytask.nn.packets import Row
     from polytask.nn.position import Turn
 
 WIDTHS = 16  # of a head: a multiple of a vector's lanes
