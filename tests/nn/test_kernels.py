@@ -140,8 +140,8 @@ def test_mistakes_are_torchs(counted):
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("POLYTASK_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "kernels"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "polytask" / "kernels"
 
 
 def compiler(folder, monkeypatch, script: str) -> None:
@@ -184,7 +184,7 @@ def test_what_does_not_load_or_multiply_is_not_used(cache, tmp_path, monkeypatch
 
 def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv("POLYTASK_CACHE", str(tmp_path / "file"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert "no cache folder" in fresh().reason
 
 

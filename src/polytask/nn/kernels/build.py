@@ -33,7 +33,7 @@ class Unbuilt(Exception):
 def folder() -> Path:
     """Where the kernels are kept, which only the user may enter. Raises Unbuilt where there is no such place."""
     try:
-        place = Path(os.environ.get("POLYTASK_CACHE") or Path.home() / ".cache" / "polytask").expanduser() / "kernels"
+        place = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "polytask" / "kernels"
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = place.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
