@@ -17,7 +17,7 @@ from polytask.nn.quant import quantize
 from polytask.run import bench, gguf
 from tests.inference.networks import TOKENIZER, network
 
-FEW = ("--prompt", "12", "--new", "4", "--tries", "1")
+FEW = ("--prompt", "12", "--new", "40", "--tries", "2")
 
 
 @pytest.fixture(scope="module")

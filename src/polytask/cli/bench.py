@@ -17,7 +17,7 @@ def bench(
     ] = None,
     prompt: Annotated[int, typer.Option(help="Tokens of the prompt.")] = 512,
     new: Annotated[int, typer.Option(help="Tokens of the answer.")] = 128,
-    tries: Annotated[int, typer.Option(help="How often; the median counts.")] = 3,
+    tries: Annotated[int, typer.Option(help="How often; the fastest counts.")] = 3,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or auto.", show_default=False)] = None,
     int8: Annotated[bool, typer.Option("--int8", help="Keep weights in 8 bits.")] = False,
     int4: Annotated[bool, typer.Option("--int4", help="Keep weights in 4 bits.")] = False,

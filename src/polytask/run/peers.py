@@ -4,7 +4,6 @@ A generator is a function of (prompt length, new tokens) that reads a prompt of 
 """
 
 import ctypes
-import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ FILE_TYPES = {"bfloat16": 32, "int8": 7, "int4": 2}  # of llama.cpp: BF16, Q8_0 
 @dataclass(frozen=True)
 class Speed:
     """prefill: tokens of a prompt a second, until the first new one. decoding: new tokens a second after the first.
-    first: seconds until the first. Each is the median of some tries."""
+    first: seconds until the first. Each by the fastest of some tries, which is least disturbed by others."""
 
     prefill: float
     decoding: float
@@ -38,9 +37,8 @@ def measure(generate: Generator, prompt: int, new: int, tries: int = 3) -> Speed
         return time.perf_counter() - start
 
     generate(prompt, 2)
-    pairs = [(seconds(1), seconds(new)) for _ in range(tries)]
-    first = statistics.median(first for first, _ in pairs)
-    return Speed(prompt / first, statistics.median((new - 1) / (whole - first) for first, whole in pairs), first)
+    first, whole = (min(times) for times in zip(*((seconds(1), seconds(new)) for _ in range(tries))))
+    return Speed(prompt / first, (new - 1) / (whole - first), first)
 
 
 def found(library: str) -> Any:
