@@ -28,7 +28,8 @@ def of_network(network: Transformer) -> Gguf:
     heads, kv_heads, width = c.attention_of(0).sizes(c.dim)
     sizes: dict[str, int | float] = {
         "context_length": c.context_length, "embedding_length": c.dim, "block_count": c.layers,
-        "feed_forward_length": c.feedforward_of(0).width, "attention.head_count": heads, "vocab_size": c.vocab_size,
+        "feed_forward_length": c.feedforward_of(0).width,  # type: ignore[attr-defined]
+        "attention.head_count": heads, "vocab_size": c.vocab_size,
     }  # fmt: skip
     if name == "gpt2":
         sizes["attention.layer_norm_epsilon"] = float(words["layer_norm_epsilon"])

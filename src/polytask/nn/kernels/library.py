@@ -92,7 +92,7 @@ def _parallel() -> ctypes.c_void_p:
 
     Raises OSError where that runtime is another one.
     """
-    own = Path(torch.__file__).parent / "lib" / "libgomp.so.1"
+    own = Path(torch.__path__[0]) / "lib" / "libgomp.so.1"
     try:
         return ctypes.cast(ctypes.CDLL(str(own) if own.exists() else "libgomp.so.1").GOMP_parallel, ctypes.c_void_p)
     except AttributeError:
