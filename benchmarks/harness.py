@@ -99,9 +99,9 @@ def answer(figures: Mapping[str, Any]) -> None:
     print(RESULT + json.dumps(figures), flush=True)
 
 
-def ask(script: str, words: Sequence[str]) -> dict[str, Any]:
+def ask(script: str, words: Sequence[str], python: str = sys.executable) -> dict[str, Any]:
     """Runs `script` in a process of its own and returns what it answers. Raises RuntimeError where it fails."""
-    done = subprocess.run([sys.executable, script, *words], capture_output=True, text=True)
+    done = subprocess.run([python, script, *words], capture_output=True, text=True)
     found = [line for line in done.stdout.splitlines() if line.startswith(RESULT)]
     if done.returncode or not found:
         said = (done.stderr.strip() or done.stdout.strip() or f"it ended with {done.returncode}").splitlines()

@@ -45,10 +45,10 @@ def test_readying_the_machine_draws_no_random_numbers():
 def test_training_takes_bfloat16_where_its_products_are_faster(bfloat16, chosen, monkeypatch):
     rates = {"float32": 200e9, "bfloat16": bfloat16}
     monkeypatch.setattr(runtime, "matmul_rate", lambda device, precision, *_: rates[precision])
-    runtime._fast_bfloat16.cache_clear()
+    runtime.fast_bfloat16.cache_clear()
     assert runtime.pick_products("auto", torch.device("cpu")) == chosen
     assert runtime.pick_products("float32", torch.device("cpu")) == "float32"
     assert runtime.pick_precision("auto", torch.device("cpu")) == "float32"  # answers stay those of float32
     with pytest.raises(runtime.ConfigError, match="unknown 'float8'"):
         runtime.pick_products("float8", torch.device("cpu"))
-    runtime._fast_bfloat16.cache_clear()
+    runtime.fast_bfloat16.cache_clear()

@@ -25,6 +25,7 @@ from polytask.interop.folder import load_network, read_folder, write_folder
 from polytask.models import cost
 from polytask.models.config import TransformerConfig
 from polytask.models.transformer import Transformer
+from polytask.nn.quant import QuantizedLinear, quantize
 from polytask.tasks import TASKS, Segment, Task, Text, check, get_task, prompt
 from polytask.tokenizers.encode import continuation_ids, prefix_length, prompt_ids, split_prompt
 from polytask.tokenizers.text import TextTokenizer
@@ -67,14 +68,16 @@ class Model:
 
     @classmethod
     def load(
-        cls, path: str | Path, *, dtype: str = "auto", int8: bool = False, device: str = "auto",
+        cls, path: str | Path, *, dtype: str = "auto", int8: bool = False, int4: bool = False, device: str = "auto",
         adapter: str | Path | None = None, truncate: Truncate | None = None,
     ) -> "Model":  # fmt: skip
         """The model of a checkpoint folder, or of a run's. Raises CheckpointError, ConfigError, TokenizerError.
 
-        dtype: "auto" is bfloat16 on a GPU and float32 elsewhere. int8: weights of linear layers in 8 bits, fastest
-        with bfloat16. adapter: a folder of LoRA weights, written here or by peft, to be added to the model's own.
+        dtype: "auto" is bfloat16 on a GPU and float32 elsewhere. int8, int4: weights of linear layers in 8 or 4
+        bits. adapter: a folder of LoRA weights, written here or by peft, to be added to the model's own.
         """
+        if int8 and int4:
+            raise ConfigError("int8 and int4 exclude each other: weights are kept in 8 bits or in 4.")
         place = runtime.pick_device(device)
         folder = read_folder(path)
         precision = getattr(torch, runtime.pick_precision(dtype, place))
@@ -86,10 +89,8 @@ class Model:
             adapters.load(network, adapter)
             adapters.merge(network)
         network = network.to(precision)
-        if int8:
-            from polytask.nn.quant import quantize
-
-            quantize(network)
+        if int8 or int4:
+            quantize(network, 8 if int8 else 4)
         tasks = {file.stem: get_task(file) for file in folder.task_files}
         return cls(network.eval(), folder.tokenizer, tasks=tasks, about=folder.about, truncate=truncate)
 
@@ -109,8 +110,8 @@ class Model:
         write(path, self.network, self.tokenizer)
 
     def _expect_whole(self, wish: str) -> None:
-        if any(tensor.dtype == torch.int8 for tensor in self.network.buffers()):
-            raise ConfigError(f"A model in int8 cannot be {wish}; load it without int8.")
+        if any(isinstance(module, QuantizedLinear) for module in self.network.modules()):
+            raise ConfigError(f"A model in 8 or 4 bits cannot be {wish}; load it without int8 or int4.")
 
     @property
     def config(self) -> TransformerConfig:

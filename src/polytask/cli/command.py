@@ -15,8 +15,8 @@ from polytask.errors import Error, out_of_memory
 SPREADING = ("--set", "--columns", "--where")  # `--set a=1 b=2` means `--set a=1 --set b=2`
 LISTS = ("--labels", "--choices")  # the same with any words
 OUT_OF_MEMORY = (
-    "There is not enough memory. Load the weights with --int8 or --dtype bfloat16, ask for fewer samples (--n) or "
-    "beams, or shorten the text."
+    "There is not enough memory. Load the weights with --int8, --int4 or --dtype bfloat16, ask for fewer samples (--n) "
+    "or beams, or shorten the text."
 )
 
 

@@ -4,6 +4,7 @@ import typer
 
 from polytask.cli import (
     ask,
+    bench,
     data,
     demo,
     doctor,
@@ -46,7 +47,9 @@ for _name, _function in shorthands.VERBS.items():
     _verb(_name, _function, "Ask a model")
 for _name, _function in {"import": interop.import_, "export": interop.export}.items():
     _verb(_name, _function, "Models of other projects")
-for _name, _function in {"tasks": tasks.tasks, "show": show.show, "doctor": doctor.doctor}.items():
+for _name, _function in {
+    "tasks": tasks.tasks, "show": show.show, "doctor": doctor.doctor, "bench": bench.bench,
+}.items():  # fmt: skip
     _verb(_name, _function, "Look around")
 app.add_typer(systems.app, name="systems", rich_help_panel="Look around")
 app.add_typer(data.app, name="data", rich_help_panel="Look around")

@@ -40,6 +40,9 @@ LOADING: dict[str, Any] = {
     "int8": Annotated[
         bool, typer.Option("--int8", help="Keep weights in 8 bits.", rich_help_panel="Loading", show_default=False)
     ],
+    "int4": Annotated[
+        bool, typer.Option("--int4", help="Keep weights in 4 bits.", rich_help_panel="Loading", show_default=False)
+    ],
     "adapter": Annotated[
         str | None, typer.Option(help="A folder of LoRA weights to add.", rich_help_panel="Loading", show_default=False)
     ],
@@ -71,7 +74,7 @@ def with_sampling(function: Callable[..., Any]) -> Callable[..., Any]:
         inspect.Parameter(
             name,
             inspect.Parameter.KEYWORD_ONLY,
-            default=False if name in ("as_json", "int8") else None,
+            default=False if name in ("as_json", "int8", "int4") else None,
             annotation=annotation,
         )
         for name, annotation in options.items()

@@ -162,7 +162,9 @@ def export(
     by_name = {row.theirs: row for row in rows}
     ours = dict(network.named_parameters())
     if changed := [row.ours for row in rows if row.ours not in ours]:
-        raise CheckpointError(f"{changed[0]} is not a plain tensor: merge adapters, and load without int8, to export.")
+        raise CheckpointError(
+            f"{changed[0]} is not a plain tensor: merge adapters, and load without int8 and int4, to export."
+        )
 
     def make(name: str) -> Tensor:
         mine = ours[by_name[name].ours].detach()
@@ -265,7 +267,7 @@ def _family(words: Mapping[str, Any], folder: Path) -> Family:
     if words.get("quantization_config"):
         raise CheckpointError(
             f"{folder} holds quantised weights (quantization_config in config.json); take the folder in bfloat16, "
-            "float16 or float32 and load it with int8=True to save memory."
+            "float16 or float32 and load it with int8=True or int4=True to save memory."
         )
     return FAMILIES.get(name)
 

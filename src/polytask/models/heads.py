@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from polytask.nn.kernels.products import linear
 
 # Logits of one chunk: large enough to keep the matrix products efficient, small enough to stay out of the way.
 CHUNK_ELEMENTS = 1 << 25
@@ -16,17 +17,22 @@ CACHE_ELEMENTS = 1 << 20
 class Head:
     """The last product: logits = weight (scale x hidden) + bias, bent to stay within +-cap where there is one.
 
-    weight (V, D), bias (V,).
+    weight (V, D), bias (V,). layer: makes the product in place of weight where that is kept in whole numbers.
     """
 
     weight: Tensor
     bias: Tensor | None = None
     scale: float = 1.0
     cap: float | None = None
+    layer: nn.Module | None = None
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., V)."""
-        logits = F.linear(hidden * self.scale if self.scale != 1.0 else hidden, self.weight, self.bias)
+        hidden = hidden * self.scale if self.scale != 1.0 else hidden
+        if self.layer is None:
+            logits = linear(hidden, self.weight, self.bias)
+        else:
+            logits = self.layer(hidden) if self.bias is None else self.layer(hidden) + self.bias
         return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
 
 

@@ -73,7 +73,8 @@ class Transformer(nn.Module):
     @property
     def head(self) -> Head:
         """All of what comes after the last norm."""
-        return Head(self.output_weight, self.output_bias, self.config.logit_scale, self.config.logit_cap)
+        layer = None if isinstance(self.output, nn.Linear | None) else self.output
+        return Head(self.output_weight, self.output_bias, self.config.logit_scale, self.config.logit_cap, layer)
 
     def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
         x = self.embedding(ids)  # (B, T, D)

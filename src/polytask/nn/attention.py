@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from polytask.errors import ConfigError
 from polytask.nn import cpu_attention
 from polytask.nn.cache import Context
+from polytask.nn.kernels.products import apply
 from polytask.nn.part import Part
-from polytask.nn.position import RelativeBuckets, Rotary
+from polytask.nn.position import RelativeBuckets, Rotary, Turn
 from polytask.nn.projection import project
 from polytask.nn.stacked import Stacked
 
@@ -95,7 +96,7 @@ class _Heads(nn.Module):
 
     def project(self, mixed: Tensor) -> Tensor:
         """(B, H, T, K) -> (B, T, D)."""
-        return self.output(mixed.transpose(1, 2).flatten(-2))
+        return apply(self.output, mixed.transpose(1, 2).flatten(-2))
 
 
 def mix(
@@ -149,14 +150,21 @@ class SelfAttention(_Heads):
         q, k, v = self.split(q, self.heads), self.split(k, self.kv_heads), self.split(v, self.kv_heads)
         if self.query_norm is not None and self.key_norm is not None:
             q, k = self.query_norm(q).to(v.dtype), self.key_norm(k).to(v.dtype)
-        if (rotary := self.rotary) is not None:
-            angles = context.once((rotary, self.head_dim), lambda: rotary.angles(context.positions, self.head_dim))
-            q, k = rotary.rotate(q, angles), rotary.rotate(k, angles)
+        turn = self._turn(context)
         if context.cache is not None:
             form = {"window": self.window, "scale": self.scale, "cap": self.cap}
             scorer = self.relative or context.scorer
-            return self.project(context.cache.attend(self.layer, q, k, v, scorer=scorer, **form))
+            return self.project(context.cache.attend(self.layer, q, k, v, turn=turn, scorer=scorer, **form))
+        if turn is not None:
+            q, k = turn(q), turn(k)
         return self.attend(q, k, v, context, self.window, self._scores(context, q.dtype))
+
+    def _turn(self, context: Context) -> Turn | None:
+        if (rotary := self.rotary) is None:
+            return None
+        return context.once(
+            (rotary, self.head_dim), lambda: Turn(rotary, rotary.angles(context.positions, self.head_dim))
+        )
 
     def _scores(self, context: Context, dtype: torch.dtype) -> Tensor | None:
         """What positions add: of this layer's own table, or those that all layers share."""

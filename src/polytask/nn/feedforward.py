@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from polytask.nn.cache import Context
+from polytask.nn.kernels.products import apply
 from polytask.nn.part import Part
 from polytask.nn.projection import project
 from polytask.nn.stacked import Stacked
@@ -92,7 +93,7 @@ def _activated(hidden: Tensor, activation: Callable[[Tensor], Tensor], down: nn.
     would keep, and soon computed again. A layer that surgery put in place of `down` goes its own way, as compilers do.
     """
     if type(down) is not nn.Linear or not torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return down(activation(hidden))
+        return apply(down, activation(hidden))
     bias = None if down.bias is None else down.bias.to(hidden.dtype)
     return _Down.apply(hidden, down.weight.to(hidden.dtype), bias, activation)  # type: ignore[no-any-return]
 

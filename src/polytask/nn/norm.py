@@ -32,10 +32,10 @@ class RMSNorm(Part):
     offset: float = 0.0
 
     def build(self, dim: int) -> nn.Module:
-        return _RMSNorm(dim, self)
+        return RootMeanSquare(dim, self)
 
 
-class _RMSNorm(nn.RMSNorm):
+class RootMeanSquare(nn.RMSNorm):
     """torch's, with its scale in the precision of the input: where they differ it warns."""
 
     def __init__(self, dim: int, part: RMSNorm):

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from polytask.nn.cache import Scorer
+from polytask.nn.kernels import attention as kernels
 from polytask.nn.packets import BLOCK, Cluster, Packet, Row, joined, packets, runs
+from polytask.nn.position import Turn
 
 __all__ = ["BLOCK", "CacheView", "KVCache", "Row"]
 
@@ -64,13 +66,21 @@ class CacheView:
         return joined([run for row in self.rows for run in runs(row.memory, 0, row.read)], self.device)
 
     def attend(
-        self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, window: int | None = None, scale: float | None = None,
-        cap: float | None = None, scorer: Scorer | None = None,
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, turn: Turn | None = None, window: int | None = None,
+        scale: float | None = None, cap: float | None = None, scorer: Scorer | None = None,
     ) -> Tensor:  # fmt: skip
         """The heads' outputs (1, H, N, K) for q (1, H, N, K) and the new k and v (1, kv_heads, N, K).
 
-        window, scale, cap: see `nn.attention.Attention`. scorer: what positions add to scores.
+        turn: of queries and keys by their positions. window, scale, cap: see `nn.attention.Attention`. scorer: what
+        positions add to scores.
         """
+        if not cap and scorer is None:
+            keys, values = self.cache.keys[layer], self.cache.values[layer]
+            mixed = kernels.attend(self.rows, self._kept, keys, values, q, k, v, turn, window, scale)
+            if mixed is not None:
+                return mixed
+        if turn is not None:
+            q, k = turn(q), turn(k)
         self._write(layer, self.new, k, v)
         return self._over(self._packets(window), layer, q, scale, cap, scorer)
 

@@ -90,6 +90,17 @@ class Rotary(Part):
         return torch.addcmul(x * cos, self._pair(b, a), sin)
 
 
+@dataclass(frozen=True, eq=False)
+class Turn:
+    """The rotation of the tokens of a batch: what all layers share."""
+
+    rotary: Rotary
+    angles: tuple[Tensor, Tensor]
+
+    def __call__(self, x: Tensor) -> Tensor:  # (B, H, T, K)
+        return self.rotary.rotate(x, self.angles)
+
+
 class _Rotate(torch.autograd.Function):
     """Its way back is the turn by the opposite angle: half of the passes over memory of the composition's."""
 

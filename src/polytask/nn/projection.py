@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from polytask.nn.kernels.products import apply
 from polytask.nn.stacked import Stacked
 
 
@@ -13,11 +14,9 @@ def project(x: Tensor, norm: nn.Module | None, linear: nn.Module) -> Tensor:
     gives is a tenth of what a block would keep. A layer that surgery put in place of `linear` goes its own way, as
     compilers do.
     """
-    if norm is None:
-        return linear(x)
+    if norm is None or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return apply(linear, x, norm)
     if not isinstance(linear, nn.Linear) or type(linear) not in (nn.Linear, Stacked):
-        return linear(norm(x))
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return linear(norm(x))
     kind = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else linear.weight.dtype
     bias = None if linear.bias is None else linear.bias.to(kind)

@@ -6,6 +6,7 @@ from polytask.runtime import Fact
 
 def facts() -> list[Fact]:
     """All facts, the ones that need a look included."""
+    from polytask.nn.kernels.library import LOADER
     from polytask.tasks.sandbox import available
 
     means = available()
@@ -15,4 +16,5 @@ def facts() -> list[Fact]:
         not means.missing,
         f"Scoring the task `code` needs: {'; '.join(means.missing)}.",
     )
-    return [*runtime.facts(), sandbox]
+    kernels = "ready" if LOADER.get() else f"torch multiplies alone: {LOADER.reason}"
+    return [*runtime.facts(), Fact("decoding kernels", kernels), sandbox]

@@ -1,0 +1,166 @@
+"""The kernels as functions: loaded where they have been built, built in the background where they have not.
+
+No answer waits for a compiler: until the kernels are there torch does the work, and where they never come it goes on.
+"""
+
+import ctypes
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from polytask.nn.kernels import build
+
+KINDS = {torch.float32: 0, torch.bfloat16: 1}
+NAMES = ("float32", "bfloat16", "int8", "int4")
+
+
+class Call(ctypes.Structure):
+    """The same as in products.cpp."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("x", "weight", "scales", "bias", "y")),
+        *((name, ctypes.c_int64) for name in ("rows", "in", "out")),
+        *((name, ctypes.c_void_p) for name in ("norm_scale", "norm_bias")),
+        *((name, ctypes.c_float) for name in ("eps", "offset")),
+        *((name, ctypes.c_int32) for name in ("norm", "threads", "kind")),
+    ]
+
+
+class Norm(NamedTuple):
+    """A norm that a product does on its way: `kind` 1 is that of layers, 2 by the root mean square; see `nn.norm`."""
+
+    kind: int
+    scale: Tensor | None
+    bias: Tensor | None
+    eps: float
+    offset: float = 0.0
+
+
+NO_NORM = Norm(0, None, None, 0.0)
+
+
+class Library:
+    """Products by the name of the weights' kind, `product("int4", x, weight, scales, bias, out)`; `attend` is called
+    by `kernels.attention`."""
+
+    def __init__(self, path: Path):
+        made = ctypes.CDLL(str(path))
+        made.polytask_threads(_parallel())
+        self._functions: dict[str, Callable] = {}
+        for name in NAMES:
+            function = getattr(made, f"polytask_{name}")
+            function.restype, function.argtypes = None, (ctypes.POINTER(Call),)
+            self._functions[name] = function
+        self.attend = made.polytask_attend
+        self.attend.restype, self.attend.argtypes = None, (ctypes.c_void_p,)
+        self._read = made.polytask_read
+        self._read.restype, self._read.argtypes = ctypes.c_int64, (ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32)
+
+    def product(
+        self, kind: str, x: Tensor, weight: Tensor, scales: Tensor | None, bias: Tensor | None, out: int,
+        norm: Norm = NO_NORM,
+    ) -> Tensor:  # fmt: skip
+        """norm(x) (..., in) times a matrix of `out` rows, (..., out), in the type of x; weights lie in one piece."""
+        x = x.contiguous()
+        y = torch.empty(*x.shape[:-1], out, dtype=x.dtype)
+        width = x.shape[-1]
+        self._functions[kind](
+            Call(
+                x.data_ptr(), weight.data_ptr(), _pointer(scales), _pointer(bias), y.data_ptr(),
+                x.numel() // width, width, out, _pointer(norm.scale), _pointer(norm.bias), norm.eps, norm.offset,
+                norm.kind, torch.get_num_threads(), KINDS[x.dtype],
+            )
+        )  # fmt: skip
+        return y
+
+    def read(self, memory: Tensor) -> int:
+        """The sum of whole numbers of 64 bits, a multiple of 32 of them: how fast this is, is how fast memory is."""
+        return self._read(memory.data_ptr(), memory.numel(), torch.get_num_threads())
+
+
+def _pointer(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _parallel() -> ctypes.c_void_p:
+    """Where the OpenMP runtime of torch begins a parallel section: its threads are the ones that are awake.
+
+    Raises OSError where that runtime is another one.
+    """
+    own = Path(torch.__path__[0]) / "lib" / "libgomp.so.1"
+    try:
+        return ctypes.cast(ctypes.CDLL(str(own) if own.exists() else "libgomp.so.1").GOMP_parallel, ctypes.c_void_p)
+    except AttributeError:
+        raise OSError("this OpenMP runtime is not GNU's") from None
+
+
+class _Loader:
+    """What became of the kernels in this process."""
+
+    def __init__(self) -> None:
+        self.library: Library | None = None
+        self.reason = "nothing has asked for them yet"
+        self._begun, self._lock, self._thread = False, threading.Lock(), None
+
+    def get(self) -> Library | None:
+        """The kernels where they are ready; asking first begins to build them."""
+        if not self._begun:
+            self._begin()
+        return self.library
+
+    def _begin(self) -> None:
+        with self._lock:
+            if self._begun:
+                return
+            try:
+                if os.environ.get("POLYTASK_KERNELS") == "off":
+                    raise build.Unbuilt("POLYTASK_KERNELS=off")
+                if (path := build.built()) is not None:
+                    self._load(path)
+                else:
+                    self.reason = "they are being built"
+                    # No daemon: a short program ends its answer first and then waits some seconds, once a machine.
+                    self._thread = threading.Thread(target=self._build, name="polytask-kernels")
+                    self._thread.start()
+            except build.Unbuilt as error:
+                self.reason = str(error)
+            self._begun = True
+
+    def _build(self) -> None:
+        try:
+            self._load(build.build())
+        except build.Unbuilt as error:
+            self.reason = str(error)
+
+    def _load(self, path: Path) -> None:
+        try:
+            library = Library(path)
+            _check(library)
+        except OSError as error:
+            raise build.Unbuilt(str(error)) from None
+        self.library, self.reason = library, ""
+
+    def wait(self) -> Library | None:
+        """The kernels, after they have been built; None where they cannot be, and then `reason` says why."""
+        self.get()
+        if self._thread is not None:
+            self._thread.join()
+        return self.library
+
+
+def _check(library: Library) -> None:
+    """Raises Unbuilt where a product is not torch's: a compiler may be wrong, too."""
+    generator = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(3, 70, generator=generator), torch.randn(19, 70, generator=generator)
+    for kind, given in (("float32", weight), ("bfloat16", weight.bfloat16())):
+        wanted, found = x @ given.float().T, library.product(kind, x, given, None, None, 19)
+        if not torch.allclose(wanted, found, rtol=1e-4, atol=1e-4):
+            raise build.Unbuilt("what the compiler built does not multiply correctly")
+
+
+LOADER = _Loader()

@@ -1,0 +1,86 @@
+"""The one seam between products by torch and by our kernels: few rows, on a CPU, where no gradient is asked for."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from polytask import runtime
+from polytask.nn.kernels.library import KINDS, LOADER, NO_NORM, Library, Norm
+from polytask.nn.norm import RootMeanSquare
+from polytask.nn.stacked import Stacked
+
+FEW = 16  # rows up to which a product is bound by the memory that its weights lie in (docs/log.md)
+LEAST = 1 << 15  # weights: below, a call costs as much as the product
+PLAIN = (nn.Linear, Stacked)
+
+
+def kernels(x: Tensor, out: int, width: int, rows: int = FEW) -> Library | None:
+    """The kernels, where they are ready and take x (at most `rows`, width) with weights (out, width) on the CPU."""
+    if out * width < LEAST or x.shape[-1] != width or not 0 < x.numel() <= rows * width or not inferring(x):
+        return None
+    return LOADER.get()
+
+
+def inferring(x: Tensor) -> bool:
+    """Whether x is a plain tensor on the CPU, of a type that kernels take, in a pass that nobody wants gradients of."""
+    if torch.is_grad_enabled() or x.dtype not in KINDS or type(x) is not Tensor or not x.is_cpu:
+        return False
+    return not (torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling())
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """torch's: x (..., in) times weight (out, in), plus bias (out,)."""
+    product = _plain(x, weight, bias, NO_NORM)
+    return many(x, weight, bias) if product is None else product
+
+
+def many(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """torch's linear, with bfloat16 widened to float32 where the CPU would make its products up; weight of any type."""
+    if x.numel() // max(x.shape[-1], 1) <= FEW or not inferring(x) or not made_up(x):
+        return F.linear(x, weight.to(x.dtype) if weight.dtype == torch.int8 else weight, bias)
+    return F.linear(x.float(), weight.float(), None if bias is None else bias.float()).to(x.dtype)
+
+
+def made_up(x: Tensor) -> bool:
+    """Whether products of x are bfloat16 on a CPU that has no instructions for it."""
+    return x.dtype == torch.bfloat16 and not runtime.fast_bfloat16()
+
+
+def apply(layer: nn.Module, x: Tensor, norm: nn.Module | None = None) -> Tensor:
+    """layer(norm(x)); a linear layer's product does the norm on its way where the kernels do."""
+    product = None
+    if (form := fused(norm, x)) is not None:
+        if type(layer) in PLAIN:
+            product = _plain(x, layer.weight, layer.bias, form)  # type: ignore[arg-type]
+        elif (own := getattr(layer, "product", None)) is not None:
+            product = own(x, form)
+    if product is not None:
+        return product
+    x = x if norm is None else norm(x)
+    return many(x, layer.weight, layer.bias) if type(layer) in PLAIN else layer(x)  # type: ignore[arg-type]
+
+
+def fused(norm: nn.Module | None, x: Tensor) -> Norm | None:
+    """What the kernels are told of a norm; None where it is none of theirs."""
+    if norm is None:
+        return NO_NORM
+    if type(norm) is nn.LayerNorm and norm.normalized_shape == x.shape[-1:]:
+        form = Norm(1, norm.weight, norm.bias, norm.eps)
+    elif type(norm) is RootMeanSquare and norm.normalized_shape == x.shape[-1:]:
+        form = Norm(2, norm.weight, None, norm.eps or 0.0, norm.offset)
+    else:
+        return None
+    return form if alike(x, form.scale, form.bias) else None
+
+
+def alike(x: Tensor, *others: Tensor | None) -> bool:
+    return all(other is None or other.dtype == x.dtype for other in others)
+
+
+def _plain(x: Tensor, weight: Tensor, bias: Tensor | None, norm: Norm) -> Tensor | None:
+    if (library := kernels(x, *weight.shape)) is None or not alike(x, weight, bias):
+        return None
+    if not weight.is_cpu or not weight.is_contiguous():
+        return None
+    kind = "float32" if x.dtype == torch.float32 else "bfloat16"
+    return library.product(kind, x, weight, None, bias, len(weight), norm)

@@ -1,0 +1,225 @@
+"""Products of few rows: ours against torch in float64, and what happens where there are none."""
+
+import copy
+import os
+import threading
+
+import pytest
+import torch
+
+from polytask import runtime
+from polytask.nn.kernels import build, products
+from polytask.nn.kernels.library import LOADER, _Loader
+from polytask.nn.kernels.products import FEW, linear
+from polytask.nn.norm import LayerNorm, RMSNorm
+from polytask.nn.projection import project
+from polytask.nn.quant import Int4Linear, Int8Linear, unpack
+
+SHAPES = [(257, 131), (1027, 33), (40, 900), (1000, 64), (17, 3000)]
+ROWS = [*range(1, 10), 15, FEW]
+
+
+@pytest.fixture(scope="module")
+def library():
+    """The kernels, or a skip that says why this machine has none."""
+    if LOADER.wait() is None:
+        pytest.skip(LOADER.reason)
+    return LOADER.library
+
+
+@pytest.fixture
+def counted(library, monkeypatch):
+    """The kinds of weights that our kernels were called with."""
+    calls: list[str] = []
+
+    def product(kind, *words):
+        calls.append(kind)
+        return library.product(kind, *words)
+
+    class Counting:
+        pass
+
+    Counting.product = staticmethod(product)
+    monkeypatch.setattr(LOADER, "library", Counting)
+    return calls
+
+
+def error(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    return float((found.double() - wanted).norm() / wanted.norm())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@torch.no_grad()
+def test_products_are_those_of_float64(counted, shape, dtype):
+    """With as much error as float32 sums have, and that of rounding the results where those are bfloat16."""
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(*shape[::-1])
+    weight = layer.weight.to(dtype)
+    four, eight = Int4Linear(layer.weight, None), Int8Linear(layer.weight, None)
+    widths = {
+        "plain": weight.double(),
+        "int8": eight.weight.double() * eight.scales[:, None].double(),
+        "int4": unpack(four.weight, four.scales, torch.float64)[: shape[0], : shape[1]],
+    }
+    bound = 6e-5 if dtype == torch.float32 else 3e-3
+    for rows in ROWS:
+        x = torch.randn(rows, shape[1]).to(dtype)
+        for bias in (None, torch.randn(shape[0]).to(dtype)):
+            four.bias = eight.bias = None if bias is None else torch.nn.Parameter(bias)
+            for name, found in (("plain", linear(x, weight, bias)), ("int8", eight(x)), ("int4", four(x))):
+                wanted = x.double() @ widths[name].T + (0 if bias is None else bias.double())
+                assert found.dtype == dtype
+                assert error(found, wanted) < (bound if name == "int4" or dtype == torch.bfloat16 else 1e-6)
+    assert len(counted) == len(ROWS) * 2 * 3
+
+
+@pytest.mark.parametrize("part", [LayerNorm(), LayerNorm(bias=False), RMSNorm(), RMSNorm(offset=1.0)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_a_norm_on_the_way_is_that_of_float64(counted, part, dtype):
+    torch.manual_seed(0)
+    norm = part.build(131)
+    for parameter in norm.parameters():
+        parameter.add_(torch.randn(131) / 4)
+    norm, layer = norm.to(dtype), torch.nn.Linear(131, 257).to(dtype)
+    layers = [layer, Int8Linear(layer.weight, layer.bias), Int4Linear(layer.weight, layer.bias)]
+    for rows in (1, 5, FEW):
+        x = (torch.randn(rows, 131) * 3 + 1).to(dtype)
+        for each in layers:
+            with torch.enable_grad():  # by which torch takes all of it
+                exact = copy.deepcopy(each).double()(copy.deepcopy(norm).double()(x.double())).detach()
+            assert error(project(x, norm, each), exact) < (1e-4 if dtype == torch.float32 else 3e-3)
+    assert len(counted) == 9
+
+
+@torch.no_grad()
+def test_inputs_of_any_layout(counted):
+    weight = torch.randn(300, 200)
+    x = torch.randn(200, 2, 3).permute(2, 1, 0)  # (3, 2, 200), no row in one piece
+    torch.testing.assert_close(linear(x, weight), x @ weight.T, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(linear(x[0, 0], weight), x[0, 0] @ weight.T, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(linear(torch.randn(2, 400)[:, ::2], weight).shape, torch.Size([2, 300]))
+    assert len(counted) == 3
+
+
+def test_values_that_are_not_finite_stay_so(counted):
+    weight = torch.randn(300, 200).bfloat16()
+    x = torch.randn(2, 200).bfloat16()
+    x[0, 0], x[1, 0] = float("nan"), float("inf")
+    with torch.no_grad():
+        assert not torch.isfinite(linear(x, weight)).any()
+    assert counted
+
+
+@pytest.mark.parametrize("many", [FEW + 1, 0])
+@torch.no_grad()
+def test_torch_takes_what_is_not_few_rows(counted, many):
+    weight, x = torch.randn(300, 200), torch.randn(many, 200)
+    torch.testing.assert_close(linear(x, weight), x @ weight.T)
+    assert not counted
+
+
+def test_torch_takes_what_asks_for_gradients(counted):
+    layer = torch.nn.Linear(200, 300)
+    products.apply(layer, torch.randn(1, 200)).sum().backward()
+    assert layer.weight.grad is not None
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert linear(torch.randn(1, 200), layer.weight).dtype == torch.bfloat16
+    assert not counted
+
+
+@torch.no_grad()
+def test_mistakes_are_torchs(counted):
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        linear(torch.randn(1, 199), torch.randn(300, 200))
+    with pytest.raises(RuntimeError, match="dtype"):
+        linear(torch.randn(1, 200).bfloat16(), torch.randn(300, 200))
+    assert not counted
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "polytask" / "kernels"
+
+
+def compiler(folder, monkeypatch, script: str) -> None:
+    path = folder / "compiler"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    monkeypatch.setattr(runtime, "compiler", lambda: str(path))
+
+
+def fresh() -> _Loader:
+    loader = _Loader()
+    assert loader.wait() is None
+    return loader
+
+
+def test_a_machine_without_a_compiler_multiplies_by_torch(cache, monkeypatch):
+    monkeypatch.setattr(runtime, "compiler", lambda: "")
+    loader = fresh()
+    assert "no C++ compiler" in loader.reason
+    monkeypatch.setattr(products, "LOADER", loader)
+    weight, x = torch.randn(300, 200), torch.randn(2, 200)
+    with torch.no_grad():
+        assert torch.equal(linear(x, weight), torch.nn.functional.linear(x, weight))
+
+
+def test_a_compiler_that_fails_is_asked_once(cache, tmp_path, monkeypatch):
+    compiler(tmp_path, monkeypatch, f"echo x >> {tmp_path}/asked; echo no such flag >&2; exit 3")
+    for _ in range(2):
+        assert "the compiler failed" in fresh().reason
+    assert (tmp_path / "asked").read_text() == "x\n"
+    (log,) = cache.glob("*.log")
+    assert "no such flag" in log.read_text()
+
+
+def test_what_does_not_load_or_multiply_is_not_used(cache, tmp_path, monkeypatch):
+    compiler(tmp_path, monkeypatch, 'for last; do :; done; echo nonsense > "$last"')
+    assert "made.so" not in fresh().reason
+    assert fresh().library is None
+
+
+def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert "no cache folder" in fresh().reason
+
+
+def test_only_the_user_may_enter_the_folder_or_write_the_file(cache, tmp_path, monkeypatch):
+    cache.mkdir(parents=True, mode=0o777)
+    cache.chmod(0o777)
+    monkeypatch.setattr(runtime, "compiler", lambda: "")
+    fresh()
+    assert cache.stat().st_mode & 0o777 == 0o700
+    path = cache / f"{build.name()}.so"
+    path.write_text("")
+    path.chmod(0o722)
+    assert "not a file of the user's own" in fresh().reason
+    path.unlink()
+    path.symlink_to("/bin/true")
+    assert "not a file of the user's own" in fresh().reason
+    monkeypatch.setattr(os, "getuid", lambda: os.geteuid() + 1)
+    assert "belongs to somebody else" in fresh().reason
+
+
+def test_many_at_once_build_once(cache, tmp_path, monkeypatch):
+    script = f'echo x >> {tmp_path}/asked; sleep 0.2; for last; do :; done; echo built > "$last"'
+    compiler(tmp_path, monkeypatch, script)
+    found: list = []
+    threads = [threading.Thread(target=lambda: found.append(build.build())) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (tmp_path / "asked").read_text() == "x\n"
+    assert [path.read_text() for path in found] == ["built\n"] * 4
+    assert found[0].stat().st_mode & 0o777 == 0o700
+    assert not list(cache.glob(".building-*"))
+
+
+def test_the_environment_can_switch_them_off(monkeypatch):
+    monkeypatch.setenv("POLYTASK_KERNELS", "off")
+    assert fresh().reason == "POLYTASK_KERNELS=off"
