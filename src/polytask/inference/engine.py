@@ -9,6 +9,7 @@ from torch import Tensor
 from polytask.errors import ConfigError
 from polytask.inference import scoring
 from polytask.inference.beam import BeamSearch
+from polytask.inference.constrained import Grammars
 from polytask.inference.handle import Event, Handle
 from polytask.inference.runner import Runner
 from polytask.inference.sampling import Sampler
@@ -46,8 +47,10 @@ class Engine:
         device = network.embedding.weight.device
         # Special tokens other than the ends belong to prompts; rows past the tokenizer's ids were never trained.
         never = {*tokenizer.special.values(), *range(tokenizer.vocab_size, network.config.vocab_size)} - self.ends
+        vocabulary = network.config.vocab_size
+        self.grammars = Grammars(tokenizer, vocabulary, device)
         self.sampler = Sampler(
-            max_requests, network.config.vocab_size, self.length, sorted(self.ends), sorted(never), device
+            max_requests, vocabulary, self.length, sorted(self.ends), sorted(never), device, self.grammars
         )
         self.pool = SlotPool(network, max_requests, self.length, self.sampler.move)
         self.scheduler = Scheduler(self.pool, TOKENS)
@@ -55,13 +58,17 @@ class Engine:
         self._lock = threading.RLock()
 
     def submit(self, request: Request) -> Handle:
-        """Queues a request. Raises ConfigError where it cannot fit."""
+        """Queues a request. Raises ConfigError where it cannot fit, or its guide cannot be followed."""
         self._check(request)
         handle = Handle(request, self.step, self.cancel)
         sampling = request.sampling
         limit = min(sampling.max_tokens, self.length - len(request.ids))
         samples = range(max(sampling.samples, sampling.beam_size))
         sequences = [Sequence(request, sample, limit, self.tokenizer) for sample in samples]
+        if sampling.guide is not None:
+            constraint = self.grammars.compile(sampling.guide)
+            for sequence in sequences:
+                sequence.constraint = constraint.copy()
         with self._lock:
             # More samples than the engine writes at once form groups that come after each other.
             for start in range(0, len(sequences), self.max_requests):
@@ -105,6 +112,11 @@ class Engine:
                     if not sequence.finish and sequence.index < handle.request.sampling.samples:
                         sequence.close("cancelled")
                         self._report(sequence, "", [])
+
+    def _fail(self, handle: Handle, error: BaseException) -> None:
+        for group in [g for g in (*self.scheduler.waiting, *self.scheduler.running) if g.handle is handle]:
+            self.scheduler.remove(group)
+        handle.fail(error)
 
     @torch.inference_mode()
     def step(self) -> list[Event]:
@@ -181,7 +193,12 @@ class Engine:
             ready = [*ready, *(child for _, child in forked)]
         chosen = self.sampler.choose(logits, ready)
         finished: list[Sequence] = []
+        for sequence in ready:
+            if sequence.error is not None:
+                self._fail(sequence.group.handle, sequence.error)
         for row, sequence in enumerate(ready):
+            if sequence.group.handle.error is not None:
+                continue
             i = chosen.ids[row]
             if chosen.top is not None and sequence.sampling.logprobs and i not in self.ends:
                 best = dict(list(chosen.top[row].items())[: sequence.sampling.logprobs])

@@ -4,6 +4,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from polytask.errors import ConfigError
+from polytask.inference.constrained import Constraint
 from polytask.inference.hooks import LogitsHook
 from polytask.inference.sampling import Sampling
 from polytask.tokenizers.text import TextTokenizer
@@ -101,8 +103,8 @@ class Sequence:
     """Ids that grow: a prompt and what is produced after it, in a slot of the cache."""
 
     __slots__ = (
-        "closed", "computed", "finish", "group", "hooks", "ids", "index", "limit", "logprob", "logprobs", "output",
-        "pieces", "prefix", "prompt", "sampling", "slot", "ties", "waits",
+        "closed", "computed", "constraint", "error", "finish", "group", "hooks", "ids", "index", "limit", "logprob",
+        "logprobs", "output", "pieces", "prefix", "prompt", "sampling", "slot", "ties", "waits",
     )  # fmt: skip
 
     def __init__(self, request: Request, index: int, limit: int, tokenizer: TextTokenizer):
@@ -114,6 +116,8 @@ class Sequence:
         self.logprob = 0.0
         self.closed = False  # by an <|end|>
         self.finish: Finish | None = None
+        self.constraint: Constraint | None = None
+        self.error: ConfigError | None = None  # what keeps this answer from going on
         self.logprobs: list[dict[int, float]] = []
         self.ties: list[int] = []
         self.output, self.pieces = TextOutput(tokenizer, self.sampling.stop), list[str]()
