@@ -211,7 +211,11 @@ class Sampler:
                 self.prompted = torch.zeros(self.slots, self.vocabulary, dtype=torch.bool, device=self.device)
             self.counts[slot] = 0
             self.prompted[slot] = False
-            self.prompted[slot, torch.tensor(sequence.ids, device=self.device)] = True
+            prompt, produced = sequence.ids[: sequence.prompt], sequence.ids[sequence.prompt :]
+            self.prompted[slot, torch.tensor(prompt, device=self.device)] = True
+            if produced:  # it ran before, and had to give way
+                tokens = torch.tensor(produced, device=self.device)
+                self.counts[slot].index_add_(0, tokens, torch.ones_like(tokens, dtype=self.counts.dtype))
         if sampling.logit_bias:
             if self.bias is None:
                 self.bias = torch.zeros(self.slots, self.vocabulary, device=self.device)
@@ -220,14 +224,9 @@ class Sampler:
             self.bias[slot, ids] = values.float()
 
     def reorder(self, slots: list[int], parents: list[int]) -> None:
-        """Slot slots[i] goes on with what slot parents[i] produced (beam search); a moved sequence likewise."""
+        """Slot slots[i] goes on with what slot parents[i] produced (beam search)."""
         if self.counts is not None:
             self.counts[slots] = self.counts[parents]
-
-    def move(self, source: int, target: int) -> None:
-        for table in (self.options, self.uniforms, self.counts, self.prompted, self.bias):
-            if table is not None:
-                table[target] = table[source]
 
     def count(self, sequences: "List[Sequence]", ids: List[int]) -> None:
         """Notes the tokens that were produced, for penalties."""
@@ -246,8 +245,11 @@ class Sampler:
             assert self.bias is not None
             adjusted[rows] += self.bias[[sequences[row].slot for row in rows]].to(adjusted.dtype)
         for row, sequence in enumerate(sequences):
-            for hook in sequence.hooks:
-                adjusted[row] = hook(adjusted[row : row + 1], [sequence.ids], [sequence.prompt])[0]
+            try:
+                for hook in sequence.hooks:
+                    adjusted[row] = hook(adjusted[row : row + 1], [sequence.ids], [sequence.prompt])[0]
+            except Exception as error:  # of others' code; it ends this request alone
+                sequence.error = error
         if rows := [row for row, s in enumerate(sequences) if s.constraint is not None]:
             adjusted[rows] = self._guide(adjusted[rows], [sequences[row] for row in rows])
         if rows := [row for row, s in enumerate(sequences) if s.produced < s.sampling.min_tokens]:
