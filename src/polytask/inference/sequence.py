@@ -121,8 +121,8 @@ class Sequence:
         self.sampling, self.hooks, self.index, self.limit = request.sampling, request.hooks, index, limit
         self.ids, self.prompt, self.prefix = list(request.ids), len(request.ids), request.prefix
         # What decides keys and values beside the tokens before them.
-        both = tuple(request.ids[: request.prefix]) if request.prefix > 1 else ()
-        self.table = Table(pool, (request.encoder_ids and tuple(request.encoder_ids), both))
+        read, both = tuple(request.encoder_ids or ()), tuple(request.ids[: request.prefix])
+        self.table = Table(pool, (read, both))
         self.computed = 0  # how many ids have keys and values in the cache
         self.drafts: list[int] = []
         self.odds: Tensor | None = None
