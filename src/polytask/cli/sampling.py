@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import typer
 
 from polytask.errors import ConfigError
-from polytask.inference.constrained import Guide
 
 _PANEL = "Sampling"
 
@@ -107,6 +106,8 @@ def with_sampling(function: Callable[..., Any]) -> Callable[..., Any]:
     def verb(**given: Any) -> Any:
         sampling = {name: value for name in OPTIONS if (value := given.pop(name)) not in (None, [])}
         if "guide" in sampling:
+            from polytask.inference.constrained import Guide
+
             sampling["guide"] = Guide.parse(sampling["guide"])
         if "logit_bias" in sampling:
             sampling["logit_bias"] = dict(map(_bias, sampling["logit_bias"]))
