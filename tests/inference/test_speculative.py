@@ -93,7 +93,7 @@ def test_repeated_text_takes_fewer_steps():
 
     def cycle(logits, ids, prompts):
         wanted = torch.full_like(logits, -1.0)
-        wanted[0, LOOP[len(ids[0]) % 21]] = 1.0
+        wanted[0, LOOP[len(ids[0]) % 20]] = 1.0
         return wanted
 
     steps = {}
@@ -132,7 +132,7 @@ def test_a_cache_that_is_too_small_for_drafts_gives_the_same(decoder):
 def test_guides_hold_with_drafts(decoder):
     guide = Guide.regex("(one two three ){6}[ab]*")
     asked = [Request(LOOP, Sampling(90, temperature=t, seed=i, guide=guide)) for i, t in enumerate((0.0, 1.0))]
-    (first, second) = said(Engine(decoder, TOKENIZER, max_length=200), asked)
+    (first, second) = said(Engine(decoder, TOKENIZER), asked)
     for name, draft in drafts(decoder).items():
         engine = Engine(decoder, TOKENIZER, draft=draft)
         (mine,), (drawn,) = said(engine, asked)
@@ -171,11 +171,11 @@ def test_what_is_accepted_or_drawn_instead_follows_the_target():
 
 
 SMALL = TextTokenizer.from_json(
-    '{"version":"1.0","added_tokens":[{"id":0,"content":"<|end|>","single_word":false,"lstrip":false,"rstrip":false,'
+    '{"version":"1.0","added_tokens":[{"id":0,"content":"</s>","single_word":false,"lstrip":false,"rstrip":false,'
     '"normalized":false,"special":true}],"normalizer":null,"pre_tokenizer":null,"post_processor":null,"decoder":'
     '{"type":"Sequence","decoders":[{"type":"ByteFallback"},{"type":"Fuse"}]},"model":{"type":"BPE","dropout":null,'
     '"unk_token":null,"continuing_subword_prefix":null,"end_of_word_suffix":null,"fuse_unk":false,"byte_fallback":false,'
-    '"ignore_merges":false,"vocab":{"<|end|>":0,"a":1,"b":2,"c":3,"d":4},"merges":[]}}'
+    '"ignore_merges":false,"vocab":{"</s>":0,"a":1,"b":2,"c":3,"d":4},"merges":[]}}'
 )
 DIALS = {
     "plain": {},
