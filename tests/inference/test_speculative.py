@@ -202,7 +202,7 @@ def test_answers_keep_their_distribution(dials, noise):
     prompt, words = [1, 2, 3], {"max_tokens": 4, "temperature": 1.0, **DIALS[dials]}
     wanted = exact(built, prompt, words)
     engine = Engine(built, SMALL, max_requests=128, draft=(other, SMALL))
-    answers = engine.run([Request(prompt, Sampling(**words, n=1200, seed=3))])[0]
+    answers = engine.run([Request(prompt, Sampling(**words, n=2000, seed=3))])[0]
     places = {ids: place for place, ids in enumerate(wanted)}
     counts = torch.bincount(torch.tensor([places[tuple(answer.ids)] for answer in answers]), minlength=len(wanted))
     assert chi_square(counts, torch.tensor(list(wanted.values()))) > 1e-3
