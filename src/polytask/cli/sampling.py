@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from polytask.errors import ConfigError
+
 _PANEL = "Sampling"
 
 
@@ -25,11 +27,17 @@ OPTIONS: dict[str, Any] = {
     "repetition_penalty": Annotated[float | None, _option("Above 1, tokens that came before become less likely.")],
     "presence_penalty": Annotated[float | None, _option("Taken from the logits of tokens that were written.")],
     "frequency_penalty": Annotated[float | None, _option("The same, for each time they were written.")],
+    "logit_bias": Annotated[list[str] | None, _option("ID=NUMBER, added to a token's logit; may be given again.")],
+    "guide": Annotated[
+        str | None,
+        _option("What the answer must be: json, regex:PATTERN, a file of a schema (.json) or grammar (.lark)."),
+    ],
     "stop": Annotated[list[str] | None, _option("End at this text; may be given again.")],
     "seed": Annotated[int | None, _option("The same seed gives the same answer.")],
     "n": Annotated[
         int | None, typer.Option("--n", help="So many samples.", rich_help_panel=_PANEL, show_default=False)
     ],
+    "best_of": Annotated[int | None, _option("Of so many samples, the likeliest come back.")],
     "beam_size": Annotated[int | None, _option("Beam search with so many beams.")],
     "length_penalty": Annotated[float | None, _option("Of beam search: 0 ranks by probability; more favours length.")],
     "logprobs": Annotated[int | None, _option("With --json: so many likeliest tokens at each place.")],
@@ -45,6 +53,14 @@ LOADING: dict[str, Any] = {
     ],
     "adapter": Annotated[
         str | None, typer.Option(help="A folder of LoRA weights to add.", rich_help_panel="Loading", show_default=False)
+    ],
+    "draft": Annotated[
+        str | None,
+        typer.Option(
+            help="Guess ahead by ngram or by a smaller model, for speed.",
+            rich_help_panel="Loading",
+            show_default=False,
+        ),
     ],
     "truncate": Annotated[
         str | None,
@@ -66,6 +82,15 @@ class Wish:
     as_json: bool
 
 
+def _bias(pair: str) -> tuple[int, float]:
+    """Raises ConfigError where the text is not ID=NUMBER."""
+    i, _, number = pair.partition("=")
+    try:
+        return int(i), float(number)
+    except ValueError:
+        raise ConfigError(f"--logit-bias {pair}: write the id of a token and a number, as in 50=-100.") from None
+
+
 def with_sampling(function: Callable[..., Any]) -> Callable[..., Any]:
     """Adds --json, OPTIONS and LOADING to a verb, which gets them as `wish`."""
     own = [p for p in inspect.signature(function).parameters.values() if p.name != "wish"]
@@ -83,6 +108,12 @@ def with_sampling(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def verb(**given: Any) -> Any:
         sampling = {name: value for name in OPTIONS if (value := given.pop(name)) not in (None, [])}
+        if "guide" in sampling:
+            from polytask.inference.constrained import Guide
+
+            sampling["guide"] = Guide.parse(sampling["guide"])
+        if "logit_bias" in sampling:
+            sampling["logit_bias"] = dict(map(_bias, sampling["logit_bias"]))
         loading = {name: value for name in LOADING if (value := given.pop(name))}
         wish = Wish(sampling, loading, given.pop("as_json"))
         return function(**given, wish=wish)

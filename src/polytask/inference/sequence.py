@@ -4,7 +4,10 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from torch import Tensor
+
 from polytask.inference.blocks import BlockPool, Table
+from polytask.inference.constrained import Constraint
 from polytask.inference.hooks import LogitsHook
 from polytask.inference.sampling import Sampling
 from polytask.tokenizers.text import TextTokenizer
@@ -37,7 +40,8 @@ class Completion:
     """One answer.
 
     ids: what was produced, without the end that closed it; with a stop text they go on to its end, `text` does
-    not. logprob: sum by the network alone (natural logarithm), that of the closing <|end|> included. logprobs: for
+    not. logprob: sum by the network alone (natural logarithm), that of the closing <|end|> included, over `tokens` of
+    them. logprobs: for
     each id the likeliest tokens and, last if it is not among them, the id itself. ties: places in `ids` where in lower
     precision the two best logits nearly tied (within 1e-2, relative to the best where that is above 1): another batch
     may choose the other there. An <|end|> so chosen counts as place len(ids).
@@ -49,6 +53,12 @@ class Completion:
     finish: Finish
     logprobs: list[dict[int, float]] | None = None
     ties: list[int] = field(default_factory=list)
+    tokens: int = 0
+
+    @property
+    def mean(self) -> float:
+        """The mean log-probability of a token."""
+        return self.logprob / max(self.tokens, 1)
 
 
 class TextOutput:
@@ -97,12 +107,14 @@ class Sequence:
     """Ids that grow: a prompt and what is produced after it. Its keys and values lie in the blocks of `table`.
 
     drafts: guesses of what comes after `ids`, run with it in the next step; whoever made them takes those that are
-    right into `ids` and calls `keep`. slot: its row in the tables of the sampler.
+    right into `ids` and calls `keep`. odds: the probabilities (drafts, V) by which they were drawn, None where they
+    were not. slot: its row in the tables of the sampler.
     """
 
     __slots__ = (
-        "computed", "drafts", "error", "finish", "group", "hooks", "ids", "index", "limit", "logprob", "logprobs",
-        "output", "pieces", "prefix", "prompt", "sampling", "slot", "table", "ties", "waits",
+        "closed", "computed", "constraint", "drafts", "error", "finish", "group", "hooks", "ids", "index", "limit",
+        "logprob", "logprobs", "odds", "output", "pieces", "prefix", "prompt", "sampling", "slot", "table", "ties",
+        "waits",
     )  # fmt: skip
 
     def __init__(self, request: Request, index: int, limit: int, tokenizer: TextTokenizer, pool: BlockPool):
@@ -113,11 +125,14 @@ class Sequence:
         self.table = Table(pool, (read, both))
         self.computed = 0  # how many ids have keys and values in the cache
         self.drafts: list[int] = []
+        self.odds: Tensor | None = None
         self.slot = -1
         self.waits = False  # for the first of its group to run the prompt that they share
         self.logprob = 0.0
+        self.closed = False  # by an <|end|>
         self.finish: Finish | None = None
-        self.error: Exception | None = None  # of one of its hooks
+        self.constraint: Constraint | None = None
+        self.error: Exception | None = None  # of one of its hooks, or of its guide
         self.logprobs: list[dict[int, float]] = []
         self.ties: list[int] = []
         self.output, self.pieces = TextOutput(tokenizer, self.sampling.stop), list[str]()
@@ -144,7 +159,7 @@ class Sequence:
 
     def keep(self, computed: int) -> None:
         """Turns back to the first `computed` places: what lies beyond belonged to drafts that were wrong."""
-        self.computed, self.drafts = computed, []
+        self.computed, self.drafts, self.odds = computed, [], None
 
     def share(self, table: Table, computed: int) -> list[tuple[int, int]]:
         """Goes on from another sequence's first `computed` ids; (source, target) of the blocks to copy for that."""
@@ -159,6 +174,7 @@ class Sequence:
         """Takes the next id; the text that may be shown. Sets `finish` where it is the last one."""
         self.logprob += logprob
         if i in ends:
+            self.closed = True
             return self.close("stop")
         self.ids.append(i)
         text, stopped = self.output.push(i, self.produced >= self.sampling.min_tokens)
@@ -178,7 +194,10 @@ class Sequence:
     def completion(self) -> Completion:
         logprobs = self.logprobs if self.sampling.logprobs else None
         finish = self.finish or "cancelled"
-        return Completion("".join(self.pieces), self.ids[self.prompt :], self.logprob, finish, logprobs, self.ties)
+        tokens = self.produced + self.closed
+        return Completion(
+            "".join(self.pieces), self.ids[self.prompt :], self.logprob, finish, logprobs, self.ties, tokens
+        )
 
 
 @dataclass(eq=False)
