@@ -6,7 +6,7 @@ from collections.abc import Sequence as Listing
 import torch
 from torch import Tensor
 
-from polytask.errors import ConfigError
+from polytask.errors import ConfigError, TooLong
 from polytask.inference import scoring
 from polytask.inference.beam import BeamSearch
 from polytask.inference.handle import Event, Handle
@@ -146,7 +146,7 @@ class Engine:
         if not request.ids:
             raise ConfigError("A request needs at least one token to go on from.")
         if len(request.ids) >= self.length:
-            raise ConfigError(
+            raise TooLong(
                 f"The prompt has {len(request.ids)} tokens, but the context holds {self.length} with at least one of "
                 "the answer; shorten the text or drop examples."
             )
