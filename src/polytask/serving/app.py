@@ -21,7 +21,7 @@ from polytask.serving.refusal import ErrorAnswer, on_error, on_http, on_invalid
 from polytask.serving.settings import Settings
 from polytask.serving.shelf import Shelf
 
-ROUTES = ("models", "chat", "completions", "tasks", "health", "reserved")
+ROUTES = ("models", "chat", "completions", "responses", "embeddings", "tasks", "health", "reserved")
 STATIC = Path(__file__).parent / "static"
 # FastAPI can send traces and figures to a collector; nothing here leaves the machine, whatever the environment says.
 QUIET = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}

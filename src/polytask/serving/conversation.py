@@ -9,7 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from polytask.inference.sampling import Sampling
 from polytask.inference.sequence import Request
 from polytask.serving.refusal import Refusal
+from polytask.serving.schema import expect
 from polytask.serving.shelf import Served
+from polytask.serving.tools import Form, form_of
 from polytask.tasks import check
 
 
@@ -92,6 +94,16 @@ def expect_chat(served: Served) -> None:
             400, f"'{served.name}' is a base model: it has no chat template and knows no turns; use /v1/completions.",
             param="model", code="no_chat_template",
         )  # fmt: skip
+
+
+def tool_form(served: Served, tools: bool, choice: Any) -> Form | None:
+    """How the model calls tools, where it is given any and may call them. Raises Refusal where it cannot."""
+    if not tools or choice == "none":
+        return None
+    expect(choice in (None, "auto"), "'tool_choice': the model decides itself; use 'auto' or 'none'.", "tool_choice")
+    form = form_of(served.model.tokenizer)
+    expect(form is not None, f"'{served.name}' has no chat template that knows tools; leave 'tools' out.", "tools")
+    return form
 
 
 def chat_request(

@@ -11,13 +11,13 @@ from starlette.responses import Response
 from polytask.inference.sampling import Sampling
 from polytask.inference.sequence import Completion
 from polytask.serving.asking import answer, find, new_id, note, note_prompt, now, streamed, submit, usage
-from polytask.serving.conversation import Messages, chat_request, expect_chat, turns
+from polytask.serving.conversation import Messages, chat_request, expect_chat, tool_form, turns
 from polytask.serving.logprobs import chat_logprobs
 from polytask.serving.refusal import Json
 from polytask.serving.schema import Dials, Named, StreamOptions, Strict, expect, sampling
 from polytask.serving.shelf import Served
 from polytask.serving.stream import DONE, event
-from polytask.serving.tools import Form, ToolText, form_of
+from polytask.serving.tools import Form, ToolText
 from polytask.serving.worker import Job
 
 router = APIRouter()
@@ -65,7 +65,7 @@ async def chat(http: HttpRequest, body: ChatBody) -> Response:
     """The assistant's next turn."""
     served = find(http, body.model)
     expect_chat(served)
-    form = tool_form(served, body)
+    form = tool_form(served, bool(body.tools), body.tool_choice)
     said, tools = turns(body.messages), [tool.model_dump(exclude_none=True) for tool in body.tools or []]
     note_prompt(http, said)
     dials = _dials(served, body)
@@ -81,17 +81,6 @@ async def chat(http: HttpRequest, body: ChatBody) -> Response:
     requests, completions = await answer(http, served, build)
     choices = [_choice(served, body, form, index, one) for index, one in enumerate(completions)]
     return Json({**frame, "object": "chat.completion", "choices": choices, "usage": usage(requests, completions)})
-
-
-def tool_form(served: Served, body: ChatBody) -> Form | None:
-    """How the model calls tools, where it may. Raises Refusal where it cannot."""
-    if not body.tools or body.tool_choice == "none":
-        return None
-    expect(body.tool_choice in (None, "auto"), "'tool_choice': this model decides itself; use 'auto' or 'none'.",
-           "tool_choice")  # fmt: skip
-    form = form_of(served.model.tokenizer)
-    expect(form is not None, f"'{served.name}' has no chat template that knows tools; leave 'tools' out.", "tools")
-    return form
 
 
 def _dials(served: Served, body: ChatBody) -> Sampling:
