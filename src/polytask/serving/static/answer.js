@@ -1,6 +1,6 @@
 // How answers look: running text with its code in blocks, choices with their probabilities, marks filled in, errors.
 
-import { action, copy, el, title } from "./element.js";
+import { action, copy, el } from "./element.js";
 import { percent, TokenWriter } from "./tokens.js";
 
 /** The place where an answer appears while it is written: text, or tokens where their probabilities come along. */
@@ -11,21 +11,18 @@ export class Output {
 
   add(text, tokens) {
     this.text += text;
-    if (tokens?.length) {
-      this.writer ??= new TokenWriter(this.place);
-      this.writer.add(text, tokens);
-    } else if (this.writer || !this.text.includes("```") || this.code) {
-      this.place.append(text);
-    } else {
-      this.place.replaceChildren(...prose(this.text));
-    }
+    if (tokens?.length) this.writer ??= new TokenWriter(this.place);
+    if (this.writer) this.writer.add(this.text, tokens ?? []);
+    else if (this.code || !this.text.includes("```")) this.place.append(text);
+    else this.place.replaceChildren(...prose(this.text));
   }
 }
 
 /** Text in which what stands between fences is a block of code. */
 export function prose(text) {
-  return text.split(/^[ \t]*```/m).map((piece, i) => {
-    if (i % 2 === 0) return piece.replace(/^\n/, "");
+  const pieces = text.split(/^[ \t]*```/m);
+  return pieces.map((piece, i) => {
+    if (i % 2 === 0) return i === 0 ? piece.replace(/\n+$/, (ends) => (pieces.length > 1 ? "" : ends)) : piece.trim();
     const body = piece.replace(/^[^\n]*\n?/, "").replace(/\n$/, "");
     const button = action("copy", "Copy", () => copy(body, button));
     return el("div", { className: "code" }, el("pre", { tabIndex: 0 }, body), button);
@@ -84,8 +81,8 @@ function filled(text, answer) {
 export function footnote({ tokens, seconds, finish }) {
   const parts = [];
   if (tokens) parts.push(`${tokens} ${tokens === 1 ? "token" : "tokens"}`);
-  if (seconds) parts.push(`${seconds.toFixed(1)} s`);
-  if (tokens && seconds) parts.push(`${Math.round(tokens / seconds)} tokens/s`);
+  if (seconds >= 0.05) parts.push(`${seconds.toFixed(1)} s`);
+  if (tokens && seconds >= 0.05) parts.push(`${Math.round(tokens / seconds)} tokens/s`);
   if (finish === "length") parts.push("cut at the limit of tokens");
   if (finish === "stopped") parts.push("stopped");
   return parts.join(" · ");
@@ -94,13 +91,13 @@ export function footnote({ tokens, seconds, finish }) {
 /** What went wrong and what can be done: asking again, or a key where one is wanted. */
 export function errorView(error, again) {
   const wantsKey = error.status === 401 || error.status === 403;
-  const kind = [error.status || "", error.code || error.type || ""].filter(Boolean).join(" · ");
+  const kind = [error.status, error.code || error.type, error.param].filter(Boolean).join(" · ");
   const enter = () => document.getElementById("key-dialog").showModal();
   return el(
     "div",
     { className: "error", role: "alert" },
     el("p", {}, error.message),
-    kind ? el("p", { className: "kind" }, kind, error.param ? ` · ${title(error.param)}` : "") : null,
+    kind ? el("p", { className: "kind" }, kind) : null,
     el(
       "div",
       { className: "row" },

@@ -1,7 +1,7 @@
 // The conversation: turns, a system prompt, streaming; stop, regenerate and edit.
 
 import { stream } from "./api.js";
-import { announce, el, icon } from "./element.js";
+import { action, announce, el, icon } from "./element.js";
 import { chatRequest } from "./requests.js";
 import { showCode } from "./snippets.js";
 import { Turn } from "./turn.js";
@@ -13,7 +13,7 @@ export function chatPanel(model) {
   let turns = [];
   let running = null;
 
-  const system = el("textarea", { id: "system", rows: 2, placeholder: "How the model should behave" });
+  const system = el("textarea", { id: "system", "aria-label": "System prompt", placeholder: "How the model should behave" });
   const greeting = el("p", { className: "greeting" }, "Say something to the model.");
   const log = el("div", { className: "log", role: "log", "aria-label": "Conversation", tabIndex: 0 }, greeting);
   const draft = el("textarea", {
@@ -21,8 +21,8 @@ export function chatPanel(model) {
     onkeydown: (event) => typed(event),
   });
   const button = el("button", { type: "submit", className: "round" });
-  const clear = el("button", { type: "button", className: "small", onclick: () => reset() }, "New conversation");
-  const code = el("button", { type: "button", className: "small", onclick: () => showCode(request(true)) }, "Copy as code");
+  const clear = action("fresh", "New", () => reset());
+  const code = action("code", "Copy as code", () => showCode(request(true)));
   const composer = el(
     "form",
     {
@@ -42,7 +42,7 @@ export function chatPanel(model) {
     el(
       "div",
       { className: "bar-top" },
-      el("details", { className: "system" }, el("summary", {}, "System prompt"), el("label", { htmlFor: "system", className: "hidden" }, "System prompt"), system),
+      el("details", { className: "system" }, el("summary", {}, "System prompt"), system),
       el("div", { className: "row" }, clear, code),
     ),
     log,

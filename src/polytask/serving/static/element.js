@@ -21,6 +21,7 @@ const SHAPES = {
   edit: "M5 19l1-4L16 5l3 3L9 18zM14 7l3 3",
   again: "M19 12a7 7 0 1 1-2.2-5.1M19 4v4h-4",
   code: "M9 7 4 12l5 5M15 7l5 5-5 5",
+  fresh: "M12 5v14M5 12h14",
 };
 
 /** A line drawing of 24 units that takes the colour of its text; it says nothing to a screen reader. */
@@ -41,7 +42,7 @@ export function action(name, label, onclick) {
   return el("button", { type: "button", className: "quiet", onclick }, icon(name), el("span", {}, label));
 }
 
-/** Copies a text and says so on the button; without a secure origin there is no clipboard but the old command. */
+/** Copies a text and says so on the button that was made for it; without a secure origin there is no clipboard but the old command. */
 export async function copy(text, button) {
   if (window.isSecureContext) await navigator.clipboard.writeText(text);
   else {
@@ -51,11 +52,9 @@ export async function copy(text, button) {
     document.execCommand("copy");
     area.remove();
   }
-  const label = button.querySelector("span");
-  const before = label.textContent;
-  label.textContent = "Copied";
+  button.replaceChildren(icon("done"), el("span", {}, "Copied"));
   announce("Copied");
-  setTimeout(() => (label.textContent = before), 1500);
+  setTimeout(() => button.replaceChildren(icon("copy"), el("span", {}, "Copy")), 1500);
 }
 
 /** Tells a screen reader what the eye sees by itself. */

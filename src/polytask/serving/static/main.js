@@ -31,17 +31,16 @@ async function choose(models) {
   const chosen = models.find(({ id }) => id === model());
   at("facts").textContent = chosen ? facts(chosen) : "";
   const all = await list(`tasks?model=${encodeURIComponent(model())}`);
-  tasks = all.filter((task) => !task.models || task.models.includes(model()));
-  tasks.sort((a, b) => isChat(b) - isChat(a));
+  tasks = all.sort((a, b) => isChat(b) - isChat(a));
   const link = ({ name }) => el("a", { href: `#${encodeURIComponent(name)}` }, title(name));
   at("tasks").replaceChildren(el("ul", {}, tasks.map((task) => el("li", {}, link(task)))));
   show();
 }
 
-const isChat = (task) => Object.values(task.fields).some((field) => field.type === "messages");
+const isChat = (task) => Object.values(task.fields).some((field) => field.type === "list[dict]");
 
 /** "30.1 M parameters · reads 2,048 tokens" */
-function facts({ parameters, context_length: context }) {
+function facts({ parameters, max_model_len: context }) {
   const units = [[1e9, "B"], [1e6, "M"], [1e3, "k"]];
   const [size, unit] = units.find(([size]) => parameters >= size) ?? [1, ""];
   const parts = [];
@@ -58,7 +57,7 @@ function show() {
     const current = link.getAttribute("href") === `#${encodeURIComponent(task.name)}`;
     if (current) {
       link.setAttribute("aria-current", "page");
-      link.scrollIntoView({ block: "nearest", inline: "nearest" });
+      link.scrollIntoView({ block: "nearest", inline: "center" });
     } else link.removeAttribute("aria-current");
   }
   const known = JSON.stringify(task);

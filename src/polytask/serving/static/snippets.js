@@ -49,7 +49,7 @@ function plain(path, body) {
     `${key}    json=${literal(body, "    ")},`,
     ")",
     "response.raise_for_status()",
-    'print(response.json()["answer"])',
+    'print(response.json()["answers"][0]["answer"])',
   ].join("\n");
 }
 

@@ -9,7 +9,9 @@ import { showCode } from "./snippets.js";
 /** A form of the task's fields with the answer beneath; `model` tells which one is asked. */
 export function taskPanel(task, model) {
   let running = null;
-  const fields = Object.entries(task.fields).filter(([, field]) => !field.answer);
+  const fields = Object.entries(task.fields)
+    .filter(([, field]) => !field.answer)
+    .sort(([, a], [, b]) => b.required - a.required);
   const controls = fields.map(([name, field], i) => control(task, name, field, i === 0));
   const ask = el("button", { type: "submit", className: "strong" }, "Ask");
   const result = el("div", { className: "result", "aria-live": "polite", tabIndex: -1 });
@@ -34,7 +36,7 @@ export function taskPanel(task, model) {
       "div",
       { className: "row spread" },
       el("div", { className: "row" }, ask, el("span", { className: "help keys" }, "Ctrl + Enter")),
-      el("button", { type: "button", className: "small", onclick: code }, "Copy as code"),
+      action("code", "Copy as code", code),
     ),
   );
 
@@ -49,13 +51,12 @@ export function taskPanel(task, model) {
     const facts = {};
     try {
       for await (const event of stream(path, body, running.signal)) {
-        const choice = event.choices?.[0];
-        const text = choice?.delta?.content ?? "";
-        const tokens = choice?.logprobs?.content;
-        if (text || tokens?.length) view.add(text, tokens);
-        facts.finish = choice?.finish_reason ?? facts.finish;
+        const last = event.answers?.[0];
+        const tokens = (event.logprobs ?? last?.logprobs)?.content;
+        if (event.text || tokens?.length) view.add(event.text ?? "", tokens);
         facts.tokens = event.usage?.completion_tokens ?? facts.tokens;
-        if ("answer" in event) view.end(event, given);
+        if (last) view.end(last, given);
+        facts.finish = last?.finish_reason;
       }
       facts.seconds = (performance.now() - started) / 1000;
     } catch (error) {
@@ -88,11 +89,11 @@ function begin(result, code) {
       output.add(text, tokens);
     },
     /** The answer as the task reads it; tokens stay where they say the same, and else beneath it. */
-    end(event, example) {
-      answer = event.answer;
-      const tokens = output?.writer && !event.probabilities ? body : null;
+    end(last, example) {
+      answer = last.answer;
+      const tokens = output?.writer ? body : null;
       if (tokens && typeof answer === "string" && answer.trim() === output.text.trim()) return;
-      const shown = answerView(answer, { probabilities: event.probabilities, example, code });
+      const shown = answerView(answer, { probabilities: last.probabilities, example, code });
       body.replaceWith(...(tokens ? [shown, el("p", { className: "help" }, "Token by token"), tokens] : [shown]));
     },
     foot(note) {
@@ -107,10 +108,10 @@ function begin(result, code) {
 
 function control(task, name, field, first) {
   const id = `field-${task.name}-${name}`;
-  const list = field.type === "array";
+  const list = field.type === "list[str]";
   const hint = [field.help, list ? "one a line" : ""].filter(Boolean).join("; ");
   const input = el("textarea", {
-    id, name, rows: first ? 4 : list ? 2 : 1, required: field.required, "aria-describedby": `${id}-help`, oninput: clear,
+    id, name, rows: 1, className: first ? "tall" : list ? "list" : "", required: field.required, "aria-describedby": `${id}-help`, oninput: clear,
   });
   const complaint = el("p", { className: "complaint", role: "alert" });
   function clear() {

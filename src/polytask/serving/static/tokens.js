@@ -6,24 +6,24 @@ const card = el("div", { className: "alternatives", role: "tooltip", id: "altern
 document.body.append(card);
 let shown = null;
 
-/** Turns a stream of tokens into spans; a character of several tokens becomes whole with its last one. */
+/** Writes an answer as spans, one a token; a character of several tokens becomes whole with the last of them. */
 export class TokenWriter {
   constructor(place) {
-    this.place = place;
-    this.decoder = new TextDecoder();
+    Object.assign(this, { place, decoder: new TextDecoder(), written: 0, rest: document.createTextNode("") });
     place.classList.add("tokens");
     place.addEventListener("keydown", walk);
+    place.replaceChildren(this.rest);
   }
 
-  /** Appends the tokens of one event where they make up its text, else the text as it is. */
+  /** `tokens` go on with the `text` so far; they may come with it or after it, and end with it. */
   add(text, tokens) {
-    const pieces = tokens.map((token) => this.#text(token));
-    if (pieces.join("") !== text) {
-      this.decoder = new TextDecoder();
-      this.place.append(text);
-      return;
+    for (const token of tokens) {
+      const piece = this.#text(token);
+      const shown = text.slice(this.written).startsWith(piece) ? piece : text.slice(this.written);
+      if (shown) this.rest.before(this.#span(shown, token));
+      this.written += shown.length;
     }
-    tokens.forEach((token, i) => pieces[i] && this.place.append(this.#span(pieces[i], token)));
+    this.rest.data = text.slice(this.written);
   }
 
   #text(token) {

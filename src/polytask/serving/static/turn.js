@@ -14,7 +14,7 @@ export class Turn {
     this.element = el(
       "article",
       { className: `turn ${role}`, "aria-label": SPEAKERS[role] },
-      el("h3", { className: "speaker" }, SPEAKERS[role]),
+      el("h3", { className: role === "user" ? "hidden" : "speaker" }, SPEAKERS[role]),
       this.body,
       this.foot,
     );
