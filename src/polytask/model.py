@@ -68,15 +68,16 @@ class Model:
     @classmethod
     def load(
         cls, path: str | Path, *, dtype: str = "auto", int8: bool = False, device: str = "auto",
-        adapter: str | Path | None = None, truncate: Truncate | None = None,
+        adapter: str | Path | None = None, truncate: Truncate | None = None, check: bool = True,
     ) -> "Model":  # fmt: skip
         """The model of a checkpoint folder, or of a run's. Raises CheckpointError, ConfigError, TokenizerError.
 
         dtype: "auto" is bfloat16 on a GPU and float32 elsewhere. int8: weights of linear layers in 8 bits, fastest
         with bfloat16. adapter: a folder of LoRA weights, written here or by peft, to be added to the model's own.
+        check: whether the folder's checksums are verified, which reads all of it.
         """
         place = runtime.pick_device(device)
-        folder = read_folder(path)
+        folder = read_folder(path, check=check)
         precision = getattr(torch, runtime.pick_precision(dtype, place))
         # Adapters are added in float32: small changes would be lost in bfloat16.
         network = load_network(folder, dtype=precision if adapter is None else torch.float32, device=str(place))

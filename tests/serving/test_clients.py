@@ -2,6 +2,8 @@
 
 import asyncio
 import base64
+import json
+import re
 
 import numpy as np
 import openai
@@ -191,3 +193,29 @@ def test_asyncio_and_many_at_once(server):
     assert texts == [model.generate(prompt, max_tokens=6, temperature=0) for prompt in prompts]
     assert text == model.chat("Hello!", system="Be brief.", **FEW)
     assert not engine_of(server[1]).scheduler.running
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"name": {"enum": ["Ann", "Bo"]}, "old": {"type": "boolean"}},
+    "required": ["name", "old"],
+    "additionalProperties": False,
+}
+
+
+def test_answers_of_a_form(client, http):
+    form = {"type": "json_schema", "json_schema": {"name": "person", "schema": SCHEMA, "strict": True}}
+    words = {"model": "tiny", "messages": HELLO, "max_tokens": 200, "seed": 1}
+    answer = client.chat.completions.create(**words, response_format=form)
+    assert set(json.loads(answer.choices[0].message.content)) == {"name", "old"}
+    stream = client.chat.completions.create(**words, response_format=form, stream=True)
+    assert "".join(c.choices[0].delta.content or "" for c in stream) == answer.choices[0].message.content
+    text = {"format": {"type": "json_schema", "name": "person", "schema": SCHEMA}}
+    response = client.responses.create(model="tiny", input="Who?", text=text, max_output_tokens=200)
+    assert set(json.loads(response.output_text)) == {"name", "old"}
+    assert response.text.format.schema_ == SCHEMA
+    body = {"example": {"text": "a"}, "response_format": {"type": "regex", "pattern": "[ab]{3}c"}}
+    assert re.fullmatch("[ab]{3}c", http.post("/v1/tasks/generate", json=body).json()["answers"][0]["answer"])
+    for bad in ({"type": "json_schema"}, {"type": "json_schema", "json_schema": {"schema": {"type": "nothing"}}},
+                {"type": "regex", "pattern": "("}, {"type": "xml"}):  # fmt: skip
+        assert http.post("/v1/chat/completions", json={"messages": HELLO, "response_format": bad}).status_code == 400

@@ -199,4 +199,4 @@ def test_figures_for_prometheus():
     assert 'polytask_between_tokens_seconds_count{model="tiny"} 4.0' in text
     assert 'polytask_request_seconds_count{method="POST",route="/v1/completions",status="400"} 1.0' in text
     assert "nothing-of-the-kind" not in text
-    assert 'polytask_running_requests{model="tiny"} 0.0' in text
+    assert 'polytask_running{model="tiny"} 0.0' in text

@@ -1,6 +1,6 @@
 """The app: routes behind a gate, over a shelf of models."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -65,14 +65,22 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.shelf.close()
 
 
+GAUGES = {
+    "running": "Requests that are being answered.",
+    "waiting": "Requests that wait.",
+    "total_blocks": "Blocks of the key/value cache.",
+    "free_blocks": "Blocks of the key/value cache that no request holds.",
+    "cache_tokens": "Tokens that the key/value cache holds at most.",
+    "cache_bytes": "Bytes of the key/value cache.",
+    "weight_bytes": "Bytes of weights.",
+    "hit_tokens": "Tokens that were found in the cache and not run again.",
+    "run_tokens": "Tokens that were run.",
+    "preemptions": "Requests that had to give their blocks to others.",
+}  # what `Engine.stats` tells
+
+
 def _gauges(shelf: Shelf) -> list[Gauge]:
-    def running() -> dict[str, float]:
-        return {served.name: float(len(served.model.engine.scheduler.running)) for served in shelf}
+    def values(name: str) -> Callable[[], dict[str, float]]:
+        return lambda: {served.name: float(getattr(served.model.engine.stats(), name)) for served in shelf}
 
-    def waiting() -> dict[str, float]:
-        return {served.name: float(len(served.model.engine.scheduler.waiting)) for served in shelf}
-
-    return [
-        Gauge("polytask_running_requests", "Requests that are being answered.", running),
-        Gauge("polytask_waiting_requests", "Requests that wait.", waiting),
-    ]
+    return [Gauge(f"polytask_{name}", help, values(name)) for name, help in GAUGES.items()]

@@ -38,7 +38,15 @@ def note_prompt(http: HttpRequest, prompt: Any) -> None:
 async def submit(http: HttpRequest, served: Served, build: Callable[[], list[Request]]) -> Job:
     """Makes requests, away from the event loop, and hands them in. Raises Refusal and what `build` raises."""
     settings: Settings = http.app.state.settings
-    requests = await asyncio.to_thread(build)
+
+    def made() -> list[Request]:
+        requests = build()
+        for guide in {request.sampling.guide for request in requests}:
+            if guide is not None:
+                served.model.engine.grammars.compile(guide)  # which takes its time; the engine finds it done
+        return requests
+
+    requests = await asyncio.to_thread(made)
     for request in requests:
         size = max(len(request.ids), len(request.encoder_ids or []))
         if settings.prompt is not None and size > settings.prompt:

@@ -24,15 +24,12 @@ def text_logprobs(
 ) -> dict[str, Any]:  # fmt: skip
     """Lists with an entry for each token; nothing is known of the first one of a prompt. offset: where the text begins,
     in characters."""
-    tokens = [tokenizer.decode([i], special=True) for i in ids]
+    tokens = [_text(tokenizer, i) for i in ids]
     offsets = []
     for token in tokens:
         offsets.append(offset)
         offset += len(token)
-    best = [
-        place and {tokenizer.decode([i], special=True): _finite(place[i]) for i in _likeliest(place, top)}
-        for place in places
-    ]
+    best = [place and {_text(tokenizer, i): _finite(place[i]) for i in _likeliest(place, top)} for place in places]
     return {
         "tokens": tokens,
         "token_logprobs": [place and _finite(place[i]) for i, place in zip(ids, places)],
@@ -42,8 +39,13 @@ def text_logprobs(
 
 
 def _token(tokenizer: TextTokenizer, i: int, logprob: float) -> dict[str, Any]:
-    text = tokenizer.decode([i], special=True)
-    return {"token": text, "logprob": _finite(logprob), "bytes": tokenizer.piece(i)}
+    return {"token": _text(tokenizer, i), "logprob": _finite(logprob), "bytes": tokenizer.piece(i)}
+
+
+def _text(tokenizer: TextTokenizer, i: int) -> str:
+    """A token as it stands inside a text, with the space before it."""
+    piece = tokenizer.piece(i)
+    return tokenizer.decode([i], special=True) if piece is None else bytes(piece).decode(errors="replace")
 
 
 def _likeliest(place: Mapping[int, float], count: int) -> list[int]:

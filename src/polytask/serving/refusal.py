@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from polytask.errors import Error
+from polytask.errors import Error, MissingExtra, TooLong
 from polytask.registry import nearest
 
 KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
@@ -63,10 +63,10 @@ def written(content: Any) -> bytes:
 
 def of_error(error: Error) -> Refusal:
     """A mistake that the rooms below found in a request."""
-    from polytask.errors import TooLong
-
+    if isinstance(error, Refusal):
+        return error
     code = "context_length_exceeded" if isinstance(error, TooLong) else None
-    return error if isinstance(error, Refusal) else Refusal(400, str(error), code=code)
+    return Refusal(501 if isinstance(error, MissingExtra) else 400, str(error), code=code)
 
 
 async def on_error(_: Request, error: Exception) -> Response:

@@ -1,9 +1,10 @@
 """What requests may hold: the fields that several routes share, and how they become dials of sampling."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from polytask.inference.constrained import Guide
 from polytask.inference.sampling import Sampling
 from polytask.serving.refusal import Refusal
 from polytask.serving.shelf import Served
@@ -20,6 +21,35 @@ class Strict(BaseModel):
     """No field that is not named, no text for a number, no NaN."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class ResponseFormat(Strict):
+    """The form that an answer is held to. regex and lark are polytask's own: a pattern, a grammar."""
+
+    model_config = ConfigDict(extra="ignore")
+    type: Literal["text", "json_object", "json_schema", "regex", "lark"]
+    json_schema: dict[str, Any] | None = None
+    pattern: str | None = None
+    grammar: str | None = None
+
+    def guide(self, param: str = "response_format") -> Guide | None:
+        """Raises Refusal where the form is missing, ConfigError where it is broken."""
+        if self.type == "text":
+            return None
+        if self.type == "json_object":
+            return Guide.json()
+        if self.type == "json_schema":
+            schema = (self.json_schema or {}).get("schema")
+            return Guide.schema(_there(schema, f"{param}.json_schema.schema"))
+        if self.type == "regex":
+            return Guide.regex(_there(self.pattern, f"{param}.pattern"))
+        return Guide.lark(_there(self.grammar, f"{param}.grammar"))
+
+
+def _there(value: Any, param: str) -> Any:
+    if value is None:
+        raise Refusal(400, f"'{param}' is missing.", param=param)
+    return value
 
 
 class Dials(Strict):
@@ -41,6 +71,7 @@ class Dials(Strict):
     min_tokens: int | None = Field(None, ge=0, lt=2**31)
     beam_size: int | None = Field(None, ge=1, le=128)
     length_penalty: float | None = Field(None, ge=0, le=100)
+    response_format: ResponseFormat | None = None
 
 
 class StreamOptions(Strict):
@@ -69,6 +100,8 @@ def sampling(served: Served, task: str | Task, body: Dials, max_tokens: int | No
         given["stop"] = tuple(given["stop"])
     if body.logit_bias:
         given["logit_bias"] = {int(i): value for i, value in body.logit_bias.items()}
+    if body.response_format is not None:
+        given["guide"] = body.response_format.guide()
     return served.model.sampling(task, **given, max_tokens=max_tokens or served.model.engine.length, **more)
 
 

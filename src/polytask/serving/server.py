@@ -5,9 +5,11 @@ import socket
 import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from polytask.errors import ConfigError, MissingExtra
+from polytask.interop.atomic import verify
 from polytask.serving.settings import Settings
 
 if TYPE_CHECKING:
@@ -40,11 +42,21 @@ def serve(
 
 
 def _load(paths: Mapping[str, str], loading: Mapping[str, Any]) -> "dict[str, Model]":
-    from polytask import runtime
-    from polytask.model import Model
+    with ThreadPoolExecutor(1) as checker:  # sums are made while torch is imported: that thread needs no interpreter
+        folders = {name: _summed(path) for name, path in paths.items()}
+        checks = [checker.submit(verify, folder) for folder in folders.values() if folder is not None]
+        from polytask import runtime
+        from polytask.model import Model
 
-    runtime.prepare()
-    return {name: Model.load(path, **loading) for name, path in paths.items()}
+        runtime.prepare()
+        for check in checks:
+            check.result()
+        return {name: Model.load(path, check=folders[name] is None, **loading) for name, path in paths.items()}
+
+
+def _summed(path: str) -> Path | None:
+    """The folder of a checkpoint that has checksums."""
+    return next((f for f in (Path(path), Path(path) / "model") if (f / "checksums.json").is_file()), None)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -199,23 +199,22 @@ class Worker:
             self._jobs.pop(handle, None)
 
     def _step(self) -> None:
-        failure: BaseException | None = None
-        events: list[Event] = []
         try:
             events = self.engine.step()
-        except BaseException as error:
+        except BaseException as error:  # no request's own fault: those that run have no answer any more
             LOG.exception("A step of the engine failed.")
-            failure = error
+            for job in set(self._jobs.values()):
+                self._fail(job, error)
+            return
         told: dict[Job, list[Piece]] = {}
         for event in events:
-            if job := self._jobs.get(event.handle):
+            if (job := self._jobs.get(event.handle)) and event.finish != "error":
                 told.setdefault(job, []).append(self._piece(job, event))
+            elif job and event.handle.error is not None:
+                self._fail(job, event.handle.error)
         for job, pieces in told.items():
             self._measure(job, pieces)
-        if failure is not None:
-            self._fail(failure)
-        loops = {job.loop for job in told}
-        for loop in loops:
+        for loop in {job.loop for job in told}:
             _tell(loop, _deliver, [(job, pieces) for job, pieces in told.items() if job.loop is loop])
         for handle in [handle for handle in self._jobs if handle.done]:
             del self._jobs[handle]
@@ -225,17 +224,15 @@ class Worker:
         completion = event.handle.completions.get(event.sample) if event.finish else None
         return Piece(number * job.requests[number].sampling.n + event.sample, event.text, completion)
 
+    def _fail(self, job: Job, error: BaseException) -> None:
+        self._withdraw(job)
+        _tell(job.loop, job.receive, [], error)
+
     def _measure(self, job: Job, pieces: Sequence[Piece]) -> None:
         now = time.monotonic()
         (self.meter.first if job.last == job.began else self.meter.between)(now - job.last)
         job.last = now
         self.meter.wrote(sum(len(piece.completion.ids) for piece in pieces if piece.completion))
-
-    def _fail(self, failure: BaseException) -> None:
-        """The engine has ended what it was running; what still waits goes on."""
-        for job in {id(job): job for handle, job in self._jobs.items() if handle.error is not None}.values():
-            self._withdraw(job)
-            _tell(job.loop, job.receive, [], failure)
 
 
 def _deliver(told: Sequence[tuple[Job, Sequence[Piece]]]) -> None:

@@ -250,8 +250,8 @@ class TextTokenizer:
     def piece(self, i: int) -> list[int] | None:
         """The bytes that an id stands for; None where they depend on its neighbours (tokenizers of others)."""
         self._check([i])
-        pieces = self.writing._pieces
-        return list(pieces[i]) if pieces is not None else None
+        spelled = self.writing._spelling
+        return None if spelled is None else list(spelled.pieces[i])
 
     def stream(self, special: bool = False) -> "TextStream":
         """Decodes one id at a time and holds back characters that are not complete."""

@@ -38,11 +38,6 @@ class Tool(Strict):
     function: FunctionTool
 
 
-class ResponseFormat(Strict):
-    type: Literal["text", "json_object", "json_schema"]
-    json_schema: dict[str, Any] | None = None
-
-
 class ChatBody(Named, Dials):
     """A conversation to be gone on with."""
 
@@ -56,7 +51,6 @@ class ChatBody(Named, Dials):
     tools: Annotated[list[Tool], Field(max_length=128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
-    response_format: ResponseFormat | None = None
     store: bool | None = None
 
 
@@ -85,8 +79,8 @@ async def chat(http: HttpRequest, body: ChatBody) -> Response:
 
 def _dials(served: Served, body: ChatBody) -> Sampling:
     expect(body.logprobs or not body.top_logprobs, "'top_logprobs' needs 'logprobs': true.", "top_logprobs", None)
-    expect(body.response_format is None or body.response_format.type == "text",
-           "'response_format': this server holds no answer to a form yet; use 'text'.", "response_format")  # fmt: skip
+    free = body.response_format is None or body.response_format.type == "text" or not body.tools
+    expect(free, "'response_format': an answer of a form calls no tools; leave one of them out.", "response_format")
     logprobs = max(body.top_logprobs or 0, 1) if body.logprobs else 0
     return sampling(served, "chat", body, body.max_completion_tokens or body.max_tokens, logprobs=logprobs)
 

@@ -45,14 +45,15 @@ class FunctionTool(Strict):
 
 
 class Format(Strict):
-    """The form of the answer."""
+    """The form of the answer; `schema` is a JSON Schema."""
 
     model_config = ConfigDict(extra="ignore")
     type: Literal["text", "json_object", "json_schema"] = "text"
+    own_schema: dict[str, Any] | None = Field(None, alias="schema")
 
 
 class TextOptions(Strict):
-    format: Format = Format()
+    format: Format = Field(default_factory=lambda: Format.model_validate({}))
     verbosity: Literal["low", "medium", "high"] | None = None
 
 
@@ -121,12 +122,14 @@ def _expect_possible(body: ResponseBody) -> None:
     expect(not body.background, "'background': this server answers at once or streams; leave it out.", "background")
     expect(not body.include, "'include': there is nothing more to include; leave it out.", "include")
     expect(not body.top_logprobs, "'top_logprobs': use /v1/chat/completions for them.", "top_logprobs")
-    expect(body.text is None or body.text.format.type == "text",
-           "'text.format': this server holds no answer to a form yet; use 'text'.", "text.format")  # fmt: skip
+    free = body.text is None or body.text.format.type == "text" or not body.tools
+    expect(free, "'text.format': an answer of a form calls no tools; leave one of them out.", "text.format")
 
 
 def _dials(body: ResponseBody) -> Dials:
-    return Dials.model_validate({"temperature": body.temperature, "top_p": body.top_p})
+    form = (body.text or TextOptions()).format
+    wanted = {"type": form.type, "json_schema": {"schema": form.own_schema} if form.own_schema else None}
+    return Dials.model_validate({"temperature": body.temperature, "top_p": body.top_p, "response_format": wanted})
 
 
 def _messages(body: ResponseBody) -> list[Message]:
@@ -160,13 +163,14 @@ def _tool(tool: FunctionTool) -> dict[str, Any]:
 
 def _frame(served: Served, body: ResponseBody) -> dict[str, Any]:
     """A response that has not begun."""
+    form = (body.text or TextOptions()).format.model_dump(by_alias=True, exclude_none=True)
     return {
         "id": new_id("resp"), "object": "response", "created_at": now(), "status": "in_progress", "background": False,
         "error": None, "incomplete_details": None, "instructions": body.instructions,
         "max_output_tokens": body.max_output_tokens, "max_tool_calls": body.max_tool_calls, "model": served.name,
         "output": [], "parallel_tool_calls": body.parallel_tool_calls is not False, "previous_response_id": None,
         "reasoning": {"effort": None, "summary": None}, "store": False, "temperature": body.temperature,
-        "text": {"format": {"type": "text"}}, "tool_choice": body.tool_choice or "auto",
+        "text": {"format": form}, "tool_choice": body.tool_choice or "auto",
         "tools": [tool.model_dump() for tool in body.tools or []], "top_logprobs": 0, "top_p": body.top_p,
         "truncation": body.truncation or "disabled", "usage": None, "user": body.user,
         "metadata": body.metadata or {},
