@@ -10,6 +10,7 @@ from polytask.cli import (
     evaluate,
     interop,
     plan,
+    serve,
     shorthands,
     show,
     systems,
@@ -44,6 +45,7 @@ for _name, _function in {
 _verb("ask", ask.ask, "Ask a model", free=True)
 for _name, _function in shorthands.VERBS.items():
     _verb(_name, _function, "Ask a model")
+_verb("serve", serve.serve, "Ask a model")
 for _name, _function in {"import": interop.import_, "export": interop.export}.items():
     _verb(_name, _function, "Models of other projects")
 for _name, _function in {"tasks": tasks.tasks, "show": show.show, "doctor": doctor.doctor}.items():

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from polytask.errors import ConfigError
+
 _PANEL = "Sampling"
 
 
@@ -25,11 +27,13 @@ OPTIONS: dict[str, Any] = {
     "repetition_penalty": Annotated[float | None, _option("Above 1, tokens that came before become less likely.")],
     "presence_penalty": Annotated[float | None, _option("Taken from the logits of tokens that were written.")],
     "frequency_penalty": Annotated[float | None, _option("The same, for each time they were written.")],
+    "logit_bias": Annotated[list[str] | None, _option("ID=NUMBER, added to a token's logit; may be given again.")],
     "stop": Annotated[list[str] | None, _option("End at this text; may be given again.")],
     "seed": Annotated[int | None, _option("The same seed gives the same answer.")],
     "n": Annotated[
         int | None, typer.Option("--n", help="So many samples.", rich_help_panel=_PANEL, show_default=False)
     ],
+    "best_of": Annotated[int | None, _option("Of so many samples, the likeliest come back.")],
     "beam_size": Annotated[int | None, _option("Beam search with so many beams.")],
     "length_penalty": Annotated[float | None, _option("Of beam search: 0 ranks by probability; more favours length.")],
     "logprobs": Annotated[int | None, _option("With --json: so many likeliest tokens at each place.")],
@@ -63,6 +67,15 @@ class Wish:
     as_json: bool
 
 
+def _bias(pair: str) -> tuple[int, float]:
+    """Raises ConfigError where the text is not ID=NUMBER."""
+    i, _, number = pair.partition("=")
+    try:
+        return int(i), float(number)
+    except ValueError:
+        raise ConfigError(f"--logit-bias {pair}: write the id of a token and a number, as in 50=-100.") from None
+
+
 def with_sampling(function: Callable[..., Any]) -> Callable[..., Any]:
     """Adds --json, OPTIONS and LOADING to a verb, which gets them as `wish`."""
     own = [p for p in inspect.signature(function).parameters.values() if p.name != "wish"]
@@ -80,6 +93,8 @@ def with_sampling(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def verb(**given: Any) -> Any:
         sampling = {name: value for name in OPTIONS if (value := given.pop(name)) not in (None, [])}
+        if "logit_bias" in sampling:
+            sampling["logit_bias"] = dict(map(_bias, sampling["logit_bias"]))
         loading = {name: value for name in LOADING if (value := given.pop(name))}
         wish = Wish(sampling, loading, given.pop("as_json"))
         return function(**given, wish=wish)

@@ -6,7 +6,7 @@ from collections.abc import Sequence as Listing
 import torch
 from torch import Tensor
 
-from polytask.errors import ConfigError
+from polytask.errors import ConfigError, TooLong
 from polytask.inference import scoring
 from polytask.inference.beam import BeamSearch
 from polytask.inference.handle import Event, Handle
@@ -60,7 +60,7 @@ class Engine:
         handle = Handle(request, self.step, self.cancel)
         sampling = request.sampling
         limit = min(sampling.max_tokens, self.length - len(request.ids))
-        samples = range(max(sampling.n, sampling.beam_size))
+        samples = range(max(sampling.samples, sampling.beam_size))
         sequences = [Sequence(request, sample, limit, self.tokenizer) for sample in samples]
         with self._lock:
             # More samples than the engine writes at once form groups that come after each other.
@@ -80,8 +80,9 @@ class Engine:
                 handle.cancel()
             raise
 
-    def score(self, pairs: Listing[scoring.Pair]) -> list[Score]:
-        """The likelihood of continuations, each a `scoring.Pair`."""
+    def score(self, pairs: Listing[scoring.Pair], logprobs: int | None = None) -> list[Score]:
+        """The likelihood of continuations, each a `scoring.Pair`; with `logprobs` that of every token too, beside so
+        many likeliest ones. A prompt's own tokens are those that continue its first one."""
         for prompt, continuation, *_ in pairs:
             if not prompt:
                 raise ConfigError("A continuation is scored after at least one token; give a prompt.")
@@ -92,7 +93,7 @@ class Engine:
                     f"{self.length}; shorten the text."
                 )
         with self._lock:
-            return scoring.score(self.network, pairs)
+            return scoring.score(self.network, pairs, logprobs)
 
     @torch.inference_mode()
     def cancel(self, handle: Handle) -> None:
@@ -100,10 +101,10 @@ class Engine:
         with self._lock:
             for group in [g for g in (*self.scheduler.waiting, *self.scheduler.running) if g.handle is handle]:
                 self.scheduler.remove(group)
-                for sequence in group.sequences[: handle.request.sampling.n]:
-                    if sequence.index not in handle.completions:
+                for sequence in group.sequences:
+                    if not sequence.finish and sequence.index < handle.request.sampling.samples:
                         sequence.close("cancelled")
-                        handle.complete(sequence.index, sequence.completion())
+                        self._report(sequence, "", [])
 
     @torch.inference_mode()
     def step(self) -> list[Event]:
@@ -146,7 +147,7 @@ class Engine:
         if not request.ids:
             raise ConfigError("A request needs at least one token to go on from.")
         if len(request.ids) >= self.length:
-            raise ConfigError(
+            raise TooLong(
                 f"The prompt has {len(request.ids)} tokens, but the context holds {self.length} with at least one of "
                 "the answer; shorten the text or drop examples."
             )
@@ -157,6 +158,11 @@ class Engine:
             raise ConfigError(
                 f"The text to read has {len(request.encoder_ids or [])} tokens, but the model reads "
                 f"{self.network.config.context_length}; shorten it."
+            )
+        if wrong := [i for i in request.sampling.logit_bias if i >= self.network.config.vocab_size]:
+            raise ConfigError(
+                f"sampling: logit_bias names the id {wrong[0]}, but the model has {self.network.config.vocab_size}; "
+                "the tokenizer knows the ids of a text."
             )
         if request.sampling.beam_size > self.max_requests:
             raise ConfigError(
@@ -183,14 +189,29 @@ class Engine:
             if chosen.ties is not None and chosen.ties[row] and sequence.sampling.temperature == 0:
                 sequence.ties.append(sequence.produced)
             text = sequence.accept(i, chosen.logprobs[row], self.ends)
-            handle = sequence.group.handle
-            if text or sequence.finish:
-                events.append(Event(handle, sequence.index, text, sequence.finish))
-            handle.write(sequence.index, text)
+            self._report(sequence, text, events)
             if sequence.finish:
-                handle.complete(sequence.index, sequence.completion())
                 finished.append(sequence)
         self.scheduler.finish(finished)
+
+    def _report(self, sequence: Sequence, text: str, events: list[Event]) -> None:
+        """Passes on what a sequence has just written; of those among which the best are taken, once all are there."""
+        handle, sampling = sequence.group.handle, sequence.sampling
+        if sampling.samples > sampling.n:
+            for sample, best in enumerate(handle.rank(sequence.completion()) if sequence.finish else []):
+                self._deliver(handle, sample, best, events)
+            return
+        if text or sequence.finish:
+            events.append(Event(handle, sequence.index, text, sequence.finish))
+        handle.write(sequence.index, text)
+        if sequence.finish:
+            handle.complete(sequence.index, sequence.completion())
+
+    def _deliver(self, handle: Handle, sample: int, completion: Completion, events: list[Event]) -> None:
+        """Passes on an answer as a whole."""
+        handle.write(sample, completion.text)
+        handle.complete(sample, completion)
+        events.append(Event(handle, sample, completion.text, completion.finish))
 
     def _fork(self, first: Sequence) -> list[Sequence]:
         """The sequences that waited for this one to run their prompt, now with copies of its keys and values."""
@@ -241,7 +262,7 @@ class Engine:
             pieces += [] if stopped else [output.flush()]
             text = "".join(pieces)
             finish: Finish = "stop" if hypothesis.ended or stopped else "length"
-            group.handle.write(sample, text)
-            group.handle.complete(sample, Completion(text, hypothesis.ids, hypothesis.logprob, finish))
-            events.append(Event(group.handle, sample, text, finish))
+            tokens = len(hypothesis.ids) + hypothesis.ended
+            answer = Completion(text, hypothesis.ids, hypothesis.logprob, finish, tokens=tokens)
+            self._deliver(group.handle, sample, answer, events)
         self.scheduler.remove(group)

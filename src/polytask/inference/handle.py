@@ -29,6 +29,7 @@ class Handle:
     withdraw: Callable[["Handle"], None]
     completions: dict[int, Completion] = field(default_factory=dict)
     error: BaseException | None = None
+    _ranked: list[Completion] = field(default_factory=list)
     _pieces: queue.SimpleQueue = field(default_factory=queue.SimpleQueue)
 
     @property
@@ -67,6 +68,13 @@ class Handle:
         self.completions[sample] = completion
         if sample == 0:
             self._pieces.put(None)
+
+    def rank(self, completion: Completion) -> list[Completion]:
+        """Takes one of `best_of` answers; once all have come, the best n of them in order."""
+        self._ranked.append(completion)
+        if len(self._ranked) < self.request.sampling.samples:
+            return []
+        return sorted(self._ranked, key=lambda one: -one.mean)[: self.request.sampling.n]
 
     def fail(self, error: BaseException) -> None:
         self.error = error

@@ -2,8 +2,9 @@
 
 import math
 import secrets
+from collections.abc import Mapping
 from collections.abc import Sequence as List
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from polytask.inference.sequence import Sequence
 
 RANKED = 1024  # tokens that are ranked before all are: a nucleus rarely has more
+BIAS = 100.0  # of logit_bias at most; as much as the OpenAI API takes, and enough to ban or to force a token
 TIE = 1e-2  # two logits so near to each other may change places when lower precision sums in another order
 
 
@@ -25,10 +27,12 @@ class Sampling:
     temperature: 0 takes the likeliest token, and then top_k (0: all), top_p (Holtzman et al. 2020) and min_p (Nguyen et
     al. 2024: a share of the likeliest token's probability) have no effect. repetition_penalty divides positive and
     multiplies negative logits of tokens that came before, prompt included (Keskar et al. 2019); presence_penalty and
-    frequency_penalty are subtracted once, and once for each time, for tokens that were produced. min_tokens: neither
-    <|end|> nor a text of `stop` ends an answer sooner. seed: the same one gives the same answer, in whatever batch.
-    n: so many answers. logprobs: so many likeliest tokens are reported for each one produced. beam_size above 1: beam
-    search, ranked by log-probability / ((5 + tokens) / 6) ** length_penalty (Wu et al. 2016, equation 14).
+    frequency_penalty are subtracted once, and once for each time, for tokens that were produced. logit_bias: numbers
+    from -100 to 100 added to the logits of ids, after the penalties. min_tokens: neither <|end|> nor a text of `stop`
+    ends an answer sooner. seed: the same one gives the same answer, in whatever batch. n: so many answers; best_of: out
+    of so many (0: n), those whose tokens have the highest mean log-probability, the best one first. logprobs: so many
+    likeliest tokens are reported for each one produced. beam_size above 1: beam search, ranked by log-probability /
+    ((5 + tokens) / 6) ** length_penalty (Wu et al. 2016, equation 14).
     """
 
     max_tokens: int = 256
@@ -40,9 +44,11 @@ class Sampling:
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
     stop: tuple[str, ...] = ()
     seed: int | None = None
     n: int = 1
+    best_of: int = 0
     logprobs: int = 0
     beam_size: int = 1
     length_penalty: float = 0.6
@@ -50,8 +56,8 @@ class Sampling:
     def __post_init__(self) -> None:
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         object.__setattr__(self, "stop", stop)
-        for name, least in (("max_tokens", 1), ("min_tokens", 0), ("top_k", 0), ("n", 1), ("logprobs", 0),
-                            ("beam_size", 1)):  # fmt: skip
+        for name, least in (("max_tokens", 1), ("min_tokens", 0), ("top_k", 0), ("n", 1), ("best_of", 0),
+                            ("logprobs", 0), ("beam_size", 1)):  # fmt: skip
             _check(name, getattr(self, name), int, least, math.inf)
         for name, least, most in (
             ("temperature", 0.0, math.inf), ("top_p", 1e-9, 1.0), ("min_p", 0.0, 1.0),
@@ -61,6 +67,12 @@ class Sampling:
             _check(name, getattr(self, name), (int, float), least, most)
         if self.seed is not None:
             _check("seed", self.seed, int, -math.inf, math.inf)
+        if not isinstance(self.logit_bias or {}, Mapping):
+            raise ConfigError(f"sampling: logit_bias={self.logit_bias!r} must map ids of tokens to numbers.")
+        object.__setattr__(self, "logit_bias", dict(self.logit_bias or {}))
+        for i, value in self.logit_bias.items():
+            _check("logit_bias", i, int, 0, math.inf)
+            _check("logit_bias", value, (int, float), -BIAS, BIAS)
         self._check_together()
 
     def _check_together(self) -> None:
@@ -70,14 +82,23 @@ class Sampling:
             )
         if not all(isinstance(text, str) and text for text in self.stop):
             raise ConfigError(f"sampling: stop={self.stop!r} must hold texts that are not empty.")
+        if 0 < self.best_of < self.n:
+            raise ConfigError(f"sampling: best_of={self.best_of} holds no n={self.n} answers; raise it or lower n.")
         if self.beam_size == 1:
             return
+        if self.samples > self.n:
+            raise ConfigError("sampling: beam search ranks its answers itself; leave best_of out, or set beam_size=1.")
         if self.n > self.beam_size:
             raise ConfigError(f"sampling: n={self.n} answers need beam_size={self.n} or more, not {self.beam_size}.")
         if self.temperature > 0:
             raise ConfigError("sampling: beam search draws nothing; set temperature=0, or beam_size=1 to sample.")
         if self.logprobs:
             raise ConfigError("sampling: logprobs are not kept by beam search; set logprobs=0 or beam_size=1.")
+
+    @property
+    def samples(self) -> int:
+        """How many answers are written."""
+        return self.best_of or self.n
 
     @property
     def penalised(self) -> bool:
@@ -162,6 +183,7 @@ class Sampler:
         self.uniforms = torch.zeros(slots, length + 1, dtype=self.dtype, device=device)
         self.counts: Tensor | None = None  # (slots, V): how often a token was produced; made when first needed
         self.prompted: Tensor | None = None  # (slots, V): whether a token is in the prompt
+        self.bias: Tensor | None = None  # (slots, V)
 
     def admit(self, sequence: "Sequence") -> None:
         """Takes up what a sequence asks for; its slot is its own from now on."""
@@ -179,6 +201,12 @@ class Sampler:
             self.counts[slot] = 0
             self.prompted[slot] = False
             self.prompted[slot, torch.tensor(sequence.ids, device=self.device)] = True
+        if sampling.logit_bias:
+            if self.bias is None:
+                self.bias = torch.zeros(self.slots, self.vocabulary, device=self.device)
+            ids, values = (torch.tensor(part, device=self.device) for part in zip(*sampling.logit_bias.items()))
+            self.bias[slot] = 0.0
+            self.bias[slot, ids] = values.float()
 
     def reorder(self, slots: list[int], parents: list[int]) -> None:
         """Slot slots[i] goes on with what slot parents[i] produced (beam search); a moved sequence likewise."""
@@ -186,7 +214,7 @@ class Sampler:
             self.counts[slots] = self.counts[parents]
 
     def move(self, source: int, target: int) -> None:
-        for table in (self.options, self.uniforms, self.counts, self.prompted):
+        for table in (self.options, self.uniforms, self.counts, self.prompted, self.bias):
             if table is not None:
                 table[target] = table[source]
 
@@ -198,10 +226,14 @@ class Sampler:
             self.counts[slots, tokens] += 1
 
     def adjust(self, logits: Tensor, sequences: "List[Sequence]") -> Tensor:
-        """logits (B, V) without the ids that are never produced, then penalties, hooks and min_tokens: a new tensor."""
+        """logits (B, V) without the ids that are never produced, then penalties, biases, hooks and min_tokens: a new
+        tensor."""
         adjusted = logits.index_fill(1, self.never, -math.inf)
         if rows := [row for row, s in enumerate(sequences) if s.sampling.penalised]:
             adjusted[rows] = self._penalise(adjusted[rows], [sequences[row].slot for row in rows])
+        if rows := [row for row, s in enumerate(sequences) if s.sampling.logit_bias]:
+            assert self.bias is not None
+            adjusted[rows] += self.bias[[sequences[row].slot for row in rows]].to(adjusted.dtype)
         for row, sequence in enumerate(sequences):
             for hook in sequence.hooks:
                 adjusted[row] = hook(adjusted[row : row + 1], [sequence.ids], [sequence.prompt])[0]

@@ -17,11 +17,13 @@ CHUNK_ELEMENTS = 1 << 24  # logits of one chunk
 @dataclass(frozen=True)
 class Score:
     """How likely a continuation is: the sum of log-probabilities (natural), over so many tokens, and whether each of
-    them is the likeliest."""
+    them is the likeliest. logprobs, where asked for: of each token, the likeliest ones in its place and, last if it is
+    not among them, the token itself."""
 
     logprob: float
     tokens: int
     greedy: bool
+    logprobs: list[dict[int, float]] | None = None
 
 
 def probabilities(scores: Listing[Score]) -> list[float]:
@@ -31,20 +33,21 @@ def probabilities(scores: Listing[Score]) -> list[float]:
 
 
 @torch.inference_mode()
-def score(network: Transformer, pairs: Listing[Pair]) -> list[Score]:
+def score(network: Transformer, pairs: Listing[Pair], logprobs: int | None = None) -> list[Score]:
     """A Score for each (prompt ids, continuation ids, encoder ids or None, how many of the prompt's first ids are seen
-    from both sides). Similar lengths run together."""
+    from both sides), with so many likeliest tokens in each place (none at all where it is None). Similar lengths run
+    together."""
     order = sorted(range(len(pairs)), key=lambda i: len(pairs[i][0]) + len(pairs[i][1]))
     scores: dict[int, Score] = {}
     while order:
         longest = len(pairs[order[-1]][0]) + len(pairs[order[-1]][1])
         size = max(1, BATCH_TOKENS // max(longest, 1))
         batch, order = order[-size:], order[:-size]
-        scores |= zip(batch, _batch(network, [pairs[i] for i in batch]))
+        scores |= zip(batch, _batch(network, [pairs[i] for i in batch], logprobs))
     return [scores[i] for i in range(len(pairs))]
 
 
-def _batch(network: Transformer, pairs: list[Pair]) -> list[Score]:
+def _batch(network: Transformer, pairs: list[Pair], top: int | None) -> list[Score]:
     device = network.embedding.weight.device
     inputs = [(prompt + continuation)[:-1] for prompt, continuation, *_ in pairs]
     ids, documents, positions = _rows(inputs, device)
@@ -58,27 +61,33 @@ def _batch(network: Transformer, pairs: list[Pair]) -> list[Score]:
     spans = [(len(prompt) - 1, len(prompt) - 1 + len(continuation)) for prompt, continuation, *_ in pairs]
     states = torch.cat([hidden[row, a:b] for row, (a, b) in enumerate(spans)])
     targets = torch.tensor([token for _, continuation, *_ in pairs for token in continuation], device=device)
-    logprobs, greedy = _weigh(network, states, targets)
+    logprobs, greedy, best = _weigh(network, states, targets.long(), top)
     results, start = [], 0
     for _, continuation, *_ in pairs:
         part = slice(start, start + len(continuation))
-        results.append(Score(float(logprobs[part].sum()), len(continuation), bool(greedy[part].all())))
+        listed = None if top is None else best[part]
+        results.append(Score(float(logprobs[part].sum()), len(continuation), bool(greedy[part].all()), listed))
         start = part.stop
     return results
 
 
-def _weigh(network: Transformer, states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """log-probability of each target in float64, and whether it is the best, both (N,)."""
+def _weigh(
+    network: Transformer, states: Tensor, targets: Tensor, top: int | None
+) -> tuple[Tensor, Tensor, list[dict[int, float]]]:
+    """log-probability of each target in float64, and whether it is the best, both (N,); what Score.logprobs holds."""
     chunk = max(1, CHUNK_ELEMENTS // network.config.vocab_size)
-    logprobs, greedy = [], []
+    logprobs, greedy, best = [targets.new_zeros(0).double()], [targets.new_zeros(0).bool()], []
     for start in range(0, len(targets), chunk):
         part = slice(start, start + chunk)
         logits = network.logits(states[part]).float()  # (n, V)
-        wanted = logits.gather(1, targets[part, None]).squeeze(1)
-        logprobs.append((wanted - logits.logsumexp(dim=-1)).double())
+        wanted, total = logits.gather(1, targets[part, None]).squeeze(1), logits.logsumexp(dim=-1)
+        logprobs.append((wanted - total).double())
         greedy.append(wanted >= logits.amax(dim=-1))
-    empty = targets.new_zeros(0)
-    return torch.cat(logprobs or [empty.double()]), torch.cat(greedy or [empty.bool()])
+        if top is not None:
+            values, ids = logits.topk(min(top, logits.shape[1]), dim=-1)
+            rows = zip(ids.tolist(), (values - total[:, None]).tolist(), targets[part].tolist(), logprobs[-1].tolist())
+            best += [dict(zip(names, numbers)) | {i: logprob} for names, numbers, i, logprob in rows]
+    return torch.cat(logprobs), torch.cat(greedy), best
 
 
 def _rows(rows: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

@@ -34,7 +34,8 @@ class Completion:
     """One answer.
 
     ids: what was produced, without the end that closed it; with a stop text they go on to its end, `text` does
-    not. logprob: sum by the network alone (natural logarithm), that of the closing <|end|> included. logprobs: for
+    not. logprob: sum by the network alone (natural logarithm), that of the closing <|end|> included, over `tokens` of
+    them. logprobs: for
     each id the likeliest tokens and, last if it is not among them, the id itself. ties: places in `ids` where in lower
     precision the two best logits nearly tied (within 1e-2, relative to the best where that is above 1): another batch
     may choose the other there. An <|end|> so chosen counts as place len(ids).
@@ -46,6 +47,12 @@ class Completion:
     finish: Finish
     logprobs: list[dict[int, float]] | None = None
     ties: list[int] = field(default_factory=list)
+    tokens: int = 0
+
+    @property
+    def mean(self) -> float:
+        """The mean log-probability of a token."""
+        return self.logprob / max(self.tokens, 1)
 
 
 class TextOutput:
@@ -94,8 +101,8 @@ class Sequence:
     """Ids that grow: a prompt and what is produced after it, in a slot of the cache."""
 
     __slots__ = (
-        "computed", "finish", "group", "hooks", "ids", "index", "limit", "logprob", "logprobs", "output", "pieces",
-        "prefix", "prompt", "sampling", "slot", "ties", "waits",
+        "closed", "computed", "finish", "group", "hooks", "ids", "index", "limit", "logprob", "logprobs", "output",
+        "pieces", "prefix", "prompt", "sampling", "slot", "ties", "waits",
     )  # fmt: skip
 
     def __init__(self, request: Request, index: int, limit: int, tokenizer: TextTokenizer):
@@ -105,6 +112,7 @@ class Sequence:
         self.slot = -1
         self.waits = False  # for the first of its group to run the prompt that they share
         self.logprob = 0.0
+        self.closed = False  # by an <|end|>
         self.finish: Finish | None = None
         self.logprobs: list[dict[int, float]] = []
         self.ties: list[int] = []
@@ -124,6 +132,7 @@ class Sequence:
         """Takes the next id; the text that may be shown. Sets `finish` where it is the last one."""
         self.logprob += logprob
         if i in ends:
+            self.closed = True
             return self.close("stop")
         self.ids.append(i)
         text, stopped = self.output.push(i, self.produced >= self.sampling.min_tokens)
@@ -143,7 +152,10 @@ class Sequence:
     def completion(self) -> Completion:
         logprobs = self.logprobs if self.sampling.logprobs else None
         finish = self.finish or "cancelled"
-        return Completion("".join(self.pieces), self.ids[self.prompt :], self.logprob, finish, logprobs, self.ties)
+        tokens = self.produced + self.closed
+        return Completion(
+            "".join(self.pieces), self.ids[self.prompt :], self.logprob, finish, logprobs, self.ties, tokens
+        )
 
 
 @dataclass

@@ -246,6 +246,12 @@ class TextTokenizer:
         hidden = frozenset() if special else self._hidden
         return b"".join(pieces[i] for i in ids if i not in hidden).decode("utf-8", errors="replace")
 
+    def piece(self, i: int) -> list[int] | None:
+        """The bytes that an id stands for; None where they depend on its neighbours (tokenizers of others)."""
+        self._check([i])
+        pieces = self.writing._pieces
+        return list(pieces[i]) if pieces is not None else None
+
     def stream(self, special: bool = False) -> "TextStream":
         """Decodes one id at a time and holds back characters that are not complete."""
         return TextStream(self.writing, special)

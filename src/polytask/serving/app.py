@@ -1,0 +1,77 @@
+"""The app: routes behind a gate, over a shelf of models."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+
+from polytask.errors import Error
+from polytask.model import Model
+from polytask.serving.gate import Gate
+from polytask.serving.metrics import Figures, Gauge
+from polytask.serving.refusal import ErrorAnswer, on_error, on_http, on_invalid
+from polytask.serving.settings import Settings
+from polytask.serving.shelf import Shelf
+
+ROUTES = ("models", "chat", "completions", "responses", "embeddings", "tasks", "health", "reserved")
+STATIC = Path(__file__).parent / "static"
+# FastAPI can send traces and figures to a collector; nothing here leaves the machine, whatever the environment says.
+QUIET = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
+
+
+@dataclass
+class Life:
+    """Whether the server is about to stop, and how many requests are inside."""
+
+    draining: bool = False
+    running: int = 0
+
+
+def create_app(models: Mapping[str, Model], settings: Settings | None = None) -> FastAPI:
+    """An ASGI app that serves these models by their names. Its workers run until `app.state.shelf.close()`."""
+    settings, figures = settings or Settings(), Figures()
+    app = FastAPI(
+        title="polytask", version=version("polytask"), docs_url=None, redoc_url=None, telemetry=QUIET,
+        lifespan=_lifespan, responses={"4XX": {"model": ErrorAnswer}, "5XX": {"model": ErrorAnswer}},
+    )  # fmt: skip
+    app.state.settings, app.state.figures, app.state.life = settings, figures, Life()
+    app.state.shelf = shelf = Shelf(models, settings, figures)
+    figures.gauges += _gauges(shelf)
+    for name in ROUTES:
+        app.include_router(import_module(f"polytask.serving.routes.{name}").router)
+    if STATIC.is_dir():
+        app.mount("/", StaticFiles(directory=STATIC, html=True), name="playground")
+    app.add_exception_handler(Error, on_error)
+    app.add_exception_handler(HTTPException, on_http)
+    app.add_exception_handler(RequestValidationError, on_invalid)
+    if settings.cors:
+        app.add_middleware(CORSMiddleware, allow_origins=settings.cors, allow_methods=["*"], allow_headers=["*"])
+    app.add_middleware(Gate, settings=settings, figures=figures)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    yield
+    app.state.shelf.close()
+
+
+def _gauges(shelf: Shelf) -> list[Gauge]:
+    def running() -> dict[str, float]:
+        return {served.name: float(len(served.model.engine.scheduler.running)) for served in shelf}
+
+    def waiting() -> dict[str, float]:
+        return {served.name: float(len(served.model.engine.scheduler.waiting)) for served in shelf}
+
+    return [
+        Gauge("polytask_running_requests", "Requests that are being answered.", running),
+        Gauge("polytask_waiting_requests", "Requests that wait.", waiting),
+    ]

@@ -1,0 +1,103 @@
+"""From checkpoint folders to a server that runs until it is told to stop."""
+
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from polytask.errors import ConfigError, MissingExtra
+from polytask.serving.settings import Settings
+
+if TYPE_CHECKING:
+    from polytask.model import Model
+
+
+def serve(
+    paths: Mapping[str, str], *, host: str, port: int, settings: Settings, loading: Mapping[str, Any],
+    started: Callable[[str, list[str]], None],
+) -> None:  # fmt: skip
+    """Serves the models of these folders by their names until SIGTERM or SIGINT; `started(address, names)` is told when
+    requests are welcome. loading: words of `Model.load`.
+
+    Raises CheckpointError, ConfigError where the port is taken, MissingExtra.
+    """
+    listener = _listen(host, port)
+    try:
+        with ThreadPoolExecutor(1) as loader:
+            loaded = loader.submit(_load, paths, loading)  # while this thread imports the web's libraries
+            server_of = _web()
+            models = loaded.result()
+        logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
+        logging.getLogger("polytask.serving").setLevel(logging.INFO)
+        name, number = listener.getsockname()[:2]
+        address = f"http://{f'[{name}]' if ':' in name else name}:{number}"
+        server_of(models, settings, lambda: started(address, list(models))).run(sockets=[listener])
+    finally:
+        listener.close()
+
+
+def _load(paths: Mapping[str, str], loading: Mapping[str, Any]) -> "dict[str, Model]":
+    from polytask import runtime
+    from polytask.model import Model
+
+    runtime.prepare()
+    return {name: Model.load(path, **loading) for name, path in paths.items()}
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket that listens; port 0 takes a free one. Raises ConfigError."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(2048)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(
+            f"The server cannot listen at {host}:{port}: {reason}. Stop what listens there, or choose another place "
+            "(--host, --port)."
+        ) from None
+    return listener
+
+
+def _web() -> "Callable[[Mapping[str, Model], Settings, Callable[[], None]], Any]":
+    """Imports the web's libraries; what makes a server of models."""
+    try:
+        import uvicorn
+
+        from polytask.serving.app import create_app
+    except ImportError as error:
+        if error.name and error.name.startswith("polytask"):
+            raise
+        raise MissingExtra(str(error.name), "serve") from None
+
+    class Server(uvicorn.Server):
+        """The first SIGTERM or SIGINT ends the server when what runs has ended, the second one at once."""
+
+        def __init__(self, models: "Mapping[str, Model]", settings: Settings, started: Callable[[], None]):
+            self.app, self.told = create_app(models, settings), started
+            super().__init__(
+                uvicorn.Config(self.app, log_config=None, access_log=False, server_header=False, ws="none",
+                               timeout_graceful_shutdown=None, h11_max_incomplete_event_size=64 << 10)
+            )  # fmt: skip
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            self.told()
+
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            life = self.app.state.life
+            if life.draining:
+                os._exit(128 + sig)
+            life.draining = True
+
+        async def on_tick(self, counter: int) -> bool:
+            life = self.app.state.life
+            return await super().on_tick(counter) or (life.draining and life.running == 0)
+
+    return Server
