@@ -181,8 +181,8 @@ def test_a_conversation_streams_stops_and_is_changed(opened, model):
     page.click("summary >> text=System prompt")
     page.fill("#system", "Be brief.")
     say(page, "Hello!")
-    page.wait_for_function("document.querySelector('.turn.assistant .text')?.textContent.length > 20")
-    assert page.locator(".turn.assistant[aria-busy]").count() == 1  # text is there while more is written
+    begun = re.compile("[^ ].{20}", re.DOTALL)
+    page.locator(".turn.assistant[aria-busy] .text", has_text=begun).wait_for()  # there while more is written
     page.press("#draft", "Escape")
     settled(page)
     assert "stopped" in page.locator(".turn.assistant .note").text_content()
@@ -261,7 +261,9 @@ def test_errors_are_shown_and_a_key_opens_the_door(opened, browser):
         page.fill("#key", "open-sesame")
         page.press("#key", "Enter")
         page.locator("nav a").first.wait_for()
-        kept = page.evaluate("[JSON.stringify({...localStorage}), document.cookie, JSON.stringify({...sessionStorage})]")
+        kept = page.evaluate(
+            "[JSON.stringify({...localStorage}), document.cookie, JSON.stringify({...sessionStorage})]"
+        )
         assert ["open-sesame" in store for store in kept] == [False, False, True]
         page.get_by_role("button", name="Copy as code").click()
         code = page.locator("#code-dialog pre").text_content()
@@ -314,8 +316,8 @@ def test_what_is_copied_as_code_works(opened, model, capsys, task):
     page.locator("details >> text=More").click()
     dial(page, "repetition_penalty", 1.1)
     if task == "chat":
-        page.fill("#draft", "It's \"quoted\"\nand $HOME")
-        example = {"messages": [{"role": "user", "content": "It's \"quoted\"\nand $HOME"}]}
+        page.fill("#draft", 'It\'s "quoted"\nand $HOME')
+        example = {"messages": [{"role": "user", "content": 'It\'s "quoted"\nand $HOME'}]}
     else:
         page.fill("#field-answering-question", "Who's it?")
         example = {"question": "Who's it?"}
@@ -323,7 +325,9 @@ def test_what_is_copied_as_code_works(opened, model, capsys, task):
     expected = model.ask(task, example, max_tokens=8, temperature=0, repetition_penalty=1.1)
     ways = page.locator("#code-dialog button[aria-pressed]")
     ways.nth(0).click()
-    done = subprocess.run(["bash", "-c", page.locator("#code-dialog pre").text_content()], capture_output=True, text=True)
+    done = subprocess.run(
+        ["bash", "-c", page.locator("#code-dialog pre").text_content()], capture_output=True, text=True
+    )
     reply = json.loads(done.stdout)
     found = reply["choices"][0]["message"]["content"] if task == "chat" else reply["answers"][0]["answer"]
     assert found == expected

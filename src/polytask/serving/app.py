@@ -5,24 +5,22 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
-from pathlib import Path
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from polytask.errors import Error
 from polytask.model import Model
 from polytask.serving.gate import Gate
 from polytask.serving.metrics import Figures, Gauge
+from polytask.serving.page import add_page
 from polytask.serving.refusal import ErrorAnswer, on_error, on_http, on_invalid
 from polytask.serving.settings import Settings
 from polytask.serving.shelf import Shelf
 
 ROUTES = ("models", "chat", "completions", "responses", "embeddings", "tasks", "health", "reserved")
-STATIC = Path(__file__).parent / "static"
 # FastAPI can send traces and figures to a collector; nothing here leaves the machine, whatever the environment says.
 QUIET = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
 
@@ -47,8 +45,7 @@ def create_app(models: Mapping[str, Model], settings: Settings | None = None) ->
     figures.gauges += _gauges(shelf)
     for name in ROUTES:
         app.include_router(import_module(f"polytask.serving.routes.{name}").router)
-    if STATIC.is_dir():
-        app.mount("/", StaticFiles(directory=STATIC, html=True), name="playground")
+    add_page(app)
     app.add_exception_handler(Error, on_error)
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(RequestValidationError, on_invalid)

@@ -8,9 +8,11 @@ from pydantic import Field
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
+from polytask.errors import Error
 from polytask.inference.scoring import probabilities
 from polytask.inference.sequence import Completion, Request
 from polytask.serving.asking import answer, find, new_id, note, note_prompt, now, streamed, submit, usage
+from polytask.serving.logprobs import chat_logprobs
 from polytask.serving.refusal import Json, unknown
 from polytask.serving.schema import Dials, Named, sampling
 from polytask.serving.shelf import Served
@@ -31,6 +33,7 @@ class TaskBody(Named, Dials):
     example: dict[str, Any]
     shots: Annotated[list[dict[str, Any]], Field(max_length=1000)] | None = None
     max_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    logprobs: int | None = Field(None, ge=0, le=20)
     stream: bool = False
 
 
@@ -53,16 +56,17 @@ async def ask(http: HttpRequest, name: str, body: TaskBody) -> Response:
     choices = task.choices(check(task, body.example))
     if choices:
         return await _choose(http, served, task, body, choices, frame)
-    dials = sampling(served, task, body, body.max_tokens or 256)
+    logprobs = 0 if body.logprobs is None else max(body.logprobs, 1)
+    dials = sampling(served, task, body, body.max_tokens or 256, logprobs=logprobs)
 
     def build() -> list[Request]:
         return [served.model.request(prompt(task, body.example, body.shots or ()), dials)]
 
     if body.stream:
         job = await submit(http, served, build)
-        return streamed(http, served, job, _events(http, task, job, frame))
+        return streamed(http, served, job, _events(http, served, task, body, job, frame))
     requests, written = await answer(http, served, build)
-    answers = [_answer(task, index, one) for index, one in enumerate(written)]
+    answers = [_answer(served, task, body, index, one) for index, one in enumerate(written)]
     return Json({**frame, "object": "task.answer", "answers": answers, "usage": usage(requests, written)})
 
 
@@ -76,21 +80,32 @@ def _find(served: Served, name: str) -> Task:
 def _described(served: Served, name: str) -> dict[str, Any]:
     task = served.model.task(name)
     fields = {
-        key: {"type": _type(field.type), "required": field.required, "help": field.help}
+        key: {"type": _type(field.type), "required": field.required, "help": field.help, "answer": field.answer}
         for key, field in task.fields.items()
     }
     verb = next((verb for verb, own in VERBS.items() if own == name and verb not in served.model.tasks), name)
-    return {"name": name, "path": f"/v1/tasks/{verb}", "fields": fields, "metrics": list(task.metric_names),
-            "own": name in served.model.tasks}  # fmt: skip
+    return {"name": name, "path": f"/v1/tasks/{verb}", "fields": fields, "choices": _fixed(task),
+            "metrics": list(task.metric_names), "own": name in served.model.tasks}  # fmt: skip
+
+
+def _fixed(task: Task) -> list[str] | None:
+    """The answers of a task that has the same ones whatever is asked."""
+    try:
+        choices = task.choices({})
+    except (KeyError, Error):  # they depend on the example
+        return None
+    return ["".join(part.text for part in one) for one in choices] if choices else None
 
 
 def _type(kind: Any) -> str:
     return f"list[{get_args(kind)[0].__name__}]" if get_origin(kind) is list else kind.__name__
 
 
-def _answer(task: Task, index: int, one: Completion) -> dict[str, Any]:
-    value = task.parse([Text(one.text, target=True)])
-    return {"index": index, "answer": value, "finish_reason": one.finish, "probabilities": None}
+def _answer(served: Served, task: Task, body: TaskBody, index: int, one: Completion) -> dict[str, Any]:
+    value, logprobs = task.parse([Text(one.text, target=True)]), None
+    if body.logprobs is not None:
+        logprobs = chat_logprobs(served.model.tokenizer.writing, one.ids, one.logprobs or [], body.logprobs)
+    return {"index": index, "answer": value, "finish_reason": one.finish, "probabilities": None, "logprobs": logprobs}
 
 
 async def _choose(
@@ -102,7 +117,13 @@ async def _choose(
     best = max(range(len(choices)), key=shares.__getitem__)
     named = {"".join(part.text for part in one): share for one, share in zip(choices, shares)}
     answers = [
-        {"index": 0, "answer": task.parse(choices[best]), "finish_reason": "stop", "probabilities": named},
+        {
+            "index": 0,
+            "answer": task.parse(choices[best]),
+            "finish_reason": "stop",
+            "probabilities": named,
+            "logprobs": None,
+        },
     ]
     read = sum(score.tokens for score in scores)
     total = {"prompt_tokens": read, "completion_tokens": 0, "total_tokens": read}
@@ -117,7 +138,9 @@ async def _choose(
     return EventStream(events(), http.app.state.settings.stall, lambda: None)
 
 
-async def _events(http: HttpRequest, task: Task, job: Job, frame: dict[str, Any]) -> AsyncIterator[bytes]:
+async def _events(
+    http: HttpRequest, served: Served, task: Task, body: TaskBody, job: Job, frame: dict[str, Any]
+) -> AsyncIterator[bytes]:  # fmt: skip
     """Pieces of text, then each answer as the task reads it."""
     frame, completions = {**frame, "object": "task.answer.chunk"}, dict[int, Completion]()
     async for piece in job:
@@ -125,7 +148,7 @@ async def _events(http: HttpRequest, task: Task, job: Job, frame: dict[str, Any]
             yield event({**frame, "index": piece.index, "text": piece.text})
         if piece.completion is not None:
             completions[piece.index] = piece.completion
-    answers = [_answer(task, index, completions[index]) for index in sorted(completions)]
+    answers = [_answer(served, task, body, index, completions[index]) for index in sorted(completions)]
     total = usage(job.requests, list(completions.values()))
     note(http, **total)
     yield event({**frame, "answers": answers, "usage": total})
