@@ -1,7 +1,13 @@
-"""Small random models behind an app, asked in this process; and one real server for what only a process shows."""
+"""Small random models behind an app, at a port of this process: what a client sees is what it would see of any server."""
+
+import threading
+import time
+from contextlib import contextmanager
 
 import httpx
+import openai
 import pytest
+import uvicorn
 
 from polytask.model import Model
 from polytask.serving.app import create_app
@@ -9,27 +15,51 @@ from polytask.serving.settings import Settings
 from tests.inference.networks import TOKENIZER, network
 
 
+def tiny(context: int = 256) -> Model:
+    return Model(network(context=context), TOKENIZER)
+
+
+@contextmanager
+def running(models=None, **limits):
+    """A server in a thread: its address and its app."""
+    app = create_app(models or {"tiny": tiny()}, Settings(**limits))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    until(lambda: server.started)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield f"http://127.0.0.1:{port}", app
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def until(holds, seconds: float = 30.0):
+    """Waits until something holds; the machine may be busy."""
+    ends = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < ends, "it never came to be"
+        time.sleep(0.005)
+
+
 @pytest.fixture(scope="session")
-def model():
-    return Model(network(context=256), TOKENIZER)
+def server():
+    with running({"tiny": tiny(), "other/two": tiny(64)}) as (address, app):
+        yield address, app
 
 
-@pytest.fixture
-def make_app(model):
-    """Apps over models, closed in the end."""
-    made = []
-
-    def make(models=None, **limits):
-        app = create_app(models or {"tiny": model}, Settings(**limits))
-        made.append(app)
-        return app
-
-    yield make
-    for app in made:
-        app.state.shelf.close()
+@pytest.fixture(scope="session")
+def http(server):
+    with httpx.Client(base_url=server[0], timeout=60) as client:
+        yield client
 
 
-def client_of(app, **words):
-    return httpx.AsyncClient(
-        transport=httpx.ASGITransport(app, raise_app_exceptions=False), base_url="http://test", **words
-    )
+@pytest.fixture(scope="session")
+def client(server):
+    with openai.OpenAI(base_url=f"{server[0]}/v1", api_key="none", max_retries=0, timeout=60) as made:
+        yield made
+
+
+def engine_of(app, name: str = "tiny"):
+    return app.state.shelf.get(name).model.engine

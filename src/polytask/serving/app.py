@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -22,7 +23,7 @@ from polytask.serving.shelf import Shelf
 
 ROUTES = ("models", "chat", "completions", "responses", "embeddings", "tasks", "health", "reserved")
 # FastAPI can send traces and figures to a collector; nothing here leaves the machine, whatever the environment says.
-QUIET = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
+QUIET: Any = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
 
 
 @dataclass

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from polytask.errors import TooLong
-from polytask.inference.reading import token_logprobs
 from polytask.inference.sampling import Sampling
 from polytask.inference.sequence import Request
 from polytask.serving.logprobs import text_logprobs
@@ -70,5 +69,7 @@ async def echo(served: Served, prompt: str | list[int], request: Request, logpro
         return Echo(text, request.ids[begin:], None)
     fits = not model.config.encoder_layers and not model.config.prefix
     expect(fits, "'logprobs' with 'echo': this model reads a prompt from both sides; leave one out.", "logprobs")
-    places = await served.worker.call(lambda: token_logprobs(model.network, request.ids, max(logprobs, 1)))
+    first, rest = request.ids[:1], request.ids[1:]
+    (score,) = await served.worker.call(lambda: model.engine.score([(first, rest, None, 0)], max(logprobs, 1)))
+    places = [None, *(score.logprobs or [])]  # nothing is known of the first, before which there is nothing
     return Echo(text, request.ids[begin:], places[begin:])

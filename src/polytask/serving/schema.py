@@ -23,7 +23,7 @@ class Strict(BaseModel):
 
 
 class Dials(Strict):
-    """How an answer is written. Those after `stop` are polytask's own."""
+    """How an answer is written. Those after `logit_bias` are polytask's own."""
 
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, ge=0, le=1)
@@ -32,6 +32,9 @@ class Dials(Strict):
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     n: int | None = Field(None, ge=1, le=128)
     stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
+    logit_bias: dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], Annotated[float, Field(ge=-100, le=100)]] | None = (
+        None
+    )
     top_k: int | None = Field(None, ge=0, lt=2**31)
     min_p: float | None = Field(None, ge=0, le=1)
     repetition_penalty: float | None = Field(None, gt=0, le=100)
@@ -64,6 +67,8 @@ def sampling(served: Served, task: str | Task, body: Dials, max_tokens: int | No
         given["top_p"] = max(given["top_p"], 1e-9)
     if isinstance(given.get("stop"), list):
         given["stop"] = tuple(given["stop"])
+    if body.logit_bias:
+        given["logit_bias"] = {int(i): value for i, value in body.logit_bias.items()}
     return served.model.sampling(task, **given, max_tokens=max_tokens or served.model.engine.length, **more)
 
 

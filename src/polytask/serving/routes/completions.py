@@ -33,6 +33,7 @@ class CompletionBody(Named, Dials):
     logprobs: int | None = Field(None, ge=0, le=20)
     echo: bool | None = None
     suffix: str | None = None
+    best_of: int | None = Field(None, ge=1, le=128)
 
 
 @router.post("/v1/completions")
@@ -44,8 +45,10 @@ async def completions(http: HttpRequest, body: CompletionBody) -> Response:
     note_prompt(http, prompts)
     wanted = DEFAULT if body.max_tokens is None else body.max_tokens
     expect(wanted > 0 or bool(body.echo), "'max_tokens': 0 needs 'echo': true.", "max_tokens", None)
+    best_of = body.best_of or 0
+    expect(best_of <= 1 or not body.stream, "'best_of': the best is known at the end; leave 'stream' out.", "best_of")
     logprobs = 0 if body.logprobs is None else max(body.logprobs, 1)
-    dials = sampling(served, "text", body, max(wanted, 1), logprobs=logprobs)
+    dials = sampling(served, "text", body, max(wanted, 1), logprobs=logprobs, best_of=best_of)
     frame = {"id": new_id("cmpl"), "object": "text_completion", "created": now(), "model": served.name}
 
     def build() -> list[Request]:

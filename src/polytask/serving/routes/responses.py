@@ -126,7 +126,7 @@ def _expect_possible(body: ResponseBody) -> None:
 
 
 def _dials(body: ResponseBody) -> Dials:
-    return Dials(temperature=body.temperature, top_p=body.top_p)
+    return Dials.model_validate({"temperature": body.temperature, "top_p": body.top_p})
 
 
 def _messages(body: ResponseBody) -> list[Message]:

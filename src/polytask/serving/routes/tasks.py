@@ -8,7 +8,6 @@ from pydantic import Field
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from polytask.errors import Error
 from polytask.inference.scoring import probabilities
 from polytask.inference.sequence import Completion, Request
 from polytask.serving.asking import answer, find, new_id, note, note_prompt, now, streamed, submit, usage
@@ -56,8 +55,7 @@ async def ask(http: HttpRequest, name: str, body: TaskBody) -> Response:
     choices = task.choices(check(task, body.example))
     if choices:
         return await _choose(http, served, task, body, choices, frame)
-    logprobs = 0 if body.logprobs is None else max(body.logprobs, 1)
-    dials = sampling(served, task, body, body.max_tokens or 256, logprobs=logprobs)
+    dials = sampling(served, task, body, body.max_tokens or 256, logprobs=body.logprobs or 0)
 
     def build() -> list[Request]:
         return [served.model.request(prompt(task, body.example, body.shots or ()), dials)]
@@ -84,17 +82,10 @@ def _described(served: Served, name: str) -> dict[str, Any]:
         for key, field in task.fields.items()
     }
     verb = next((verb for verb, own in VERBS.items() if own == name and verb not in served.model.tasks), name)
-    return {"name": name, "path": f"/v1/tasks/{verb}", "fields": fields, "choices": _fixed(task),
+    choices = task.choices({key: "" for key, field in task.fields.items() if field.required})
+    named = ["".join(part.text for part in one) for one in choices] if choices else None
+    return {"name": name, "path": f"/v1/tasks/{verb}", "fields": fields, "choices": named,
             "metrics": list(task.metric_names), "own": name in served.model.tasks}  # fmt: skip
-
-
-def _fixed(task: Task) -> list[str] | None:
-    """The answers of a task that has the same ones whatever is asked."""
-    try:
-        choices = task.choices({})
-    except (KeyError, Error):  # they depend on the example
-        return None
-    return ["".join(part.text for part in one) for one in choices] if choices else None
 
 
 def _type(kind: Any) -> str:
@@ -102,9 +93,8 @@ def _type(kind: Any) -> str:
 
 
 def _answer(served: Served, task: Task, body: TaskBody, index: int, one: Completion) -> dict[str, Any]:
-    value, logprobs = task.parse([Text(one.text, target=True)]), None
-    if body.logprobs is not None:
-        logprobs = chat_logprobs(served.model.tokenizer.writing, one.ids, one.logprobs or [], body.logprobs)
+    value, top = task.parse([Text(one.text, target=True)]), body.logprobs
+    logprobs = chat_logprobs(served.model.tokenizer.writing, one.ids, one.logprobs or [], top) if top else None
     return {"index": index, "answer": value, "finish_reason": one.finish, "probabilities": None, "logprobs": logprobs}
 
 
@@ -140,7 +130,7 @@ async def _choose(
 
 async def _events(
     http: HttpRequest, served: Served, task: Task, body: TaskBody, job: Job, frame: dict[str, Any]
-) -> AsyncIterator[bytes]:  # fmt: skip
+) -> AsyncIterator[bytes]:
     """Pieces of text, then each answer as the task reads it."""
     frame, completions = {**frame, "object": "task.answer.chunk"}, dict[int, Completion]()
     async for piece in job:
