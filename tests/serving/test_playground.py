@@ -35,18 +35,14 @@ FILLED = {
 HOSTILE = "<img src=x onerror=\"document.title='caught'\"><script>document.title='caught'</script>\n```\n<b>x</b>\n```"
 
 
-def executable(chromium):
-    """A Chromium that is there: the system's, or the one that playwright has downloaded."""
-    system = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if system or Path(chromium.executable_path).exists():
-        return system or chromium.executable_path
-    pytest.skip("there is no Chromium: apt-get install chromium, or python -m playwright install chromium")
-
-
 @pytest.fixture(scope="module")
 def browser():
+    """The system's Chromium, or the one that playwright has downloaded."""
     with playwright.sync_playwright() as started:
-        path = executable(started.chromium)
+        system = filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome")))
+        path = next(system, started.chromium.executable_path)
+        if not Path(path).exists():
+            pytest.skip("there is no Chromium: apt-get install chromium, or python -m playwright install chromium")
         opened = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield opened
         opened.close()
@@ -99,8 +95,8 @@ def opened(browser, server):
     for context in contexts:
         context.close()
     assert all(url.startswith(address) for url, address in asked)
-    refused = "Failed to load resource: the server responded with a status"  # of an answer that a test wants refused
-    assert [text for text in said if not text.startswith(refused)] == []
+    # What a test wants to fail is said by the browser too.
+    assert [text for text in said if not text.startswith("Failed to load resource")] == []
 
 
 def dial(page, name, value):
@@ -136,9 +132,7 @@ def answered(page, address, **words):
 def test_every_task_has_a_panel_that_answers_as_the_model_does(opened, model):
     page = opened()
     page.locator("nav a").first.wait_for()
-    names = [link.get_attribute("href")[1:] for link in page.locator("nav a").all()]
-    assert names[0] == "chat"
-    assert set(names) == {"chat", *FILLED}
+    assert {link.get_attribute("href")[1:] for link in page.locator("nav a").all()} == {"chat", *FILLED}
     dial(page, "max_tokens", 12)
     dial(page, "temperature", 0)
     for name, fields in FILLED.items():
@@ -220,7 +214,6 @@ def test_tokens_show_what_else_they_might_have_been(opened, task):
     page = opened(f"#{task}")
     page.get_by_role("switch", name="Token probabilities").check()
     dial(page, "max_tokens", 12)
-    dial(page, "seed", 5)
     if task == "chat":
         say(page, "Hello!")
         settled(page)
@@ -234,20 +227,18 @@ def test_tokens_show_what_else_they_might_have_been(opened, task):
     assert len(shares) >= 5
     assert sum(shares) <= 100.5
     assert page.locator(".alternatives .chosen").count() == 1
-    tokens.first.focus()
-    page.keyboard.press("ArrowRight")
+    tokens.first.press("ArrowRight")
     assert page.evaluate("document.activeElement.previousElementSibling.matches('.token')")
     assert page.locator(".alternatives").is_visible()
 
 
-def test_errors_are_shown_and_a_key_opens_the_door(opened, browser):
+def test_errors_are_shown_and_a_key_opens_the_door(opened):
     from polytask.serving.settings import Keys
 
     page = opened("#text")
     page.fill("#field-text-text", "long " * 2000)
     page.click("form button[type=submit]")
-    error = page.locator(".error")
-    assert "4096" in error.text_content()
+    assert "4096" in page.locator(".error").text_content()
     assert "400" in page.locator(".error .kind").text_content()
     page.fill("#field-text-text", "short")
     dial(page, "max_tokens", 3)
@@ -261,14 +252,10 @@ def test_errors_are_shown_and_a_key_opens_the_door(opened, browser):
         page.fill("#key", "open-sesame")
         page.press("#key", "Enter")
         page.locator("nav a").first.wait_for()
-        kept = page.evaluate(
-            "[JSON.stringify({...localStorage}), document.cookie, JSON.stringify({...sessionStorage})]"
-        )
+        kept = page.evaluate("[{...localStorage}, document.cookie, {...sessionStorage}].map(s => JSON.stringify(s))")
         assert ["open-sesame" in store for store in kept] == [False, False, True]
         page.get_by_role("button", name="Copy as code").click()
-        code = page.locator("#code-dialog pre").text_content()
-        assert "open-sesame" not in code
-        assert "$POLYTASK_API_KEY" in code
+        assert "Bearer $POLYTASK_API_KEY" in page.locator("#code-dialog pre").text_content()
         page.context.close()
 
 
@@ -284,10 +271,12 @@ def test_a_server_that_is_gone_and_a_stream_that_breaks_are_said(opened):
         assert told in page.locator(".error").last.text_content()
         assert written(page, ".turn.assistant .text") == "Half"
         page.get_by_role("button", name="New").click()
-        page.unroute("**/chat/completions")
     answered(page, "**/chat/completions", status=502, body="<h1>Bad gateway</h1>")
     say(page, "Hello!")
     assert "status 502" in page.locator(".error").text_content()
+    page.route("**/chat/completions", lambda route: route.abort())
+    page.get_by_role("button", name="Try again").click()
+    page.locator(".error", has_text="cannot be reached").wait_for()
 
 
 def test_what_a_model_writes_stays_text(opened):
@@ -301,9 +290,9 @@ def test_what_a_model_writes_stays_text(opened):
     answer = {"index": 0, "answer": HOSTILE, "finish_reason": "stop", "probabilities": {HOSTILE: 1.0}}
     answered(page, "**/v1/tasks/text", json={"answers": [answer]})
     assert HOSTILE.split("\n")[0] in written(page, ".turn.assistant .text")
-    for panel in ("main", ".result"):
-        assert page.locator(f"{panel} :is(img, script, b)").count() == 0
-        ask(page, "text")
+    assert page.locator("main :is(img, script, b)").count() == 0
+    ask(page, "text")
+    assert page.locator("main :is(img, script, b)").count() == 0
     assert HOSTILE in page.locator(".choices").text_content()
     assert page.title() == "Text · polytask"
 
@@ -315,12 +304,9 @@ def test_what_is_copied_as_code_works(opened, model, capsys, task):
     dial(page, "temperature", 0)
     page.locator("details >> text=More").click()
     dial(page, "repetition_penalty", 1.1)
-    if task == "chat":
-        page.fill("#draft", 'It\'s "quoted"\nand $HOME')
-        example = {"messages": [{"role": "user", "content": 'It\'s "quoted"\nand $HOME'}]}
-    else:
-        page.fill("#field-answering-question", "Who's it?")
-        example = {"question": "Who's it?"}
+    text = 'It\'s "quoted"\nand $HOME'
+    page.fill("#draft" if task == "chat" else "#field-answering-question", text)
+    example = {"messages": [{"role": "user", "content": text}]} if task == "chat" else {"question": text}
     page.get_by_role("button", name="Copy as code").click()
     expected = model.ask(task, example, max_tokens=8, temperature=0, repetition_penalty=1.1)
     ways = page.locator("#code-dialog button[aria-pressed]")
@@ -342,12 +328,11 @@ def test_a_phone_shows_everything_in_its_width(opened):
     for link in page.locator("nav a").all():
         link.tap()
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        small = page.evaluate(
-            "[...document.querySelectorAll('main button, main textarea, header button')].filter(e => e.offsetParent &&"
-            " (e.getBoundingClientRect().height < 39 || e.getBoundingClientRect().right > innerWidth))"
-            ".map(e => e.outerHTML)"
-        )
-        assert small == []
+        assert page.evaluate(
+            "[...document.querySelectorAll('main button, main textarea, header button')].filter(e => e.offsetParent)"
+            ".map(e => [e.outerHTML, e.getBoundingClientRect()])"
+            ".filter(([_, box]) => box.height < 39 || box.right > innerWidth)"
+        ) == []  # fmt: skip
     page.tap("#open-settings")
     assert page.locator("#settings").is_visible()
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
@@ -366,10 +351,9 @@ def test_models_are_chosen_and_colours_are_kept(opened):
     ground = "getComputedStyle(document.body).backgroundColor"
     light = page.evaluate(ground)
     page.click("#theme")
-    dark = page.evaluate(ground)
-    assert dark != light
+    assert page.evaluate(ground) != light
     page.reload()
-    assert page.evaluate(ground) == dark
+    assert page.evaluate(ground) != light
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -383,7 +367,7 @@ def test_everything_is_named_and_readable(opened, scheme):
     assert page.locator(":is(h1, main, nav, header)").count() == 4
     colours = page.evaluate(
         "() => { const probe = document.body.appendChild(document.createElement('p')); const of = name => {"
-        "probe.style.color = `var(--${name})`; return getComputedStyle(probe).color.match(/\\d+/g).map(Number) };"
+        "probe.style.color = `var(--${name})`; return getComputedStyle(probe).color.match(/\\d+/g).map(n => n / 255) };"
         "return Object.fromEntries(['page','sheet','tint','ink','soft','accent','on-accent','bad','bad-tint']"
         ".map(name => [name, of(name)])) }"
     )
@@ -394,15 +378,10 @@ def test_everything_is_named_and_readable(opened, scheme):
     assert contrast(colours["bad"], colours["bad-tint"]) >= 4.5
 
 
-def contrast(one, other):
-    """WCAG 2.2, relative luminance and contrast ratio."""
-
-    def luminance(colour):
-        parts = [c / 255 for c in colour]
-        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-    high, low = sorted((luminance(one), luminance(other)), reverse=True)
+def contrast(*colours):
+    """WCAG 2.2, contrast ratio."""
+    linear = [[c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour] for colour in colours]
+    low, high = sorted(0.2126 * red + 0.7152 * green + 0.0722 * blue for red, green, blue in linear)
     return (high + 0.05) / (low + 0.05)
 
 
