@@ -100,6 +100,24 @@ def memory_bytes(device: "torch.device | str" = "cpu") -> int:
         return total
 
 
+def free_bytes(device: "torch.device | str" = "cpu") -> int:
+    """Memory of the device that nobody uses, 0 where unknown; within a container, what its limit leaves."""
+    if str(device).startswith("cuda"):
+        import torch
+
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return memory_bytes() // 2
+    try:
+        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
+        return max(0, min(free, limit - used))
+    except (OSError, ValueError):  # no such file, or no limit
+        return free
+
+
 def prepare(count: int | None = None) -> int:
     """Readies torch for work: threads (`count`, else OMP_NUM_THREADS, else one a core), fast float32 products, memory.
 

@@ -16,7 +16,8 @@ NEVER = sorted(set(TOKENIZER.special.values()) - {END})
 def network(system: str = "generalist", seed: int = 0, context: int = 96, **words) -> Transformer:
     """Random weights, larger than those that training begins with, so that answers differ from prompt to prompt."""
     sizes = {"depth": 2, "dim": 32, "heads": 2} if system == "generalist" else {"layers": 2, "dim": 32, "heads": 2}
-    config = build_config(system, vocab_size=TOKENIZER.vocab_size, context_length=context, **{**sizes, **words})
+    sizes |= {"vocab_size": TOKENIZER.vocab_size, "context_length": context}
+    config = build_config(system, **{**sizes, **words})
     built = Transformer(config).initialize(seed).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

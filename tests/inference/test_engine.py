@@ -26,8 +26,8 @@ def test_greedy_is_what_reading_anew_gives(decoder, engine):
         assert answer.ids == greedy(decoder, prompt, 20)
         assert answer.text == TOKENIZER.decode(answer.ids)
         assert answer.finish == ("length" if len(answer.ids) == 20 else "stop")
-    assert engine.pool.free == engine.max_requests
-    assert not engine.scheduler.running
+    assert engine.pool.free == engine.pool.total
+    assert not engine.busy
 
 
 def test_an_encoder_decoder_reads_its_own_text(encoder_decoder):
@@ -62,8 +62,7 @@ def test_batches_give_what_one_by_one_gives(system, slots):
 def test_prompts_that_are_read_in_parts_give_the_same(decoder, monkeypatch):
     asked = [Request(p, Sampling(max_tokens=6)) for p in prompts(6, 4, least=40, most=80)]
     whole = ids(Engine(decoder, TOKENIZER), asked)
-    engine = Engine(decoder, TOKENIZER)
-    engine.scheduler.tokens = 20
+    engine = Engine(decoder, TOKENIZER, chunk=20)
     assert ids(engine, asked) == whole
 
 
@@ -73,8 +72,7 @@ def test_prefixes_are_read_from_both_sides(words, tokens):
     """Of any length, beside others and ahead of chunks; what follows them may be read in parts."""
     built = network(seed=4, **words)
     asked, lengths = prompts(8, 4, least=30, most=60), [0, 1, 31, 25, 10, 0, 28, 31]
-    engine = Engine(built, TOKENIZER, max_requests=5)
-    engine.scheduler.tokens = tokens
+    engine = Engine(built, TOKENIZER, max_requests=5, chunk=tokens)
     requests = [Request(p, Sampling(8, n=1 + i % 2), prefix=n) for i, (p, n) in enumerate(zip(asked, lengths))]
     for request, answers in zip(requests, engine.run(requests)):
         assert {tuple(answer.ids) for answer in answers} == {tuple(greedy(built, request.ids, 8, None, request.prefix))}
@@ -238,7 +236,7 @@ def test_a_cancelled_request_leaves_the_others_alone(decoder):
     for i in (1, 2, 4):
         alone = Engine(decoder, TOKENIZER).run([handles[i].request])[0]
         assert [c.ids for c in handles[i].result()] == [c.ids for c in alone]
-    assert engine.pool.free == 3
+    assert engine.pool.free == engine.pool.total
 
 
 def test_a_failure_ends_what_it_touched_and_nothing_else(decoder):

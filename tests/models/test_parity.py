@@ -5,6 +5,8 @@ import torch
 
 from polytask.models.heads import cross_entropy
 from polytask.nn.cache import Context
+from polytask.nn.paged import Row
+from tests.models.cached import cached
 from tests.models.oracles import FAMILIES, VOCABULARY
 
 EXACT = 1e-9
@@ -91,12 +93,11 @@ def test_packed_gradients_stay_inside_their_document(decoder):
 def test_cache_equals_the_full_pass(decoder, chunks):
     oracle, ours, _ = decoder
     ids = ids_of(2, 12)
-    cache = ours.new_cache(slots=3, length=16)
+    cache = ours.new_cache(blocks=3)
     parts, start = [], 0
     for size in chunks:
         part = ids[:, start : start + size]
-        positions = start + torch.arange(size).expand_as(part)
-        parts.append(ours(part, Context(positions, cache=cache.view([2, 0], [start, start], size))))
+        parts.append(cached(ours, cache, part, [Row([2], start, size), Row([0], start, size)]))
         start += size
     assert (ours.logits(torch.cat(parts, 1)) - oracle(ids).logits).abs().max() < EXACT
 
@@ -104,11 +105,10 @@ def test_cache_equals_the_full_pass(decoder, chunks):
 def test_cache_rows_of_different_lengths(decoder):
     oracle, ours, _ = decoder
     long, short = ids_of(1, 9, seed=6), ids_of(1, 4, seed=7)
-    cache = ours.new_cache(slots=2, length=12)
-    ours(long[:, :6], Context(places(long[:, :6]), cache=cache.view([0], [0], 6)))
+    cache = ours.new_cache(blocks=2)
+    cached(ours, cache, long[:, :6], [Row([0], 0, 6)])
     batch = torch.cat([long[:, 6:9], short[:, :3]])
-    positions = torch.tensor([[6, 7, 8], [0, 1, 2]])
-    logits = ours.logits(ours(batch, Context(positions, cache=cache.view([0, 1], [6, 0], 3))))
+    logits = ours.logits(cached(ours, cache, batch, [Row([0], 6, 3), Row([1], 0, 3)]))
     assert (logits[0] - oracle(long).logits[0, 6:]).abs().max() < EXACT
     assert (logits[1] - oracle(short[:, :3]).logits[0]).abs().max() < EXACT
 
@@ -152,11 +152,12 @@ def test_encoder_decoder_cached(marian):
     oracle, ours, _ = marian
     source, target, real = source_and_target()
     expected = oracle(source, attention_mask=real, decoder_input_ids=target).logits
-    cache = ours.new_cache(slots=2, length=8, memory_length=12)
+    cache = ours.new_cache(blocks=4)
     memory = ours.encode(source, Context(places(source), documents=real))
-    ours.remember(cache.view([0, 1], [0, 0], 0), memory, real.sum(1))
+    sizes = real.sum(1).tolist()
+    ours.remember(cache.view([Row([], 0, 0, 0, [2 + i], n) for i, n in enumerate(sizes)]), memory.states[real > 0])
     steps = []
     for t in range(6):
-        view = cache.view([0, 1], [t, t], 1)
-        steps.append(ours(target[:, t : t + 1], Context(torch.full((2, 1), t), cache=view)))
+        rows = [Row([i], t, 1, 0, [2 + i], n) for i, n in enumerate(sizes)]
+        steps.append(cached(ours, cache, target[:, t : t + 1], rows))
     assert (ours.logits(torch.cat(steps, 1)) - expected).abs().max() < EXACT

@@ -10,6 +10,7 @@ from polytask.nn.attention import Attention
 from polytask.nn.cache import Context
 from polytask.nn.feedforward import MLP, GatedMLP
 from polytask.nn.norm import LayerNorm, RMSNorm
+from polytask.nn.paged import Row
 from polytask.nn.position import (
     Alibi,
     Learned,
@@ -20,6 +21,7 @@ from polytask.nn.position import (
     Unpositioned,
     Yarn,
 )
+from tests.models.cached import cached
 
 BASE = {
     "vocab_size": 61, "context_length": 24, "layers": 3, "dim": 24, "attention": Attention(3, bias=True),
@@ -113,21 +115,20 @@ def test_packed_documents_equal_documents_alone(made):
 def test_cache_equals_the_full_pass(made, chunks):
     ids = ids_of(2, 9)
     full = made(ids, Context(places(ids)))
-    cache, parts, start = made.new_cache(slots=3, length=12), [], 0
+    cache, parts, start = made.new_cache(blocks=3), [], 0
     for size in chunks:
         part = ids[:, start : start + size]
-        positions = start + places(part)
-        parts.append(made(part, Context(positions, cache=cache.view([2, 0], [start, start], size))))
+        parts.append(cached(made, cache, part, [Row([2], start, size), Row([0], start, size)]))
         start += size
     same(torch.cat(parts, 1), full)
 
 
 def test_cache_rows_of_different_lengths(made):
     long, short = ids_of(2, 9).split(1)
-    cache = made.new_cache(slots=2, length=12)
-    made(long[:, :6], Context(places(long[:, :6]), cache=cache.view([0], [0], 6)))
-    batch, positions = torch.cat([long[:, 6:], short[:, :3]]), torch.tensor([[6, 7, 8], [0, 1, 2]])
-    rows = made(batch, Context(positions, cache=cache.view([0, 1], [6, 0], 3)))
+    cache = made.new_cache(blocks=2)
+    cached(made, cache, long[:, :6], [Row([0], 0, 6)])
+    batch = torch.cat([long[:, 6:], short[:, :3]])
+    rows = cached(made, cache, batch, [Row([0], 6, 3), Row([1], 0, 3)])
     same(rows[:1], made(long, Context(places(long)))[:, 6:])
     same(rows[1:], made(short[:, :3], Context(places(short[:, :3]))))
 
@@ -153,10 +154,10 @@ def test_encoder_decoder_with_buckets_is_the_same_cached():
     real[1, 6:] = 0
     memory = made.encode(source, Context(places(source), documents=real))
     full = made(target, Context(places(target), memory=memory))
-    cache = made.new_cache(slots=2, length=8, memory_length=12)
-    made.remember(cache.view([0, 1], [0, 0], 0), memory, real.sum(1))
+    cache, sizes = made.new_cache(blocks=4), real.sum(1).tolist()
+    made.remember(cache.view([Row([], 0, 0, 0, [2 + i], n) for i, n in enumerate(sizes)]), memory.states[real > 0])
     steps = [
-        made(target[:, t : t + 1], Context(torch.full((2, 1), t), cache=cache.view([0, 1], [t, t], 1)))
+        cached(made, cache, target[:, t : t + 1], [Row([i], t, 1, 0, [2 + i], n) for i, n in enumerate(sizes)])
         for t in range(6)
     ]
     same(torch.cat(steps, 1), full)

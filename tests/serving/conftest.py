@@ -1,4 +1,4 @@
-"""Small random models behind an app, at a port of this process: what a client sees is what it would see of any server."""
+"""Small random models behind an app, at a port of this process: a client sees what it would see of any server."""
 
 import threading
 import time

@@ -95,11 +95,7 @@ def test_completions_of_texts_and_of_ids(client, server):
     assert [choice.text for choice in several.choices][2:] == [choice.text for choice in alone.choices]
     assert [choice.index for choice in several.choices] == [0, 1, 2, 3]
     streamed = ["", ""]
-    for chunk in (
-        client.completions.create(model="tiny", prompt=["Once", ids], stream=True, **FEW)
-        if False
-        else (client.completions.create(model="tiny", prompt=[ids, ids], stream=True, **FEW))
-    ):
+    for chunk in client.completions.create(model="tiny", prompt=[ids, ids], stream=True, **FEW):
         streamed[chunk.choices[0].index] += chunk.choices[0].text
     assert streamed == [expected, expected]
 

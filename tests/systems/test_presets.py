@@ -11,7 +11,9 @@ from polytask.models.config import from_dict, to_dict
 from polytask.models.heads import cross_entropy
 from polytask.models.transformer import Transformer
 from polytask.nn.cache import Context
+from polytask.nn.paged import Row
 from tests.inference.networks import TOKENIZER, greedy, prompts
+from tests.models.cached import cached
 from tests.systems.built import shrunk
 
 # Rows of a system that differ in size alone shrink to one configuration, under the name of the first of them.
@@ -70,12 +72,14 @@ def test_its_cache_gives_what_the_full_pass_gives(config):
     source = ids_of(2, 9, seed=1)
     memory = network.encode(source, Context(places(source))) if config.encoder_layers else None
     full = network(ids, Context(places(ids), memory=memory))
-    cache, parts, start = network.new_cache(slots=2, length=16, memory_length=9), [], 0
+    cache, parts, start = network.new_cache(blocks=4), [], 0
+    read = 9 if config.encoder_layers else 0
     if memory is not None:
-        network.remember(cache.view([0, 1], [0, 0], 0), memory, torch.tensor([9, 9]))
+        network.remember(cache.view([Row([], 0, 0, 0, [block], read) for block in (2, 3)]), memory.states.flatten(0, 1))
     for size in (5, 1, 1, 5):
         part = ids[:, start : start + size]
-        parts.append(network(part, Context(start + places(part), cache=cache.view([0, 1], [start, start], size))))
+        rows = [Row([i], start, size, 0, [2 + i], read) for i in range(2)]
+        parts.append(cached(network, cache, part, rows))
         start += size
     torch.testing.assert_close(torch.cat(parts, 1), full, rtol=1e-9, atol=1e-9)
 

@@ -1,7 +1,11 @@
 """Requests in, answers out: `submit` from any thread, `step` runs all that is under way once."""
 
+import itertools
 import threading
+import time
+from collections import deque
 from collections.abc import Sequence as Listing
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -9,29 +13,51 @@ from torch import Tensor
 from polytask.errors import ConfigError, TooLong
 from polytask.inference import scoring
 from polytask.inference.beam import BeamSearch
+from polytask.inference.blocks import BLOCK, BlockPool, Table
+from polytask.inference.constrained import Grammars
 from polytask.inference.handle import Event, Handle
+from polytask.inference.room import Room, weight_bytes
 from polytask.inference.runner import Runner
 from polytask.inference.sampling import Sampler
 from polytask.inference.scheduler import Scheduler
 from polytask.inference.scoring import Score
 from polytask.inference.sequence import Completion, Finish, Group, Request, Sequence, TextOutput
-from polytask.inference.slots import SlotPool
 from polytask.models.transformer import Transformer
 from polytask.tokenizers.text import TextTokenizer
 
-TOKENS = 4096  # of one step, prompts and decoding together
+
+@dataclass(frozen=True)
+class Stats:
+    """What an engine does and holds at a moment.
+
+    waiting and running count requests (groups of samples that run together). cache_tokens: how many the cache holds at
+    most. hit_tokens: so many were found in it and not run again; run_tokens: so many were run, decoding included.
+    """
+
+    waiting: int
+    running: int
+    free_blocks: int
+    total_blocks: int
+    cache_tokens: int
+    weight_bytes: int
+    cache_bytes: int
+    hit_tokens: int
+    run_tokens: int
+    preemptions: int
 
 
 class Engine:
     """Runs many requests on one network; a batch gives what each alone would give.
 
     max_requests bounds the answers that are written at once, max_length the tokens of one sequence, prompt included
-    (the network's context by default).
+    (the network's context by default). room: how large the key/value cache is. chunk: tokens of a step; None adapts
+    them to the speed of the network, so that a long prompt does not hold up the answers of others.
     """
 
     def __init__(
-        self, network: Transformer, tokenizer: TextTokenizer, max_requests: int = 32, max_length: int | None = None
-    ):
+        self, network: Transformer, tokenizer: TextTokenizer, max_requests: int = 32, max_length: int | None = None, *,
+        room: Room | None = None, chunk: int | None = None,
+    ):  # fmt: skip
         if network.config.vocab_size < tokenizer.vocab_size:
             raise ConfigError(
                 f"The tokenizer has {tokenizer.vocab_size} ids, but the model knows {network.config.vocab_size}; use "
@@ -46,29 +72,52 @@ class Engine:
         device = network.embedding.weight.device
         # Special tokens other than the ends belong to prompts; rows past the tokenizer's ids were never trained.
         never = {*tokenizer.special.values(), *range(tokenizer.vocab_size, network.config.vocab_size)} - self.ends
+        vocabulary = network.config.vocab_size
+        self.grammars = Grammars(tokenizer, vocabulary, device)
         self.sampler = Sampler(
-            max_requests, network.config.vocab_size, self.length, sorted(self.ends), sorted(never), device
+            max_requests, vocabulary, self.length, sorted(self.ends), sorted(never), device, self.grammars
         )
-        self.pool = SlotPool(network, max_requests, self.length, self.sampler.move)
-        self.scheduler = Scheduler(self.pool, TOKENS)
-        self.runner = Runner(network, self.pool)
-        self._lock = threading.RLock()
+        self.cache = network.new_cache((room or Room()).blocks(network, max_requests, self.length))
+        self.pool = BlockPool(self.cache.blocks)
+        self.scheduler = Scheduler(self.pool, max_requests, chunk)
+        self.runner = Runner(network, self.cache)
+        self._lock, self._submitted, self._numbers = threading.RLock(), deque[Group](), itertools.count()
 
     def submit(self, request: Request) -> Handle:
-        """Queues a request. Raises ConfigError where it cannot fit."""
-        self._check(request)
+        """Queues a request, without waiting for a step under way. Raises ConfigError where it can never fit, or its
+        guide cannot be followed."""
+        size = self._check(request)
         handle = Handle(request, self.step, self.cancel)
         sampling = request.sampling
+        constraint = self.grammars.compile(sampling.guide) if sampling.guide else None
         limit = min(sampling.max_tokens, self.length - len(request.ids))
         samples = range(max(sampling.samples, sampling.beam_size))
-        sequences = [Sequence(request, sample, limit, self.tokenizer) for sample in samples]
-        with self._lock:
-            # More samples than the engine writes at once form groups that come after each other.
-            for start in range(0, len(sequences), self.max_requests):
-                group = Group(handle, request, sequences[start : start + self.max_requests])
-                group.beam = BeamSearch(group.sequences, self.ends) if sampling.beam_size > 1 else None
-                self.scheduler.add(group)
+        sequences = [Sequence(request, sample, limit, self.tokenizer, self.pool) for sample in samples]
+        for sequence in sequences if constraint else []:
+            sequence.constraint = constraint.copy()
+        # More samples than the engine writes at once form groups that come after each other.
+        for start in range(0, len(sequences), size):
+            read = tuple(request.encoder_ids or ())
+            memory, now = Table(self.pool, ("read", read)), self.scheduler.clock()
+            group = Group(handle, request, sequences[start : start + size], memory, next(self._numbers), now)
+            group.beam = BeamSearch(group.sequences, self.ends) if sampling.beam_size > 1 else None
+            self._submitted.append(group)
         return handle
+
+    @property
+    def busy(self) -> bool:
+        """Whether a step would do anything."""
+        return bool(self._submitted or self.scheduler.waiting or self.scheduler.running)
+
+    def stats(self) -> Stats:
+        """Counts of now; those of requests may be of a moment within a step."""
+        scheduler, pool = self.scheduler, self.pool
+        return Stats(
+            waiting=len(scheduler.waiting) + len(self._submitted), running=len(scheduler.running),
+            free_blocks=pool.free, total_blocks=pool.total, cache_tokens=pool.total * BLOCK,
+            weight_bytes=weight_bytes(self.network), cache_bytes=self.cache.bytes,
+            hit_tokens=scheduler.hits, run_tokens=scheduler.tokens, preemptions=scheduler.preemptions,
+        )  # fmt: skip
 
     def run(self, requests: Listing[Request]) -> list[list[Completion]]:
         """The completions of each request, in order."""
@@ -99,7 +148,8 @@ class Engine:
     def cancel(self, handle: Handle) -> None:
         """Ends a request, wherever it is; nothing happens where it has already ended."""
         with self._lock:
-            for group in [g for g in (*self.scheduler.waiting, *self.scheduler.running) if g.handle is handle]:
+            self._receive()
+            for group in self._groups_of(handle):
                 self.scheduler.remove(group)
                 for sequence in group.sequences:
                     if not sequence.finish and sequence.index < handle.request.sampling.samples:
@@ -108,42 +158,69 @@ class Engine:
 
     @torch.inference_mode()
     def step(self) -> list[Event]:
-        """One forward pass for all that runs; nothing where nothing waits. An error ends the requests it touched."""
-        with self._lock:
-            try:
-                return self._step()
-            except BaseException as error:
-                for group in list(self.scheduler.running):
-                    self.scheduler.remove(group)
-                    group.handle.fail(error)
-                raise
+        """One forward pass for all that runs; nothing where nothing waits.
 
-    def _step(self) -> list[Event]:
-        admitted = self.scheduler.admit()
-        for group in admitted:
-            for sequence in group.sequences:
-                self.sampler.admit(sequence)
-        if admitted and self.network.config.encoder_layers:
-            first = [group.sequences[0] for group in admitted]
-            self.runner.read(first, [group.request.encoder_ids or [] for group in admitted])
-        plan = self.scheduler.plan()
-        if not plan:
+        An error ends the requests that the pass or the choice was for, which their handles raise; the others go on.
+        """
+        with self._lock:
+            self._receive()
+            admitted, plan = self.scheduler.admit(), {}
+            try:
+                for group in admitted:
+                    for sequence in group.sequences:
+                        if sequence.slot >= 0:
+                            self.sampler.admit(sequence)
+                if unread := [group for group in admitted if group.unread and group.request.encoder_ids]:
+                    self.runner.read(unread)
+                for group in unread:
+                    group.unread = False
+                admitted, plan = [], self.scheduler.plan()
+                return self._run(plan) if plan else []
+            except BaseException as error:
+                touched = {id(g): g for g in (*admitted, *(s.group for s in plan))}
+                events = [event for group in touched.values() for event in self._fail(group, error)]
+                if not events or not isinstance(error, Exception):  # a user's interrupt is no request's failure
+                    raise
+                return events
+
+    def _receive(self) -> None:
+        while self._submitted:
+            group = self._submitted.popleft()
+            if group.handle.error is None:  # else an earlier group of the same request failed
+                self.scheduler.add(group)
+
+    def _groups_of(self, handle: Handle) -> list[Group]:
+        return [g for g in (*self.scheduler.waiting, *self.scheduler.running) if g.handle is handle]
+
+    def _fail(self, group: Group, error: BaseException) -> list[Event]:
+        """Ends the whole request of a group."""
+        handle = group.handle
+        for other in self._groups_of(handle):
+            self.scheduler.remove(other)
+        if handle.error is not None:
             return []
-        ready, logits = self.runner.run(plan)
-        if logits is None:
-            return []
-        beams, samples = [], []
-        for row, sequence in enumerate(ready):
-            (samples if sequence.group.beam is None else beams).append(row)
+        handle.fail(error)
+        return [Event(handle, i, "", "error") for i in range(handle.request.sampling.n) if i not in handle.completions]
+
+    def _run(self, plan: dict[Sequence, int]) -> list[Event]:
+        start = time.perf_counter()
+        logits = self.runner.run(plan)
+        self.scheduler.ran(plan, time.perf_counter() - start)
         events: list[Event] = []
+        if logits.rows is None:
+            return events
+        beams, samples = [], []
+        for row, sequence in enumerate(logits.sequences):
+            (samples if sequence.group.beam is None else beams).append(row)
         if samples:
-            part = logits if not beams else logits[samples]
-            self._sample([ready[row] for row in samples], part, events)
+            part = logits.rows if not beams else logits.rows[samples]
+            self._sample([logits.sequences[row] for row in samples], part, events)
         if beams:
-            self._search([ready[row] for row in beams], logits[beams], events)
+            self._search([logits.sequences[row] for row in beams], logits.rows[beams], events)
         return events
 
-    def _check(self, request: Request) -> None:
+    def _check(self, request: Request) -> int:
+        """How many samples of the request run at once. Raises ConfigError where it can never run."""
         if not request.ids:
             raise ConfigError("A request needs at least one token to go on from.")
         if len(request.ids) >= self.length:
@@ -164,11 +241,20 @@ class Engine:
                 f"sampling: logit_bias names the id {wrong[0]}, but the model has {self.network.config.vocab_size}; "
                 "the tokenizer knows the ids of a text."
             )
-        if request.sampling.beam_size > self.max_requests:
+        beam, sampling = request.sampling.beam_size, request.sampling
+        if beam > self.max_requests:
             raise ConfigError(
-                f"A beam of {request.sampling.beam_size} needs an engine that writes as many answers at once, and this "
-                f"one writes {self.max_requests}; make the beam smaller."
+                f"A beam of {beam} needs an engine that writes as many answers at once, and this one writes "
+                f"{self.max_requests}; make the beam smaller."
             )
+        most = min(len(request.ids) + sampling.max_tokens, self.length)
+        each, read = -(-most // BLOCK), -(-len(request.encoder_ids or []) // BLOCK)
+        if beam * each + read > self.pool.total:
+            raise ConfigError(
+                f"The request may need {(beam * each + read) * BLOCK} tokens of key/value cache, and there is room for "
+                f"{self.pool.total * BLOCK}; shorten the text, lower max_tokens, or give the engine more memory."
+            )
+        return beam if beam > 1 else min(self.max_requests, (self.pool.total - read) // each)
 
     # Samples
 
@@ -182,6 +268,10 @@ class Engine:
         chosen = self.sampler.choose(logits, ready)
         finished: list[Sequence] = []
         for row, sequence in enumerate(ready):
+            if sequence.error is not None:
+                events += self._fail(sequence.group, sequence.error)
+            if sequence.group.handle.error is not None:
+                continue
             i = chosen.ids[row]
             if chosen.top is not None and sequence.sampling.logprobs and i not in self.ends:
                 best = dict(list(chosen.top[row].items())[: sequence.sampling.logprobs])
@@ -214,13 +304,18 @@ class Engine:
         events.append(Event(handle, sample, completion.text, completion.finish))
 
     def _fork(self, first: Sequence) -> list[Sequence]:
-        """The sequences that waited for this one to run their prompt, now with copies of its keys and values."""
+        """The sequences that waited for this one to run their prompt, which now share its blocks."""
         waiting = [s for s in first.group.sequences if s.waits] if first is first.group.sequences[0] else []
-        if waiting:
-            self.pool.room(first.computed).copy(first.slot, [s.slot for s in waiting], first.computed)
+        copies: list[tuple[int, int]] = []
         for sequence in waiting:
-            sequence.waits, sequence.computed = False, first.computed
+            sequence.waits = False
+            copies += sequence.share(first.table, first.computed)
+        self._copy(copies)
         return waiting
+
+    def _copy(self, copies: list[tuple[int, int]]) -> None:
+        if copies:
+            self.cache.copy(*zip(*copies))
 
     # Beams
 
@@ -230,21 +325,27 @@ class Engine:
         for group in {id(s.group): s.group for s in ready}.values():
             beam = group.beam
             assert beam is not None
+            if error := next((s.error for s in group.sequences if s.error is not None), None):
+                events += self._fail(group, error)
+                continue
             order = [row for s in beam.sequences[: beam.live] for row, other in enumerate(ready) if other is s]
-            first, slots = beam.sequences[0].produced == 0, [s.slot for s in beam.sequences]
-            computed = beam.sequences[0].computed
+            live = beam.sequences[: beam.live]
+            slots, tables, computed = [s.slot for s in live], [s.table for s in live], live[0].computed
             parents = beam.advance(scores[order], logprobs[order])
             if parents is None:
                 self._complete(group, beam, events)
                 continue
+            copies: list[tuple[int, int]] = []
             for place, sequence in enumerate(beam.sequences):
-                sequence.waits, sequence.computed = place >= beam.live, computed
-            cache, rows, olds = self.pool.room(computed), slots[: beam.live], [slots[p] for p in parents]
-            if first:  # what an encoder read goes along
-                cache.copy(slots[0], slots[1:], computed)
-            elif rows != olds:
-                cache.reorder(rows, olds, computed)
-            self.sampler.reorder(rows, olds)
+                sequence.waits = place >= beam.live
+                sequence.table, sequence.computed = Table(self.pool), 0
+            for sequence, parent in zip(beam.sequences, parents):
+                copies += sequence.share(tables[parent], computed)
+            self._copy(copies)
+            for table in tables:
+                table.release()
+            rows = [s.slot for s in beam.sequences[: beam.live]]
+            self.sampler.reorder(rows, [slots[p] for p in parents])
             self.sampler.count(beam.sequences[: beam.live], [s.ids[-1] for s in beam.sequences[: beam.live]])
 
     def _complete(self, group: Group, beam: BeamSearch, events: list[Event]) -> None:

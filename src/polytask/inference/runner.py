@@ -2,64 +2,71 @@
 
 from collections.abc import Mapping
 from collections.abc import Sequence as Listing
+from itertools import chain
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from polytask.inference.sequence import Sequence
-from polytask.inference.slots import SlotPool
+from polytask.inference.sequence import Group, Sequence
 from polytask.models.transformer import Transformer
 from polytask.nn.cache import Context
+from polytask.nn.paged import KVCache, Row
+
+
+class Logits(NamedTuple):
+    """What a step gives: the sequences that have no id left to run, and the logits (rows, V) of what comes next.
+
+    Each sequence has the row after its last id, and one more after each of its drafts; `counts` says how many.
+    """
+
+    sequences: list[Sequence]
+    counts: list[int]
+    rows: Tensor | None
 
 
 class Runner:
-    """One network over the cache of one pool."""
+    """One network over one cache."""
 
-    def __init__(self, network: Transformer, pool: SlotPool):
-        self.network, self.pool = network, pool
+    def __init__(self, network: Transformer, cache: KVCache):
+        self.network, self.cache = network, cache
         self.device = network.embedding.weight.device
 
-    def read(self, sequences: Listing[Sequence], sources: Listing[list[int]]) -> None:
-        """Encodes what encoder-decoder requests read, and keeps its keys and values in their slots."""
+    def read(self, groups: Listing[Group]) -> None:
+        """Encodes what encoder-decoder requests read, and puts its keys and values in their blocks."""
+        sources = [group.request.encoder_ids or [] for group in groups]
         ids, real = padded(sources, self.device)
-        cache = self.pool.room(1, ids.shape[1])
         positions = torch.arange(ids.shape[1], device=self.device).expand_as(ids)
         memory = self.network.encode(ids, Context(positions, documents=real.long()))
-        slots = [sequence.slot for sequence in sequences]
-        self.network.remember(cache.view(slots, [0] * len(slots), 0), memory, real.sum(1))
+        rows = [Row((), 0, 0, 0, g.memory.blocks, len(source)) for g, source in zip(groups, sources)]
+        self.network.remember(self.cache.view(rows), memory.states[real])
 
-    def run(self, plan: Mapping[Sequence, int]) -> tuple[list[Sequence], Tensor | None]:
-        """Runs plan[s] pending ids of each sequence; those that have none left, and their next logits (rows, V)."""
-        ready, logits = [], []
-        # One-token rows run apart from longer ones: padding them to the others' length would waste most of the work.
-        for one in (True, False):
-            rows = sorted((s for s in plan if (plan[s] == 1) is one), key=lambda s: s.slot)
-            if not rows:
-                continue
-            hidden = self._forward(rows, [plan[s] for s in rows])
-            done = [row for row, s in enumerate(rows) if plan[s] == s.pending]
-            if done:
-                ready += [rows[row] for row in done]
-                logits.append(self.network.logits(hidden if len(done) == len(rows) else hidden[done]))
-        for sequence, tokens in plan.items():
-            sequence.computed += tokens
-        return ready, torch.cat(logits) if len(logits) > 1 else (logits[0] if logits else None)
+    def run(self, plan: Mapping[Sequence, int]) -> Logits:
+        """Runs plan[s] pending ids of each sequence, all in one pass; what comes next where none are left."""
+        # Rows with as many tokens may be read together, so they stand side by side.
+        sequences = sorted(plan, key=lambda s: plan[s])
+        counts = [plan[s] for s in sequences]
+        ids = torch.tensor([list(chain.from_iterable(map(Sequence.upcoming, sequences, counts)))], device=self.device)
+        places = chain.from_iterable(range(s.computed, s.computed + n) for s, n in zip(sequences, counts))
+        positions = torch.tensor([list(places)], device=self.device)
+        view = self.cache.view([self._row(s, n) for s, n in zip(sequences, counts)])
+        hidden = self.network(ids, Context(positions, cache=view))[0]  # (N, D)
+        ready, wanted, end = [], [], 0
+        for sequence, count in zip(sequences, counts):
+            end += count
+            if count == sequence.pending:
+                ready.append(sequence)
+                wanted.append(range(end - 1 - len(sequence.drafts), end))
+        if not ready:
+            return Logits([], [], None)
+        rows = list(chain.from_iterable(wanted))
+        picked = hidden if len(rows) == len(hidden) else hidden[torch.tensor(rows, device=self.device)]
+        return Logits(ready, [len(one) for one in wanted], self.network.logits(picked))
 
-    def _forward(self, rows: list[Sequence], counts: list[int]) -> Tensor:
-        """Hidden state (rows, D) of the last token that each row runs."""
-        starts, longest = [s.computed for s in rows], max(counts)
-        cache = self.pool.room(max(start + count for start, count in zip(starts, counts)))
-        view = cache.view([s.slot for s in rows], starts, longest, [s.prefix for s in rows])
-        ids, _ = padded([s.ids[start : start + n] for s, start, n in zip(rows, starts, counts)], self.device)
-        positions = torch.tensor(starts, device=self.device)[:, None]
-        if longest == 1:
-            return self.network(ids, Context(positions, cache=view))[:, 0]
-        # Padding runs on past a row's end; where it passes the context it must still find a position.
-        positions = positions + torch.arange(longest, device=self.device)
-        positions = positions.clamp(max=self.network.config.context_length - 1)
-        hidden = self.network(ids, Context(positions, cache=view))
-        last = torch.tensor(counts, device=self.device) - 1
-        return hidden[torch.arange(len(rows), device=self.device), last]
+    def _row(self, sequence: Sequence, count: int) -> Row:
+        group = sequence.group
+        read = len(group.request.encoder_ids or [])
+        return Row(sequence.table.blocks, sequence.computed, count, sequence.prefix, group.memory.blocks, read)
 
 
 def padded(rows: Listing[Listing[int]], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from polytask.errors import ConfigError
+from polytask.inference.constrained import Grammars, Guide
 
 if TYPE_CHECKING:
     from polytask.inference.sequence import Sequence
@@ -29,7 +30,8 @@ class Sampling:
     multiplies negative logits of tokens that came before, prompt included (Keskar et al. 2019); presence_penalty and
     frequency_penalty are subtracted once, and once for each time, for tokens that were produced. logit_bias: numbers
     from -100 to 100 added to the logits of ids, after the penalties. min_tokens: neither <|end|> nor a text of `stop`
-    ends an answer sooner. seed: the same one gives the same answer, in whatever batch. n: so many answers; best_of: out
+    ends an answer sooner, unless nothing else may come. guide: what the answer must be (JSON, ...), unless max_tokens
+    cuts it. seed: the same one gives the same answer, in whatever batch. n: so many answers; best_of: out
     of so many (0: n), those whose tokens have the highest mean log-probability, the best one first. logprobs: so many
     likeliest tokens are reported for each one produced. beam_size above 1: beam search, ranked by log-probability /
     ((5 + tokens) / 6) ** length_penalty (Wu et al. 2016, equation 14).
@@ -45,6 +47,7 @@ class Sampling:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
+    guide: Guide | None = None
     stop: tuple[str, ...] = ()
     seed: int | None = None
     n: int = 1
@@ -84,6 +87,12 @@ class Sampling:
             raise ConfigError(f"sampling: stop={self.stop!r} must hold texts that are not empty.")
         if 0 < self.best_of < self.n:
             raise ConfigError(f"sampling: best_of={self.best_of} holds no n={self.n} answers; raise it or lower n.")
+        if self.guide is not None and not isinstance(self.guide, Guide):
+            raise ConfigError(f"sampling: guide={self.guide!r} must be a Guide, such as Guide.json().")
+        if self.guide is not None and self.stop:
+            raise ConfigError("sampling: a guide says itself where an answer may end; leave stop out.")
+        if self.guide is not None and self.beam_size > 1:
+            raise ConfigError("sampling: beam search keeps to no guide; set beam_size=1, or leave the guide out.")
         if self.beam_size == 1:
             return
         if self.samples > self.n:
@@ -173,8 +182,10 @@ class Sampler:
     """Chooses for all rows at once; what each slot asked for lies in tables, so that no step builds them again."""
 
     def __init__(
-        self, slots: int, vocabulary: int, length: int, ends: List[int], never: List[int], device: torch.device
-    ):
+        self, slots: int, vocabulary: int, length: int, ends: List[int], never: List[int], device: torch.device,
+        grammars: Grammars,
+    ):  # fmt: skip
+        self.grammars = grammars
         self.slots, self.vocabulary, self.device = slots, vocabulary, device
         self.ends = torch.tensor(ends, dtype=torch.long, device=device)
         self.never = torch.tensor(never, dtype=torch.long, device=device)
@@ -200,7 +211,11 @@ class Sampler:
                 self.prompted = torch.zeros(self.slots, self.vocabulary, dtype=torch.bool, device=self.device)
             self.counts[slot] = 0
             self.prompted[slot] = False
-            self.prompted[slot, torch.tensor(sequence.ids, device=self.device)] = True
+            prompt, produced = sequence.ids[: sequence.prompt], sequence.ids[sequence.prompt :]
+            self.prompted[slot, torch.tensor(prompt, device=self.device)] = True
+            if produced:  # it ran before, and had to give way
+                tokens = torch.tensor(produced, device=self.device)
+                self.counts[slot].index_add_(0, tokens, torch.ones_like(tokens, dtype=self.counts.dtype))
         if sampling.logit_bias:
             if self.bias is None:
                 self.bias = torch.zeros(self.slots, self.vocabulary, device=self.device)
@@ -209,14 +224,9 @@ class Sampler:
             self.bias[slot, ids] = values.float()
 
     def reorder(self, slots: list[int], parents: list[int]) -> None:
-        """Slot slots[i] goes on with what slot parents[i] produced (beam search); a moved sequence likewise."""
+        """Slot slots[i] goes on with what slot parents[i] produced (beam search)."""
         if self.counts is not None:
             self.counts[slots] = self.counts[parents]
-
-    def move(self, source: int, target: int) -> None:
-        for table in (self.options, self.uniforms, self.counts, self.prompted, self.bias):
-            if table is not None:
-                table[target] = table[source]
 
     def count(self, sequences: "List[Sequence]", ids: List[int]) -> None:
         """Notes the tokens that were produced, for penalties."""
@@ -226,8 +236,8 @@ class Sampler:
             self.counts[slots, tokens] += 1
 
     def adjust(self, logits: Tensor, sequences: "List[Sequence]") -> Tensor:
-        """logits (B, V) without the ids that are never produced, then penalties, biases, hooks and min_tokens: a new
-        tensor."""
+        """logits (B, V) without the ids that are never produced, then penalties, biases, hooks, guides, min_tokens: a
+        new tensor."""
         adjusted = logits.index_fill(1, self.never, -math.inf)
         if rows := [row for row, s in enumerate(sequences) if s.sampling.penalised]:
             adjusted[rows] = self._penalise(adjusted[rows], [sequences[row].slot for row in rows])
@@ -235,11 +245,30 @@ class Sampler:
             assert self.bias is not None
             adjusted[rows] += self.bias[[sequences[row].slot for row in rows]].to(adjusted.dtype)
         for row, sequence in enumerate(sequences):
-            for hook in sequence.hooks:
-                adjusted[row] = hook(adjusted[row : row + 1], [sequence.ids], [sequence.prompt])[0]
+            try:
+                for hook in sequence.hooks:
+                    adjusted[row] = hook(adjusted[row : row + 1], [sequence.ids], [sequence.prompt])[0]
+            except Exception as error:  # of others' code; it ends this request alone
+                sequence.error = error
+        if rows := [row for row, s in enumerate(sequences) if s.constraint is not None]:
+            adjusted[rows] = self._guide(adjusted[rows], [sequences[row] for row in rows])
         if rows := [row for row, s in enumerate(sequences) if s.produced < s.sampling.min_tokens]:
-            adjusted[rows] = adjusted[rows].index_fill(1, self.ends, -math.inf)
+            on = adjusted[rows].index_fill(1, self.ends, -math.inf)
+            adjusted[rows] = torch.where((on > -math.inf).any(-1, keepdim=True), on, adjusted[rows])
         return adjusted
+
+    def _guide(self, scores: Tensor, sequences: "List[Sequence]") -> Tensor:
+        """scores (B, V) of what the guide of each row allows; where that is nothing the sequence has failed."""
+        constraints = [s.constraint for s in sequences if s.constraint is not None]
+        for sequence, constraint in zip(sequences, constraints):
+            constraint.follow(sequence.ids[sequence.prompt :])
+        allowed = self.grammars.masks(constraints, [[]] * len(constraints))
+        guided = scores.masked_fill(~allowed, -math.inf)
+        some = (guided > -math.inf).any(-1)
+        for sequence, constraint, goes_on in zip(sequences, constraints, some.tolist()):
+            if constraint.failed or not goes_on:
+                sequence.error = constraint.error()
+        return torch.where(some[:, None], guided, scores.clamp(min=torch.finfo(scores.dtype).min))
 
     def _penalise(self, logits: Tensor, slots: list[int]) -> Tensor:
         assert self.counts is not None

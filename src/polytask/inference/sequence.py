@@ -4,6 +4,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from polytask.inference.blocks import BlockPool, Table
+from polytask.inference.constrained import Constraint
 from polytask.inference.hooks import LogitsHook
 from polytask.inference.sampling import Sampling
 from polytask.tokenizers.text import TextTokenizer
@@ -12,14 +14,15 @@ if TYPE_CHECKING:
     from polytask.inference.beam import BeamSearch
     from polytask.inference.handle import Handle
 
-Finish = Literal["stop", "length", "cancelled"]
+Finish = Literal["stop", "length", "cancelled", "error"]
 
 
 @dataclass(frozen=True)
 class Request:
     """What is asked: the prompt's ids; of an encoder-decoder the decoder's first ids, and encoder_ids beside.
 
-    prefix: how many of the first ids all see each other (prefix language models).
+    prefix: how many of the first ids all see each other (prefix language models). priority: lower ones run first,
+    those of one priority as they come.
     """
 
     ids: list[int]
@@ -27,6 +30,7 @@ class Request:
     encoder_ids: list[int] | None = None
     hooks: tuple[LogitsHook, ...] = ()
     prefix: int = 0
+    priority: int = 0
 
 
 @dataclass
@@ -98,22 +102,32 @@ class TextOutput:
 
 
 class Sequence:
-    """Ids that grow: a prompt and what is produced after it, in a slot of the cache."""
+    """Ids that grow: a prompt and what is produced after it. Its keys and values lie in the blocks of `table`.
+
+    drafts: guesses of what comes after `ids`, run with it in the next step; whoever made them takes those that are
+    right into `ids` and calls `keep`. slot: its row in the tables of the sampler.
+    """
 
     __slots__ = (
-        "closed", "computed", "finish", "group", "hooks", "ids", "index", "limit", "logprob", "logprobs", "output",
-        "pieces", "prefix", "prompt", "sampling", "slot", "ties", "waits",
+        "closed", "computed", "constraint", "drafts", "error", "finish", "group", "hooks", "ids", "index", "limit",
+        "logprob", "logprobs", "output", "pieces", "prefix", "prompt", "sampling", "slot", "table", "ties", "waits",
     )  # fmt: skip
 
-    def __init__(self, request: Request, index: int, limit: int, tokenizer: TextTokenizer):
+    def __init__(self, request: Request, index: int, limit: int, tokenizer: TextTokenizer, pool: BlockPool):
         self.sampling, self.hooks, self.index, self.limit = request.sampling, request.hooks, index, limit
         self.ids, self.prompt, self.prefix = list(request.ids), len(request.ids), request.prefix
+        # What decides keys and values beside the tokens before them.
+        both = tuple(request.ids[: request.prefix]) if request.prefix > 1 else ()
+        self.table = Table(pool, (request.encoder_ids and tuple(request.encoder_ids), both))
         self.computed = 0  # how many ids have keys and values in the cache
+        self.drafts: list[int] = []
         self.slot = -1
         self.waits = False  # for the first of its group to run the prompt that they share
         self.logprob = 0.0
         self.closed = False  # by an <|end|>
         self.finish: Finish | None = None
+        self.constraint: Constraint | None = None
+        self.error: Exception | None = None  # of one of its hooks, or of its guide
         self.logprobs: list[dict[int, float]] = []
         self.ties: list[int] = []
         self.output, self.pieces = TextOutput(tokenizer, self.sampling.stop), list[str]()
@@ -121,8 +135,31 @@ class Sequence:
 
     @property
     def pending(self) -> int:
-        """How many ids the network has not seen: one while decoding, more while the prompt is being read."""
-        return len(self.ids) - self.computed
+        """How many ids the network has not seen, drafts included; more than those and one while a prompt is read."""
+        return len(self.ids) + len(self.drafts) - self.computed
+
+    @property
+    def reading(self) -> bool:
+        """Whether more than the last id is still to be run."""
+        return len(self.ids) - self.computed > 1
+
+    @property
+    def active(self) -> bool:
+        return not self.waits and self.finish is None
+
+    def upcoming(self, count: int) -> list[int]:
+        """The next `count` ids to run."""
+        ids = self.ids[self.computed : self.computed + count]
+        return ids + self.drafts[: count - len(ids)] if len(ids) < count else ids
+
+    def keep(self, computed: int) -> None:
+        """Turns back to the first `computed` places: what lies beyond belonged to drafts that were wrong."""
+        self.computed, self.drafts = computed, []
+
+    def share(self, table: Table, computed: int) -> list[tuple[int, int]]:
+        """Goes on from another sequence's first `computed` ids; (source, target) of the blocks to copy for that."""
+        self.table, copies, self.computed = table.fork(computed)
+        return copies
 
     @property
     def produced(self) -> int:
@@ -158,15 +195,28 @@ class Sequence:
         )
 
 
-@dataclass
+@dataclass(eq=False)
 class Group:
-    """Sequences of one request that share a prompt: it runs once, in the first one's slot, and is copied."""
+    """Sequences of one request that share a prompt: it runs once, in the first one's blocks, which the others share.
+
+    memory: the blocks of what an encoder reads; unread: it has still to be read. number: its place among all that
+    arrived, at time `arrived` in seconds.
+    """
 
     handle: "Handle"
     request: Request
     sequences: list[Sequence]
+    memory: Table
+    number: int
+    arrived: float
     beam: "BeamSearch | None" = None
+    unread: bool = True
 
     def __post_init__(self) -> None:
         for place, sequence in enumerate(self.sequences):
             sequence.group, sequence.waits = self, place > 0
+
+    @property
+    def active(self) -> list[Sequence]:
+        """Those that run, or would."""
+        return [sequence for sequence in self.sequences if sequence.active]

@@ -10,8 +10,9 @@ from polytask.models.config import TransformerConfig
 from polytask.models.heads import Head
 from polytask.nn.attention import CrossAttention
 from polytask.nn.block import Block
-from polytask.nn.cache import Context, KVCache, Memory
+from polytask.nn.cache import Context, Memory, Scorer
 from polytask.nn.init import INITIALIZATIONS
+from polytask.nn.paged import CacheView, KVCache
 from polytask.nn.position import Alibi, Learned, PositionEmbedding, RelativeBuckets, RelativeScores, Sinusoidal
 
 
@@ -84,12 +85,18 @@ class Transformer(nn.Module):
             x = self.embedding_norm(x)
         return self.dropout(x)
 
-    def _scores(self, context: Context, relative: RelativeScores | None) -> Tensor | None:
-        """What positions add to the scores of every layer, (1 or B, H, T, S)."""
+    def _scorer(self, relative: RelativeScores | None) -> Scorer | None:
+        """What makes the scores that positions add in every layer."""
         part, (heads, _, head_dim) = self.config.position, self.config.attention_of(0).sizes(self.config.dim)
         if isinstance(part, Alibi):
-            return part.scores(*context.places(absolute=part.scaled), heads, head_dim)
-        return relative(*context.places()) if relative is not None else None
+            return lambda queries, keys: part.scores(queries, keys, heads, head_dim)
+        return relative
+
+    def _scores(self, context: Context, relative: RelativeScores | None) -> Tensor | None:
+        """What positions add to the scores of every layer, (1 or B, H, T, S)."""
+        part, scorer = self.config.position, self._scorer(relative)
+        absolute = isinstance(part, Alibi) and part.scaled
+        return None if scorer is None else scorer(*context.places(absolute))
 
     def encode(self, ids: Tensor, context: Context) -> Memory:
         """The encoder's output for ids (B, S); every token sees its whole document."""
@@ -105,7 +112,10 @@ class Transformer(nn.Module):
 
     def forward(self, ids: Tensor, context: Context) -> Tensor:
         """Hidden states (B, T, D) after the last norm, for ids (B, T)."""
-        context.scores = self._scores(context, self.relative)
+        if context.cache is None:
+            context.scores = self._scores(context, self.relative)
+        else:
+            context.scorer = self._scorer(self.relative)
         x = self.embed(ids, context.positions)
         for block in self.blocks:
             x = block(x, context)
@@ -115,17 +125,13 @@ class Transformer(nn.Module):
         """(..., D) -> (..., V)."""
         return self.head.logits(hidden)
 
-    def new_cache(self, slots: int, length: int, memory_length: int = 0) -> KVCache:
+    def new_cache(self, blocks: int) -> KVCache:
         """An empty key/value cache in the precision and on the device of the weights."""
         _, kv_heads, head_dim = self.config.attention_of(0).sizes(self.config.dim)
         weight = self.embedding.weight
-        return KVCache(
-            self.config.layers, kv_heads, head_dim, slots, length,
-            memory_length=memory_length, dtype=weight.dtype, device=weight.device,
-        )  # fmt: skip
+        return KVCache(self.config.layers, kv_heads, head_dim, blocks, dtype=weight.dtype, device=weight.device)
 
-    def remember(self, view, memory: Memory, lengths: Tensor) -> None:
-        """Puts the encoder's output (B, S, D), of which `lengths` (B,) places are real, into the rows of a cache."""
-        view.set_memory_lengths(lengths)
+    def remember(self, view: CacheView, states: Tensor) -> None:
+        """Puts the encoder's output (M, D), row after row, into the cache."""
         for layer, block in enumerate(self.blocks):
-            view.write_memory(layer, *cast(CrossAttention, block.cross).keys_and_values(memory.states))
+            view.write_memory(layer, *cast(CrossAttention, block.cross).keys_and_values(states[None]))

@@ -81,26 +81,41 @@ class _Heads(nn.Module):
         cross: bool = False,
     ) -> Tensor:  # fmt: skip
         """The heads' outputs, projected; `scores` (1 or B, H, T, S) are what positions add to those of q and k."""
-        # A cache may keep a lower precision than the queries have.
-        k, v = k.to(q.dtype), v.to(q.dtype)
-        grouped, training = self.kv_heads != self.heads, torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        by_products = q.device.type == "cpu" and training
-        if grouped and (by_products or self.cap):
-            k, v = (x.repeat_interleave(self.heads // self.kv_heads, dim=1) for x in (k, v))
-        if self.cap:
-            mixed = _capped(q, k, v, self.scale, self.cap, context.bias(q, k, window, cross), scores)
-        elif by_products:
+        training = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        if q.device.type == "cpu" and training and not self.cap:
+            k, v = repeated(q, k, v)
             bias, causal = context.bias(q, k, window, cross), context.ordered and not cross
             mixed = cpu_attention.attention(q, k, v, bias, causal, scale=self.scale, scores=scores, window=window)
+        elif self.cap or scores is not None:
+            mixed = mix(q, k, v, context.bias(q, k, window, cross), False, self.scale, self.cap, scores)
         else:
             mask, is_causal = (context.cross_mask(), False) if cross else context.self_mask(window)
-            if scores is not None:
-                bias = context.bias(q, k, window, cross)
-                mask, is_causal = scores if bias is None else scores + bias, False
-            mixed = F.scaled_dot_product_attention(
-                q, k, v, mask, is_causal=is_causal, scale=self.scale, enable_gqa=grouped
-            )
-        return self.output(mixed.transpose(1, 2).flatten(-2))  # (B, T, D)
+            mixed = mix(q, k, v, mask, is_causal, self.scale, None, None)
+        return self.project(mixed)
+
+    def project(self, mixed: Tensor) -> Tensor:
+        """(B, H, T, K) -> (B, T, D)."""
+        return self.output(mixed.transpose(1, 2).flatten(-2))
+
+
+def mix(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float | None, cap: float | None,
+    scores: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """What the queries (B, H, T, K) take from v (B, kv_heads, S, K). The mask must be additive with cap or scores."""
+    grouped = q.shape[1] != k.shape[1]
+    if cap:
+        k, v = repeated(q, k, v)
+        return _capped(q, k, v, scale, cap, mask, scores)
+    if scores is not None:
+        mask = scores if mask is None else scores + mask
+    return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=scale, enable_gqa=grouped)
+
+
+def repeated(q: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """Each head of keys and values for every query head that shares it."""
+    each = q.shape[1] // tensors[0].shape[1]
+    return tensors if each == 1 else tuple(x.repeat_interleave(each, dim=1) for x in tensors)
 
 
 def _capped(
@@ -132,8 +147,9 @@ class SelfAttention(_Heads):
             angles = context.once((rotary, self.head_dim), lambda: rotary.angles(context.positions, self.head_dim))
             q, k = rotary.rotate(q, angles), rotary.rotate(k, angles)
         if context.cache is not None:
-            context.cache.write(self.layer, k, v)
-            k, v = context.cache.read(self.layer)
+            form = {"window": self.window, "scale": self.scale, "cap": self.cap}
+            scorer = self.relative or context.scorer
+            return self.project(context.cache.attend(self.layer, q, k, v, scorer=scorer, **form))
         return self.attend(q, k, v, context, self.window, self._scores(context, q.dtype))
 
     def _scores(self, context: Context, dtype: torch.dtype) -> Tensor | None:
@@ -163,9 +179,8 @@ class CrossAttention(_Heads):
         q = self.split(project(x, norm, self.query), self.heads)
         q = self.query_norm(q).to(q.dtype) if self.query_norm is not None else q
         if context.cache is not None:
-            k, v = context.cache.read_memory(self.layer)
-        elif context.memory is not None:
-            k, v = self.keys_and_values(context.memory.states)
-        else:
+            return self.project(context.cache.attend_memory(self.layer, q, scale=self.scale, cap=self.cap))
+        if context.memory is None:
             raise ValueError("an encoder-decoder needs context.memory, or a cache that was given one")
+        k, v = self.keys_and_values(context.memory.states)
         return self.attend(q, k, v, context, None, cross=True)

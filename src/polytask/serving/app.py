@@ -50,9 +50,12 @@ def create_app(models: Mapping[str, Model], settings: Settings | None = None) ->
     app.add_exception_handler(Error, on_error)
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(RequestValidationError, on_invalid)
-    if settings.cors:
-        app.add_middleware(CORSMiddleware, allow_origins=settings.cors, allow_methods=["*"], allow_headers=["*"])
     app.add_middleware(Gate, settings=settings, figures=figures)
+    if settings.cors:  # outside of the gate: a page must be let read what the gate refuses
+        app.add_middleware(
+            CORSMiddleware, allow_origins=settings.cors, allow_methods=["*"], allow_headers=["*"],
+            expose_headers=["x-request-id"],
+        )  # fmt: skip
     return app
 
 

@@ -101,7 +101,7 @@ class Gate:
             raise Refusal(408, f"The body did not come within {ARRIVAL:.0f} seconds.") from None
         if scope["path"].startswith("/v1/"):
             kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-            if kind != "application/json":
+            if body and kind != "application/json":
                 raise Refusal(415, f"The body must be 'Content-Type: application/json', not '{kind[:50]}'.")
             if _depth(body) > DEPTH:
                 raise Refusal(400, f"The body is nested deeper than {DEPTH} brackets.", code="too_deep")

@@ -1,7 +1,7 @@
 """What is said to a client whose request cannot be done: one sentence in the form of the OpenAI API."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
@@ -76,48 +76,44 @@ async def on_error(_: Request, error: Exception) -> Response:
 
 async def on_http(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    words = {404: "There is nothing at this address.", 405: "This address does not take this method."}
-    return Refusal(error.status_code, words.get(error.status_code, str(error.detail)), headers=error.headers).response()
+    words = {
+        400: "The body is not JSON in UTF-8.",
+        404: "There is nothing at this address.",
+        405: "This address does not take this method.",
+    }
+    return Refusal(
+        error.status_code, words.get(error.status_code, f"{error.detail}."), headers=error.headers
+    ).response()
 
 
 async def on_invalid(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     found = error.errors()
-    where = [_path(one["loc"], error.body) for one in found]
+    if any(one["type"] == "json_invalid" for one in found):
+        return Refusal(400, "The body is not JSON.").response()
+    if not isinstance(error.body, dict) and found[0]["loc"][0] == "body":
+        return Refusal(400, "The body must be a JSON object.").response()
+    where = [_path(one, error.body) for one in found]
     # Of the kinds that a field may have, the one that went furthest into the value is the one that was meant.
     first = max(range(len(found)), key=lambda i: (len(where[i]), -i))
-    kind, path = found[first]["type"], where[first]
-    param = _named(path)
-    if kind == "extra_forbidden":
+    param = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in where[first]).lstrip(".")
+    if found[first]["type"] == "extra_forbidden":
         message = f"Unrecognized request argument supplied: {param}"
-    elif kind == "json_invalid":
-        message, param = "The body is not JSON: " + str(found[first].get("ctx", {}).get("error", "")), None
-    elif not path:
-        message = "The body must be a JSON object." if len(found[first]["loc"]) < 2 else _missing(found[first])
-        param = None if len(found[first]["loc"]) < 2 else str(found[first]["loc"][-1])
     else:
         message = f"'{param}': {found[first]['msg']}."
-    return Refusal(400, message, param=param, code=None).response()
+    return Refusal(400, message, param=param).response()
 
 
-def _missing(found: Mapping[str, Any]) -> str:
-    return f"'{found['loc'][-1]}': {found['msg']}."
-
-
-def _path(loc: Sequence[Any], body: Any) -> list[Any]:
-    """The part of a place that is in the body; the rest names the kinds that were tried."""
-    path: list[Any] = []
+def _path(found: Mapping[str, Any], body: Any) -> list[Any]:
+    """The part of an error's place that is in the body; the rest names the kinds that were tried."""
+    loc, path = found["loc"], list[Any]()
     for step in loc[1:]:
         inside = isinstance(body, dict) and step in body
         inside = inside or (isinstance(body, list) and isinstance(step, int) and step < len(body))
         if inside:
             body = body[step]
             path.append(step)
-    return path
-
-
-def _named(path: Sequence[Any]) -> str:
-    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).lstrip(".")
+    return [*path, loc[-1]] if found["type"] == "missing" else path
 
 
 def unknown(what: str, name: str, names: Any, param: str) -> Refusal:

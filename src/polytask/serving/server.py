@@ -1,12 +1,10 @@
 """From checkpoint folders to a server that runs until it is told to stop."""
 
 import logging
-import os
 import socket
 import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from polytask.errors import ConfigError, MissingExtra
@@ -14,6 +12,7 @@ from polytask.serving.settings import Settings
 
 if TYPE_CHECKING:
     from polytask.model import Model
+    from polytask.serving.lasting import Lasting
 
 
 def serve(
@@ -65,39 +64,12 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _web() -> "Callable[[Mapping[str, Model], Settings, Callable[[], None]], Any]":
-    """Imports the web's libraries; what makes a server of models."""
+def _web() -> "Callable[[Mapping[str, Model], Settings, Callable[[], None]], Lasting]":
+    """Imports the web's libraries; what makes a server of models. Raises MissingExtra."""
     try:
-        import uvicorn
-
-        from polytask.serving.app import create_app
+        from polytask.serving.lasting import Lasting
     except ImportError as error:
         if error.name and error.name.startswith("polytask"):
             raise
         raise MissingExtra(str(error.name), "serve") from None
-
-    class Server(uvicorn.Server):
-        """The first SIGTERM or SIGINT ends the server when what runs has ended, the second one at once."""
-
-        def __init__(self, models: "Mapping[str, Model]", settings: Settings, started: Callable[[], None]):
-            self.app, self.told = create_app(models, settings), started
-            super().__init__(
-                uvicorn.Config(self.app, log_config=None, access_log=False, server_header=False, ws="none",
-                               timeout_graceful_shutdown=None, h11_max_incomplete_event_size=64 << 10)
-            )  # fmt: skip
-
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            self.told()
-
-        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-            life = self.app.state.life
-            if life.draining:
-                os._exit(128 + sig)
-            life.draining = True
-
-        async def on_tick(self, counter: int) -> bool:
-            life = self.app.state.life
-            return await super().on_tick(counter) or (life.draining and life.running == 0)
-
-    return Server
+    return Lasting

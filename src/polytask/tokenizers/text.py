@@ -6,7 +6,6 @@ ids come first and mark structure; text that a user wrote can never produce them
 
 import codecs
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -22,6 +21,7 @@ from polytask.tokenizers.chat import ChatTemplate
 from polytask.tokenizers.conventions import Conventions
 from polytask.tokenizers.files import JSON, TARGET, from_json, load_folder, read_text
 from polytask.tokenizers.guard import guarded
+from polytask.tokenizers.pieces import BYTES, Spelling, spelling
 
 MASKS = 32  # sentinels for span corruption; T5 has 100, more than a row of our lengths ever uses
 SPECIAL: tuple[str, ...] = (
@@ -111,7 +111,7 @@ class TextTokenizer:
     @classmethod
     def bytes(cls) -> "TextTokenizer":
         """One id a byte: id = len(SPECIAL) + byte."""
-        characters = {byte: character for character, byte in _BYTES.items()}
+        characters = {byte: character for character, byte in BYTES.items()}
         tokenizer = _without_merges([characters[byte] for byte in range(256)], byte_fallback=False)
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [
@@ -238,13 +238,14 @@ class TextTokenizer:
         """
         if self._target is not None:
             return self.writing.decode(ids, special)
-        pieces = self._pieces
+        spelled = self._spelling
         ids = [int(i) for i in ids]
         self._check(ids)
-        if pieces is None:
+        if spelled is None:
             return self._tokenizer.decode(ids, skip_special_tokens=not special)
-        hidden = frozenset() if special else self._hidden
-        return b"".join(pieces[i] for i in ids if i not in hidden).decode("utf-8", errors="replace")
+        hidden = frozenset() if special else spelled.special
+        text = b"".join(spelled.pieces[i] for i in ids if i not in hidden).decode("utf-8", errors="replace")
+        return text.removeprefix(" ") if spelled.opens else text
 
     def piece(self, i: int) -> list[int] | None:
         """The bytes that an id stands for; None where they depend on its neighbours (tokenizers of others)."""
@@ -264,74 +265,52 @@ class TextTokenizer:
                 "use the tokenizer that belongs to the model."
             )
 
-    @cached_property
-    def _hidden(self) -> frozenset[int]:
-        return frozenset(i for i, token in self._tokenizer.get_added_tokens_decoder().items() if token.special)
+    @property
+    def spelling(self) -> Spelling:
+        """The bytes of each id inside a text that the model writes. Raises TokenizerError where ids have none."""
+        spelled = self.writing._spelling
+        if spelled is None:
+            raise TokenizerError(
+                "This tokenizer's texts are not made of one id after the other, so that no answer of its model can be "
+                "held to a grammar; leave the guide out."
+            )
+        return spelled
 
     @cached_property
-    def _pieces(self) -> "list[bytes] | None":
-        """The bytes of each id, or None where an id's text depends on its neighbours (tokenizers of others)."""
-        kind = _decoder_kind(self.to_json())
-        if kind is None:
-            return None
-        added = self._tokenizer.get_added_tokens_decoder()
-        pieces = [b""] * self.vocab_size
-        for token, i in self._tokenizer.get_vocab().items():
-            pieces[i] = token.encode() if i in added else _bytes_of(token, kind)
-        return pieces
+    def _spelling(self) -> Spelling | None:
+        return spelling(self._tokenizer, self.vocab_size)
 
 
 class TextStream:
     """Text that grows with every id: the pieces joined are what `decode` gives for all ids at once."""
 
     def __init__(self, tokenizer: TextTokenizer, special: bool = False):
-        self._tokenizer = tokenizer
-        self._hidden = frozenset() if special else tokenizer._hidden
+        self._tokenizer, self._spelled = tokenizer, tokenizer._spelling
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._steps: Any = None
-        if tokenizer._pieces is None:
+        if self._spelled is None:
             self._steps = decoders.DecodeStream(skip_special_tokens=not special)
+        else:
+            self._hidden = frozenset() if special else self._spelled.special
+            self._opens = self._spelled.opens
 
     def push(self, i: int) -> str:
         """The text that became complete with this id ("" where it waits for more bytes)."""
         i = int(i)
         self._tokenizer._check([i])
-        if self._steps is not None:
+        if self._spelled is None:
             return self._steps.step(self._tokenizer._tokenizer, i) or ""
-        pieces = self._tokenizer._pieces
-        return "" if pieces is None or i in self._hidden else self._utf8.decode(pieces[i])
+        return self._open("" if i in self._hidden else self._utf8.decode(self._spelled.pieces[i]))
+
+    def _open(self, text: str) -> str:
+        if not self._opens or not text:
+            return text
+        self._opens = False
+        return text.removeprefix(" ")
 
     def flush(self) -> str:
         """What was held back; an incomplete character becomes the replacement character."""
         return self._utf8.decode(b"", final=True)
-
-
-def _byte_characters() -> dict[str, int]:
-    """The character that stands for each byte in byte-level vocabularies (GPT-2's table), as character -> byte."""
-    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    table = {chr(byte): byte for byte in plain}
-    others = [byte for byte in range(256) if byte not in plain]
-    return table | {chr(256 + n): byte for n, byte in enumerate(others)}
-
-
-_BYTES = _byte_characters()
-
-
-def _bytes_of(token: str, kind: str) -> bytes:
-    if kind == "bytelevel":
-        return bytes(_BYTES[character] for character in token)
-    if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
-        return bytes([int(token[3:5], 16)])
-    return token.encode()
-
-
-def _decoder_kind(text: str) -> str | None:
-    """ "bytelevel" or "characters" where each id stands for fixed bytes, else None."""
-    decoder = json.loads(text).get("decoder") or {}
-    if decoder.get("type") == "ByteLevel":
-        return "bytelevel"
-    parts = [part.get("type") for part in decoder.get("decoders", [])]
-    return "characters" if parts == ["ByteFallback", "Fuse"] else None
 
 
 def _without_merges(pieces: Sequence[str], byte_fallback: bool) -> Tokenizer:
