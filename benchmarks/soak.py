@@ -3,7 +3,7 @@
     python benchmarks/soak.py --seconds 600 --clients 32
 
 Prints what was asked and how it ended, blocks of the cache that nobody holds and that are not free, and how the memory
-grew from the end of the first quarter to the end. Exits with 1 where anything leaked or an accepted request never ended.
+grew after the first quarter. Exits with 1 where anything leaked or an accepted request never ended.
 """
 
 import argparse
@@ -152,7 +152,7 @@ def memory(process: int) -> float:
 
 
 async def soak(address: str, process: int, seconds: float, clients: int) -> dict:
-    """What became of all requests, how many blocks leaked, and megabytes of memory by the time at which they were read."""
+    """What became of all requests, how many blocks leaked, and megabytes of memory by the second."""
     ended, began, held = Counter(), time.monotonic(), {}
 
     async def watch() -> None:
