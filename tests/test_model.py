@@ -134,7 +134,7 @@ def test_long_conversations_and_many_examples_lose_the_earliest(decoder):
         model.chat([*turns, {"role": "user", "content": "And now?"}], system="Be brief.", max_tokens=2)
     shots = [{"question": f"What is {number}?", "answers": ["it"]} for number in range(60)]
     with pytest.warns(TruncationWarning, match="parts are left out"):
-        request = model._request(prompt(get_task("answering"), {"question": "What now?"}, shots), Sampling())
+        request = model.request(prompt(get_task("answering"), {"question": "What now?"}, shots), Sampling())
     text = model.tokenizer.decode(request.ids)
     assert text.rstrip().endswith("What now?")
     assert "What is 59?" in text

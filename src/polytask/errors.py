@@ -2,6 +2,7 @@
 
     Error
     ├── ConfigError       a recipe, an option or a YAML file says something we cannot do
+    │   └── TooLong       a text is longer than the model reads
     ├── DataError         a file, a row or a column is not what it should be
     ├── TaskError         an unknown task, a missing field, an answer out of the given choices
     ├── TokenizerError    a tokenizer file is broken or does not belong to the model
@@ -23,6 +24,10 @@ class Error(Exception):
 
 
 class ConfigError(Error):
+    pass
+
+
+class TooLong(ConfigError):
     pass
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 
 from polytask import runtime
-from polytask.errors import ConfigError, Notice, TaskError
+from polytask.errors import ConfigError, Notice, TaskError, TooLong
 from polytask.inference.engine import Engine
 from polytask.inference.handle import Handle
 from polytask.inference.sampling import Sampling
@@ -72,17 +72,19 @@ class Model:
     def load(
         cls, path: str | Path, *, dtype: str = "auto", int8: bool = False, int4: bool = False, device: str = "auto",
         adapter: str | Path | None = None, truncate: Truncate | None = None, draft: str | Path | None = None,
+        check: bool = True,
     ) -> "Model":  # fmt: skip
         """The model of a checkpoint folder, or of a run's. Raises CheckpointError, ConfigError, TokenizerError.
 
         dtype: "auto" is bfloat16 on a GPU and float32 elsewhere. int8, int4: weights of linear layers in 8 or 4
         bits. adapter: a folder of LoRA weights, written here or by peft, to be added to the model's own. draft:
-        "ngram", or the folder of a smaller model with the same tokenizer.
+        "ngram", or the folder of a smaller model with the same tokenizer. check: whether the folder's checksums are
+        verified, which reads all of it.
         """
         if int8 and int4:
             raise ConfigError("int8 and int4 exclude each other: weights are kept in 8 bits or in 4.")
         place = runtime.pick_device(device)
-        folder = read_folder(path)
+        folder = read_folder(path, check=check)
         precision = getattr(torch, runtime.pick_precision(dtype, place))
         # Adapters are added in float32: small changes would be lost in bfloat16.
         network = load_network(folder, dtype=precision if adapter is None else torch.float32, device=str(place))
@@ -211,7 +213,7 @@ class Model:
     def produce(self, prompts: Sequence[list[Segment]], sampling: Sampling | None = None) -> list[list[Completion]]:
         """sampling.n completions for each prompt. Raises ConfigError where one is too long and nothing may be cut."""
         sampling = sampling or Sampling()
-        return self.engine.run([self._request(segments, sampling) for segments in prompts])
+        return self.engine.run([self.request(segments, sampling) for segments in prompts])
 
     def score(self, prompts: Sequence[list[Segment]], continuations: Sequence[list[Segment]]) -> list[Score]:
         """How likely continuations[i], with the end that closes it, is after prompts[i]."""
@@ -219,22 +221,25 @@ class Model:
         for segments, continuation in zip(prompts, continuations, strict=True):
             ids = continuation_ids(continuation, self.tokenizer)
             # The last token of the continuation is never read.
-            request = self._request(segments, Sampling(max_tokens=1), room=len(ids) - 1)
+            request = self.request(segments, Sampling(max_tokens=1), room=len(ids) - 1)
             pairs.append((request.ids, ids, request.encoder_ids, request.prefix))
         return self.engine.score(pairs)
 
     def submit(self, segments: list[Segment], sampling: Sampling | None = None) -> Handle:
         """Queues one prompt; see `Engine.submit`."""
-        return self.engine.submit(self._request(segments, sampling or Sampling()))
+        return self.engine.submit(self.request(segments, sampling or Sampling()))
 
-    def _request(self, segments: list[Segment], sampling: Sampling, room: int | None = None) -> Request:
-        """`room`: tokens that must still fit after the prompt; None leaves what an answer usually takes."""
+    def request(self, segments: list[Segment], sampling: Sampling, room: int | None = None) -> Request:
+        """What the engine is asked for one prompt. Raises TooLong where nothing may be cut.
+
+        room: tokens that must still fit after the prompt; None leaves what an answer usually takes.
+        """
         ids, encoder_ids = self._ids(segments)
         least, context = 1 if room is None else room, self.config.context_length
         if max(len(ids) + least, len(encoder_ids or [])) > context:
             if self.truncate is None:
                 answer = f", and an answer of {room}," if room else ""
-                raise ConfigError(
+                raise TooLong(
                     f"The text has {max(len(ids), len(encoder_ids or []))} tokens{answer} but this model reads "
                     f"{context}, answer included: shorten it, or let it be cut (pt.load(path, truncate='right'), "
                     "--truncate right)."
@@ -290,7 +295,7 @@ class Model:
                 )
                 return shorter
             spare += 1
-        raise ConfigError(
+        raise TooLong(
             f"The text is {tokens} tokens longer than this model reads, and no single part of it can be cut so far; "
             "shorten it, or give fewer examples."
         )

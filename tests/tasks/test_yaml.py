@@ -37,6 +37,7 @@ def test_fields_come_from_the_templates_unless_listed():
     task = read_task("name: capital\nprompt: 'Capital of {country}? {{answer in one word}}'\ntarget: '{city}'\n")
     assert task.fields["country"].required
     assert not task.fields["city"].required
+    assert [name for name, field in task.fields.items() if field.answer] == ["city"]
     assert task.segments(check(task, {"country": "France"})) == [Text("Capital of France? {answer in one word}")]
     with pytest.raises(TaskError, match="field 'country' is missing"):
         check(task, {"city": "Paris"})

@@ -11,6 +11,7 @@ from polytask.cli import (
     evaluate,
     interop,
     plan,
+    serve,
     shorthands,
     show,
     systems,
@@ -45,6 +46,7 @@ for _name, _function in {
 _verb("ask", ask.ask, "Ask a model", free=True)
 for _name, _function in shorthands.VERBS.items():
     _verb(_name, _function, "Ask a model")
+_verb("serve", serve.serve, "Ask a model")
 for _name, _function in {"import": interop.import_, "export": interop.export}.items():
     _verb(_name, _function, "Models of other projects")
 for _name, _function in {

@@ -50,10 +50,10 @@ def score(network: Transformer, pairs: Listing[Pair], logprobs: int | None = Non
 def _batch(network: Transformer, pairs: list[Pair], top: int | None) -> list[Score]:
     device = network.embedding.weight.device
     inputs = [(prompt + continuation)[:-1] for prompt, continuation, *_ in pairs]
-    ids, documents, positions = _rows(inputs, device)
+    ids, documents, positions = padded_rows(inputs, device)
     memory = None
     if network.config.encoder_layers:
-        read, sources, places = _rows([encoder or [] for _, _, encoder, _ in pairs], device)
+        read, sources, places = padded_rows([encoder or [] for _, _, encoder, _ in pairs], device)
         memory = network.encode(read, Context(places, sources))
     prefixes = [prefix for *_, prefix in pairs]
     prefix = positions < torch.tensor(prefixes, device=device)[:, None] if any(prefixes) else None
@@ -90,7 +90,7 @@ def _weigh(
     return torch.cat(logprobs), torch.cat(greedy), best
 
 
-def _rows(rows: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+def padded_rows(rows: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """ids, documents (0 for padding) and positions, each (B, T)."""
     longest = max(1, *map(len, rows))
     ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=device)

@@ -172,7 +172,6 @@ def load_network(folder: Folder, *, dtype: torch.dtype = torch.float32, device: 
         raise CheckpointError(
             f"{folder.path / 'model.safetensors'} {kind} {first}: it does not belong to its config.json."
         )
-    network = network.to_empty(device=device)
-    network.load_state_dict(tensors)
+    network.load_state_dict(tensors, assign=True)  # pages of the file, which are read where they are first needed
     network.fill_buffers()
-    return network.to(dtype).eval()
+    return network.to(device, dtype).eval()

@@ -261,7 +261,8 @@ class PositionEmbedding(nn.Module):
     def fill_buffers(self) -> None:
         if isinstance(self.part, Sinusoidal):
             length, dim = self.weight.shape
-            self.weight.copy_(self.part.table(torch.arange(length, device=self.weight.device), dim))
+            device = "cpu" if self.weight.is_meta else self.weight.device
+            self.weight = self.part.table(torch.arange(length, device=device), dim).to(self.weight.dtype)
 
     def forward(self, positions: Tensor) -> Tensor:  # (B, T) -> (B, T, D)
         offset = self.part.offset if isinstance(self.part, Learned) else 0

@@ -17,11 +17,15 @@ from polytask.tasks.segment import Segment
 
 @dataclass(frozen=True)
 class Field:
-    """One field of a task's examples. `type` is str, list[str] or list[dict]; `help` is what the command line shows."""
+    """One field of a task's examples. `type` is str, list[str] or list[dict]; `help` is what the command line shows.
+
+    answer: what is learnt from and compared with, which asking does not need.
+    """
 
     type: Any = str
     required: bool = True
     help: str = ""
+    answer: bool = False
 
 
 @runtime_checkable

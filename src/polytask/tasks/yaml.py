@@ -207,7 +207,9 @@ class _Reader:
         answered = [name for name in placeholders(templates.get("target", "")) if name not in asked]
         found = dict(base.fields) if base else {}
         if "fields" not in top:
-            return found or {name: Field(required=name in asked) for name in [*asked, *answered]}
+            return found or {
+                name: Field(required=name in asked, answer=name in answered) for name in [*asked, *answered]
+            }
         for name, node in self.mapping(top["fields"], None, "fields").items():
             if not name.isidentifier():
                 self.fail(node, f"'{name}' cannot be a field's name; use letters, digits and '_'")
@@ -220,7 +222,7 @@ class _Reader:
                 kind = TYPES[self.one_of(parts["type"], "type", TYPES)] if "type" in parts else str
                 if "required" in parts:
                     required = self.one_of(parts["required"], "required", ("true", "false")) == "true"
-            found[name] = Field(kind, required, text)
+            found[name] = Field(kind, required, text, name in answered)
         return found
 
     def template(self, node: Any, key: str) -> str:

@@ -7,8 +7,8 @@ text. What the template itself looks for in texts ("</think>") stays unveiled wh
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import AddedToken, Tokenizer
 
@@ -40,12 +40,17 @@ class ChatTemplate:
     def ids(self, segments: "Sequence[Segment]") -> list[int]:
         """The ids of a conversation, up to where the assistant's next turn begins; a last turn of the assistant is to
         be continued. Raises TokenizerError where the template is broken or refuses the conversation."""
-        return self._laid(segments, prompt=True)
+        return self._laid(_turns(segments), prompt=True)
+
+    def conversation(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
+        """As `ids`, for messages that may call tools or bring what tools gave, as the OpenAI API has them but with the
+        arguments of calls as mappings. tools: what may be called, each {type, function: {name, parameters, ...}}."""
+        return self._laid(messages, prompt=True, tools=tools)
 
     def parts(self, segments: "Sequence[Segment]", ends: Sequence[int]) -> list[tuple[list[int], bool]]:
         """A whole conversation in parts, and whether the model is to learn them: each turn of the assistant that is a
         target, with the end that closes it. A turn that the template lays out otherwise once more follows is not."""
-        whole, parts, at = self._laid(segments, prompt=False), list[tuple[list[int], bool]](), 0
+        whole, parts, at = self._laid(_turns(segments), prompt=False), list[tuple[list[int], bool]](), 0
         for number, segment in enumerate(segments):
             asked = self.ids(segments[:number]) if number and segment.target else []
             if not asked or len(asked) < at or whole[: len(asked)] != asked:
@@ -55,22 +60,24 @@ class ChatTemplate:
             at = end
         return [*parts, (whole[at:], False)]
 
-    def _laid(self, segments: "Sequence[Segment]", prompt: bool) -> list[int]:
+    def _laid(
+        self, messages: Sequence[Mapping[str, Any]], prompt: bool, tools: Sequence[Mapping[str, Any]] = ()
+    ) -> list[int]:  # fmt: skip
         from polytask.tokenizers.jinja import render
 
-        said = "".join(segment.text for segment in segments)
+        said = "".join(_texts([*messages, *tools]))
         veil = self._veil(said)
-        turns = [{"role": segment.role or "user", "content": self._veiled(segment.text, veil)} for segment in segments]
+        turns = [{**self._veiled_all(turn, veil), "role": turn["role"]} for turn in messages]
         begun = prompt and turns[-1]["role"] == "assistant"
         words = {
             "messages": turns,
             "add_generation_prompt": prompt and not begun,
-            "tools": None,
+            "tools": self._veiled_all(list(tools), veil) or None,
             "documents": None,
             **self._tokens,
         }
         text = render(self._source, len(said), words)
-        last = turns[-1]["content"].strip()
+        last = (turns[-1].get("content") or "").strip()
         if begun and last in text:
             text = text[: text.rindex(last) + len(last)]
         return self._encoded(text, {ord(new): old for old, new in veil.items()})
@@ -80,6 +87,14 @@ class ChatTemplate:
         edges = sorted({edge for text in self._texts for edge in (text[0], text[-1])})
         free = (chr(code) for code in range(0xF0000, 0xFFFFE) if chr(code) not in said)
         return dict(zip(edges, free))
+
+    def _veiled_all(self, value: Any, veil: Mapping[str, str]) -> Any:
+        """The same with all texts in it veiled, names of fields too."""
+        if isinstance(value, str):
+            return self._veiled(value, veil)
+        if isinstance(value, Mapping):
+            return {self._veiled(str(name), veil): self._veiled_all(each, veil) for name, each in value.items()}
+        return [self._veiled_all(each, veil) for each in value] if isinstance(value, list | tuple) else value
 
     def _veiled(self, text: str, veil: Mapping[str, str]) -> str:
         text = text.replace(_BORDER, "\N{REPLACEMENT CHARACTER}")
@@ -92,6 +107,19 @@ class ChatTemplate:
         joined = self._marks.sub(_BORDER, text).translate(unveil)
         ids = self._tokenizer.encode(joined, add_special_tokens=False).ids
         return [next(marks) if i == self._border else i for i in ids]
+
+
+def _turns(segments: "Sequence[Segment]") -> list[dict[str, Any]]:
+    return [{"role": segment.role or "user", "content": segment.text} for segment in segments]
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in a value, names of fields too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for each in [*value, *value.values()] if isinstance(value, Mapping) else value:
+            yield from _texts(each)
 
 
 def _touch(text: str, token: str) -> bool:

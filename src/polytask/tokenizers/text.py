@@ -247,6 +247,12 @@ class TextTokenizer:
         text = b"".join(spelled.pieces[i] for i in ids if i not in hidden).decode("utf-8", errors="replace")
         return text.removeprefix(" ") if spelled.opens else text
 
+    def piece(self, i: int) -> list[int] | None:
+        """The bytes that an id stands for; None where they depend on its neighbours (tokenizers of others)."""
+        self._check([i])
+        spelled = self.writing._spelling
+        return None if spelled is None else list(spelled.pieces[i])
+
     def stream(self, special: bool = False) -> "TextStream":
         """Decodes one id at a time and holds back characters that are not complete."""
         return TextStream(self.writing, special)

@@ -24,7 +24,7 @@ class Answering:
         "question": Field(help="what is asked"),
         "context": Field(required=False, help="a passage that holds the answer"),
         "choices": Field(list[str], required=False, help="the possible answers, scored by likelihood"),
-        "answers": Field(list[str], required=False, help="the right answers, the first to learn from"),
+        "answers": Field(list[str], required=False, help="the right answers, the first to learn from", answer=True),
     }
 
     def segments(self, example: dict[str, Any]) -> list[Segment]:

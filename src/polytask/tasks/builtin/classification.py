@@ -22,7 +22,7 @@ class Classification:
     primary: ClassVar[str] = "accuracy"
     fields: ClassVar[Mapping[str, Field]] = {
         "text": Field(help="what is to be classified"),
-        "label": Field(required=False, help="its label"),
+        "label": Field(required=False, help="its label", answer=True),
         "labels": Field(list[str], required=False, help="the labels there are"),
     }
 

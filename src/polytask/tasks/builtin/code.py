@@ -32,9 +32,11 @@ class Code:
     primary: ClassVar[str] = "pass@1"
     fields: ClassVar[Mapping[str, Field]] = {
         "prompt": Field(help="what the program should do, or its first lines"),
-        "solution": Field(required=False, help="a program that does it"),
-        "tests": Field(list[str], required=False, help="asserts that hold for a right program"),
-        "entry_point": Field(required=False, help="the function that HumanEval's check(candidate) is given"),
+        "solution": Field(required=False, help="a program that does it", answer=True),
+        "tests": Field(list[str], required=False, help="asserts that hold for a right program", answer=True),
+        "entry_point": Field(
+            required=False, help="the function that HumanEval's check(candidate) is given", answer=True
+        ),
     }
 
     def segments(self, example: dict[str, Any]) -> list[Segment]:

@@ -34,7 +34,7 @@ class Infilling:
     fields: ClassVar[Mapping[str, Field]] = {
         "text": Field(required=False, help="a whole text, to be masked here"),
         "masked": Field(required=False, help="a text with [1], [2], ... where something is to be filled in"),
-        "answers": Field(list[str], required=False, help="what belongs there, in the order of the numbers"),
+        "answers": Field(list[str], required=False, help="what belongs there, by the order of the marks", answer=True),
     }
 
     def __post_init__(self) -> None:

@@ -21,7 +21,7 @@ class Summarization:
     primary: ClassVar[str] = "rougeL"
     fields: ClassVar[Mapping[str, Field]] = {
         "document": Field(help="the text to summarize"),
-        "summary": Field(required=False, help="its summary"),
+        "summary": Field(required=False, help="its summary", answer=True),
     }
 
     def __post_init__(self) -> None:

@@ -35,7 +35,7 @@ class Translation:
     def fields(self) -> Mapping[str, Field]:
         return {
             "source": Field(help="the text to translate"),
-            "target": Field(required=False, help="its translation"),
+            "target": Field(required=False, help="its translation", answer=True),
             "source_lang": Field(required=False, help="the language of the source, by name or code"),
             "target_lang": Field(required=self.target_lang is None, help="the language to write, by name or code"),
         }

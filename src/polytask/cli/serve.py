@@ -1,0 +1,58 @@
+"""polytask serve MODEL: a server for clients of the OpenAI API."""
+
+from typing import Annotated, Any
+
+import typer
+
+from polytask.cli.command import pairs
+
+
+def _option(help: str, panel: str = "Limits") -> Any:
+    return typer.Option(help=help, rich_help_panel=panel)
+
+
+def serve(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint folder, or the folder of a run.")],
+    name: Annotated[str | None, typer.Option(help="What clients call it; by default its folder's name.")] = None,
+    more: Annotated[
+        list[str] | None, typer.Option("--model", help="NAME=PATH of one more; may be given again.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="The address to listen at; 0.0.0.0 is all of them.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)] = 8000,
+    api_key_file: Annotated[
+        str | None, typer.Option(help="A file with the keys that are let in, one a line; also POLYTASK_API_KEYS.")
+    ] = None,
+    cors: Annotated[list[str] | None, typer.Option(help="An origin whose pages may ask; may be given again.")] = None,
+    log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Let the log hold what was asked.")] = False,
+    max_body: Annotated[float, _option("Megabytes of a request at most.")] = 4,
+    max_prompt: Annotated[int | None, _option("Tokens of a prompt at most; by default what the model reads.")] = None,
+    max_queue: Annotated[int, _option("Requests that may wait for each model.")] = 64,
+    max_seconds: Annotated[float, _option("What a request may take.")] = 600,
+    dtype: Annotated[str, _option("float32, bfloat16 or auto.", "Loading")] = "auto",
+    int8: Annotated[bool, _option("Keep weights in 8 bits.", "Loading")] = False,
+    draft: Annotated[
+        str | None, _option("Guess ahead: ngram, or the folder of a smaller model with the same tokenizer.", "Loading")
+    ] = None,
+    truncate: Annotated[
+        str | None, _option("Cut this end of a text that is too long: left or right.", "Loading")
+    ] = None,
+) -> None:
+    """Serve models to clients of the OpenAI API.
+
+    For example:  polytask serve demo/model --port 8000
+    """
+    from polytask.serving.names import named
+    from polytask.serving.server import serve as run
+    from polytask.serving.settings import Settings, read_keys
+
+    paths = named(name, model, pairs(more or [], "--model"))
+    settings = Settings(
+        read_keys(api_key_file), int(max_body * 1e6), max_prompt, max_queue, max_seconds, cors=tuple(cors or ()),
+        log_prompts=log_prompts,
+    )  # fmt: skip
+    loading = {"dtype": dtype, "int8": int8, "draft": draft, "truncate": truncate}
+    run(paths, host=host, port=port, settings=settings, loading=loading, started=_started)
+
+
+def _started(address: str, names: list[str]) -> None:
+    typer.echo(f"Serving {', '.join(names)} at {address}/v1; Ctrl-C ends it when what runs has ended.")

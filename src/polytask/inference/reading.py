@@ -1,0 +1,24 @@
+"""What a network makes of texts that it only reads: one vector for each."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from polytask.inference.scoring import padded_rows
+from polytask.models.transformer import Transformer
+from polytask.nn.cache import Context
+
+
+@torch.inference_mode()
+def mean_states(network: Transformer, texts: Sequence[list[int]]) -> Tensor:
+    """(N, D): the final hidden states of each text, an encoder's where there is one, averaged over its tokens and
+    scaled to length 1, in float32."""
+    ids, documents, positions = padded_rows(list(texts), network.embedding.weight.device)
+    if network.config.encoder_layers:
+        hidden = network.encode(ids, Context(positions, documents)).states
+    else:
+        hidden = network(ids, Context(positions, documents))
+    there = (documents > 0)[..., None]  # (N, T, 1)
+    mean = (hidden.float() * there).sum(1) / there.sum(1)
+    return torch.nn.functional.normalize(mean, dim=-1)

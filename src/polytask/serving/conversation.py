@@ -1,0 +1,123 @@
+"""What clients of the chat and of the responses API send as a conversation, as turns of the task `chat`."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from polytask.inference.sampling import Sampling
+from polytask.inference.sequence import Request
+from polytask.serving.refusal import Refusal
+from polytask.serving.schema import expect
+from polytask.serving.shelf import Served
+from polytask.serving.tools import Form, form_of
+from polytask.tasks import check
+
+
+class Part(BaseModel):
+    """A piece of a message; only texts are read."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+    type: str
+    text: str | None = None
+
+
+class Function(BaseModel):
+    """A function that is called."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+    name: str
+    arguments: str = "{}"
+
+
+class Call(BaseModel):
+    """A call of a tool in an earlier turn of the assistant."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+    id: str
+    type: Literal["function"] = "function"
+    function: Function
+
+
+class Message(BaseModel):
+    """A turn. What else a client sends back of an answer (refusal, annotations, ...) is not looked at."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[Part] | None = None
+    name: str | None = None
+    tool_calls: list[Call] | None = None
+    tool_call_id: str | None = None
+
+
+Messages = Annotated[list[Message], Field(min_length=1, max_length=10_000)]
+
+
+def turns(messages: Sequence[Message], param: str = "messages") -> list[dict[str, Any]]:
+    """Messages as a template reads them: contents are texts, arguments of calls are mappings. Raises Refusal."""
+    return [_turn(message, f"{param}[{number}]") for number, message in enumerate(messages)]
+
+
+def _turn(message: Message, where: str) -> dict[str, Any]:
+    content = message.content
+    if isinstance(content, list):
+        other = next((part.type for part in content if part.text is None), None)
+        if other is not None:
+            raise Refusal(400, f"'{where}.content': this model reads texts, not '{other[:40]}'.",
+                          param=f"{where}.content", code="unsupported_value")  # fmt: skip
+        content = "".join(part.text or "" for part in content)
+    if content is None and not message.tool_calls:
+        raise Refusal(400, f"'{where}.content': a message needs a text.", param=f"{where}.content")
+    turn: dict[str, Any] = {"role": "system" if message.role == "developer" else message.role, "content": content}
+    if message.tool_calls:
+        turn["tool_calls"] = [_call(call, f"{where}.tool_calls[{n}]") for n, call in enumerate(message.tool_calls)]
+    return turn | {key: value for key in ("name", "tool_call_id") if (value := getattr(message, key)) is not None}
+
+
+def _call(call: Call, where: str) -> dict[str, Any]:
+    try:
+        arguments = json.loads(call.function.arguments or "{}")
+    except (ValueError, RecursionError):
+        arguments = None
+    if not isinstance(arguments, dict):
+        param = f"{where}.function.arguments"
+        raise Refusal(400, f"'{param}': this is not a JSON object.", param=param)
+    return {"id": call.id, "type": "function", "function": {"name": call.function.name, "arguments": arguments}}
+
+
+def expect_chat(served: Served) -> None:
+    """Raises Refusal for a base model, which knows no turns."""
+    tokenizer = served.model.tokenizer
+    if tokenizer.template is None and "<|assistant|>" not in tokenizer.special:
+        raise Refusal(
+            400, f"'{served.name}' is a base model: it has no chat template and knows no turns; use /v1/completions.",
+            param="model", code="no_chat_template",
+        )  # fmt: skip
+
+
+def tool_form(served: Served, tools: bool, choice: Any) -> Form | None:
+    """How the model calls tools, where it is given any and may call them. Raises Refusal where it cannot."""
+    if not tools or choice == "none":
+        return None
+    expect(choice in (None, "auto"), "'tool_choice': the model decides itself; use 'auto' or 'none'.", "tool_choice")
+    form = form_of(served.model.tokenizer)
+    expect(form is not None, f"'{served.name}' has no chat template that knows tools; leave 'tools' out.", "tools")
+    return form
+
+
+def chat_request(
+    served: Served, said: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], sampling: Sampling
+) -> Request:  # fmt: skip
+    """What the engine is asked; a last turn of the assistant is gone on with. Raises TaskError, TooLong and Refusal."""
+    served.expect_short(*(turn["content"] or "" for turn in said))
+    calls = bool(tools) or any(turn["role"] == "tool" or turn.get("tool_calls") for turn in said)
+    template = served.model.tokenizer.template
+    if calls:
+        if template is None or served.model.config.encoder_layers:
+            raise Refusal(400, f"'{served.name}' has no chat template that knows tools; leave 'tools' out.",
+                          param="tools", code="unsupported_value")  # fmt: skip
+        return Request(template.conversation(said, tools), sampling)
+    chat = served.model.task("chat")
+    plain = [{"role": turn["role"], "content": turn["content"]} for turn in said]
+    return served.model.request(chat.segments(check(chat, {"messages": plain})), sampling)

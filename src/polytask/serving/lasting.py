@@ -1,0 +1,38 @@
+"""A server that ends when what it is answering has ended, or at once where it is told again."""
+
+import os
+import socket
+from collections.abc import Callable, Mapping
+from types import FrameType
+
+import uvicorn
+
+from polytask.model import Model
+from polytask.serving.app import create_app
+from polytask.serving.settings import Settings
+
+
+class Lasting(uvicorn.Server):
+    """After the first SIGTERM or SIGINT it is not ready any more and takes no new work; it ends when nothing runs. The
+    second one ends the process."""
+
+    def __init__(self, models: Mapping[str, Model], settings: Settings, started: Callable[[], None]):
+        self.app, self.told = create_app(models, settings), started
+        config = uvicorn.Config(
+            self.app, log_config=None, access_log=False, server_header=False, ws="none", timeout_keep_alive=30
+        )
+        super().__init__(config)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.told()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        life = self.app.state.life
+        if life.draining:
+            os._exit(128 + sig)
+        life.draining = True
+
+    async def on_tick(self, counter: int) -> bool:
+        life = self.app.state.life
+        return await super().on_tick(counter) or (life.draining and life.running == 0)

@@ -1,0 +1,35 @@
+"""What models are called, known before any of them is loaded."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from polytask.errors import ConfigError
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
+
+
+def named(name: str | None, path: str, others: Mapping[str, str]) -> dict[str, str]:
+    """Paths by name, the first one first. Raises ConfigError for a name that is given twice or cannot be one."""
+    first = name or name_of(path)
+    if first in others:
+        raise ConfigError(f"serve: two models are called '{first}'; give one of them another name.")
+    paths = {first: path, **others}
+    for each in paths:
+        expect_name(each)
+    return paths
+
+
+def expect_name(name: str) -> None:
+    """Raises ConfigError for a name that would not fit into an address or a label."""
+    if not NAME.fullmatch(name) or len(name) > 200:
+        raise ConfigError(
+            f"serve: '{name}' cannot be a model's name; use letters, digits, '.', '_', '-', and '/' between parts."
+        )
+
+
+def name_of(path: str) -> str:
+    """What a model is called where nobody says it: its folder, or the run's that it is of."""
+    folder = Path(path).resolve() if Path(path).exists() else Path(path)
+    named = folder.parent if folder.name == "model" and folder.parent.name else folder
+    return re.sub(r"[^A-Za-z0-9._-]", "-", named.name).lstrip("._-") or "model"

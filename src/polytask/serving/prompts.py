@@ -1,0 +1,76 @@
+"""Prompts of /v1/completions and inputs of /v1/embeddings: texts, or ids of tokens, one or several."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from polytask.errors import TooLong
+from polytask.inference.sampling import Sampling
+from polytask.inference.sequence import Request
+from polytask.serving.refusal import Refusal
+from polytask.serving.schema import expect
+from polytask.serving.shelf import Served
+from polytask.tasks import Text
+
+Id = Annotated[int, Field(ge=0, lt=2**31)]
+Ids = Annotated[list[Id], Field(min_length=1)]
+Prompt = str | Ids | Annotated[list[str], Field(min_length=1)] | Annotated[list[Ids], Field(min_length=1)]
+
+
+def prompts_of(prompt: str | Sequence[Any]) -> list[str | list[int]]:
+    """One or several prompts as a list."""
+    if isinstance(prompt, str):
+        return [prompt]
+    return [list(prompt)] if isinstance(prompt[0], int) else list(prompt)
+
+
+def prompt_request(served: Served, prompt: str | list[int], sampling: Sampling) -> Request:
+    """What the engine is asked. Ids are taken as they are; texts as the task `text` has them. Raises Refusal."""
+    if isinstance(prompt, str):
+        served.expect_short(prompt)
+        return served.model.request([Text(prompt, target=True)] if prompt else [], sampling)
+    expect_ids(served, prompt, "prompt")
+    expect(not served.model.config.encoder_layers, "'prompt': an encoder-decoder is asked by texts, not by ids.",
+           "prompt")  # fmt: skip
+    return Request(prompt, sampling)
+
+
+def expect_ids(served: Served, ids: Sequence[int], param: str) -> None:
+    size = served.model.tokenizer.vocab_size
+    wrong = next((i for i in ids if i >= size), None)
+    if wrong is not None:
+        raise Refusal(400, f"'{param}': {wrong} is no token of '{served.name}', which has {size}.", param=param)
+
+
+@dataclass(frozen=True)
+class Echo:
+    """A prompt that is given back before its answer."""
+
+    text: str
+    ids: list[int]
+    places: list[dict[int, float] | None]
+
+    @property
+    def tokens(self) -> list[tuple[int, dict[int, float] | None]]:
+        return list(zip(self.ids, self.places))
+
+
+async def echo(served: Served, prompt: str | list[int], request: Request, logprobs: int | None) -> Echo:
+    """The prompt's text, and where `logprobs` is given how likely the network finds it. Raises Refusal, TooLong."""
+    model = served.model
+    if len(request.ids) > model.engine.length:
+        raise TooLong(f"The prompt has {len(request.ids)} tokens, but the context holds {model.engine.length}.")
+    text = prompt if isinstance(prompt, str) else model.tokenizer.decode(prompt, special=True)
+    # What a layout puts in front of a text (<|text|>, <s>) is no part of it.
+    own = len(model.tokenizer.encode(prompt)) if isinstance(prompt, str) else len(prompt)
+    begin = len(request.ids) - own
+    if logprobs is None:
+        return Echo(text, request.ids[begin:], [])
+    fits = not model.config.encoder_layers and not model.config.prefix
+    expect(fits, "'logprobs' with 'echo': this model reads a prompt from both sides; leave one out.", "logprobs")
+    first, rest = request.ids[:1], request.ids[1:]
+    (score,) = await served.worker.call(lambda: model.engine.score([(first, rest, None, 0)], max(logprobs, 1)))
+    places = [None, *(score.logprobs or [])]  # nothing is known of the first, before which there is nothing
+    return Echo(text, request.ids[begin:], places[begin:])

@@ -1,0 +1,127 @@
+"""What is said to a client whose request cannot be done: one sentence in the form of the OpenAI API."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from polytask.errors import Error, MissingExtra, TooLong
+from polytask.registry import nearest
+
+KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+
+class Refusal(Error):
+    """An answer with an error's status. param: the field that is wrong; code: what programs go by."""
+
+    def __init__(
+        self, status: int, message: str, *, param: str | None = None, code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ):  # fmt: skip
+        super().__init__(message)
+        self.status, self.param, self.code, self.headers = status, param, code, dict(headers or {})
+
+    def body(self) -> dict[str, Any]:
+        kind = KINDS.get(self.status) or ("server_error" if self.status >= 500 else "invalid_request_error")
+        return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
+
+    def response(self) -> "Json":
+        return Json(self.body(), self.status, self.headers)
+
+
+class ErrorBody(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorAnswer(BaseModel):
+    """What every error looks like."""
+
+    error: ErrorBody
+
+
+class Json(Response):
+    """JSON that is written whatever a client or a model made of its texts."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return written(content)
+
+
+def written(content: Any) -> bytes:
+    """JSON in UTF-8; half a character (a lone surrogate) becomes a question mark."""
+    return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8", "replace")
+
+
+def of_error(error: Error) -> Refusal:
+    """A mistake that the rooms below found in a request."""
+    if isinstance(error, Refusal):
+        return error
+    code = "context_length_exceeded" if isinstance(error, TooLong) else None
+    return Refusal(501 if isinstance(error, MissingExtra) else 400, str(error), code=code)
+
+
+async def on_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, Error)
+    return of_error(error).response()
+
+
+async def on_http(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    words = {
+        400: "The body is not JSON in UTF-8.",
+        404: "There is nothing at this address.",
+        405: "This address does not take this method.",
+    }
+    return Refusal(
+        error.status_code, words.get(error.status_code, f"{error.detail}."), headers=error.headers
+    ).response()
+
+
+async def on_invalid(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    found = error.errors()
+    if any(one["type"] == "json_invalid" for one in found):
+        return Refusal(400, "The body is not JSON.").response()
+    if not isinstance(error.body, dict) and found[0]["loc"][0] == "body":
+        return Refusal(400, "The body must be a JSON object.").response()
+    where = [_path(one, error.body) for one in found]
+    # Of the kinds that a field may have, the one that went furthest into the value is the one that was meant.
+    first = max(range(len(found)), key=lambda i: (len(where[i]), -i))
+    param = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in where[first]).lstrip(".")
+    if found[first]["type"] == "extra_forbidden":
+        message = f"Unrecognized request argument supplied: {param}"
+    else:
+        message = f"'{param}': {found[first]['msg']}."
+    return Refusal(400, message, param=param).response()
+
+
+def _path(found: Mapping[str, Any], body: Any) -> list[Any]:
+    """The part of an error's place that is in the body; the rest names the kinds that were tried."""
+    loc, path = found["loc"], list[Any]()
+    for step in loc[1:]:
+        inside = isinstance(body, dict) and step in body
+        inside = inside or (isinstance(body, list) and isinstance(step, int) and step < len(body))
+        if inside:
+            body = body[step]
+            path.append(step)
+    return [*path, loc[-1]] if found["type"] == "missing" else path
+
+
+def unknown(what: str, name: str, names: Any, param: str) -> Refusal:
+    """404 with the nearest name."""
+    return Refusal(404, f"There is no {what} '{name[:100]}': {nearest(name[:100], names)}", param=param,
+                   code=f"{what}_not_found")  # fmt: skip
+
+
+def late(seconds: float) -> Refusal:
+    return Refusal(504, f"The answer took more than the {seconds:g} seconds that this server gives a request; ask for "
+                        "fewer tokens.", code="timeout")  # fmt: skip

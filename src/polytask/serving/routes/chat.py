@@ -1,0 +1,142 @@
+"""/v1/chat/completions."""
+
+from collections.abc import AsyncIterator, Iterable
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter
+from pydantic import ConfigDict, Field
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from polytask.inference.sampling import Sampling
+from polytask.inference.sequence import Completion
+from polytask.serving.asking import answer, find, new_id, note, note_prompt, now, streamed, submit, usage
+from polytask.serving.conversation import Messages, chat_request, expect_chat, tool_form, turns
+from polytask.serving.logprobs import Token, chat_logprobs
+from polytask.serving.refusal import Json
+from polytask.serving.schema import STREAMED, Dials, Named, StreamOptions, Strict, expect, sampling
+from polytask.serving.shelf import Served
+from polytask.serving.stream import DONE, event
+from polytask.serving.tools import Form, ToolText
+from polytask.serving.worker import Job
+
+router = APIRouter()
+Tokens = Annotated[int, Field(ge=1, lt=2**31)]
+
+
+class FunctionTool(Strict):
+    """A function that the model may call; `parameters` is its JSON Schema."""
+
+    model_config = ConfigDict(extra="ignore")
+    name: str = Field(min_length=1, max_length=200)
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class Tool(Strict):
+    type: Literal["function"]
+    function: FunctionTool
+
+
+class ChatBody(Named, Dials):
+    """A conversation to be gone on with."""
+
+    messages: Messages
+    max_tokens: Tokens | None = None
+    max_completion_tokens: Tokens | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    store: bool | None = None
+
+
+@router.post("/v1/chat/completions", responses=STREAMED)
+async def chat(http: HttpRequest, body: ChatBody) -> Response:
+    """The assistant's next turn."""
+    served = find(http, body.model)
+    expect_chat(served)
+    form = tool_form(served, bool(body.tools), body.tool_choice)
+    said, tools = turns(body.messages), [tool.model_dump(exclude_none=True) for tool in body.tools or []]
+    note_prompt(http, said)
+    dials = _dials(served, body)
+    identity = new_id("chatcmpl")
+    frame = {"id": identity, "created": now(), "model": served.name, "system_fingerprint": None}
+
+    def build() -> list:
+        return [chat_request(served, said, tools if form else [], dials)]
+
+    if body.stream:
+        job = await submit(http, served, build)
+        return streamed(http, served, job, _events(http, served, body, job, form, frame))
+    requests, completions = await answer(http, served, build)
+    choices = [_choice(served, body, form, index, one) for index, one in enumerate(completions)]
+    return Json({**frame, "object": "chat.completion", "choices": choices, "usage": usage(requests, completions)})
+
+
+def _dials(served: Served, body: ChatBody) -> Sampling:
+    expect(body.logprobs or not body.top_logprobs, "'top_logprobs' needs 'logprobs': true.", "top_logprobs", None)
+    free = body.response_format is None or body.response_format.type == "text" or not body.tools
+    expect(free, "'response_format': an answer of a form calls no tools; leave one of them out.", "response_format")
+    logprobs = max(body.top_logprobs or 0, 1) if body.logprobs else 0
+    return sampling(served, "chat", body, body.max_completion_tokens or body.max_tokens, logprobs=logprobs)
+
+
+def _choice(served: Served, body: ChatBody, form: Form | None, index: int, one: Completion) -> dict[str, Any]:
+    text, calls = one.text, []
+    if form is not None:
+        parts = ToolText(form, served.model.tokenizer)
+        shown = parts.push(one.text)
+        rest, calls = parts.finish(one.ids)
+        text, calls = shown + rest, calls[:1] if body.parallel_tool_calls is False else calls
+    message: dict[str, Any] = {"role": "assistant", "content": text or (None if calls else ""), "refusal": None}
+    if calls:
+        message["tool_calls"] = calls
+    return {
+        "index": index,
+        "message": message,
+        "logprobs": _logprobs(served, body, zip(one.ids, one.logprobs or [])),
+        "finish_reason": "tool_calls" if calls else one.finish,
+    }
+
+
+def _logprobs(served: Served, body: ChatBody, tokens: Iterable[Token]) -> dict[str, Any] | None:
+    return chat_logprobs(served.model.tokenizer.writing, tokens, body.top_logprobs or 0) if body.logprobs else None
+
+
+async def _events(
+    http: HttpRequest, served: Served, body: ChatBody, job: Job, form: Form | None, frame: dict[str, Any]
+) -> AsyncIterator[bytes]:  # fmt: skip
+    with_usage = body.stream_options is not None and body.stream_options.include_usage
+    frame = {**frame, "object": "chat.completion.chunk"}
+
+    def chunk(index: int, delta: dict[str, Any], finish: str | None = None, logprobs: Any = None) -> bytes:
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+        return event({**frame, "choices": [choice], **({"usage": None} if with_usage else {})})
+
+    parts = {i: ToolText(form, served.model.tokenizer) for i in range(job.requests[0].sampling.n)} if form else {}
+    for index in range(job.requests[0].sampling.n):
+        yield chunk(index, {"role": "assistant", "content": "", "refusal": None})
+    completions = []
+    async for piece in job:
+        text = parts[piece.index].push(piece.text) if parts else piece.text
+        calls: list[dict[str, Any]] = []
+        if piece.completion is not None and parts:
+            rest, calls = parts[piece.index].finish(piece.completion.ids)
+            text, calls = text + rest, calls[:1] if body.parallel_tool_calls is False else calls
+        if text or piece.tokens:
+            yield chunk(piece.index, {"content": text}, None, _logprobs(served, body, piece.tokens))
+        for number, call in enumerate(calls):
+            yield chunk(piece.index, {"tool_calls": [{"index": number, **call}]})
+        if piece.completion is not None:
+            completions.append(piece.completion)
+            finish = "tool_calls" if calls else piece.completion.finish
+            yield chunk(piece.index, {}, finish)
+    total = usage(job.requests, completions)
+    note(http, **total)
+    if with_usage:
+        yield event({**frame, "choices": [], "usage": total})
+    yield DONE

@@ -1,0 +1,130 @@
+"""/v1/completions: texts gone on with."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Annotated, Any
+
+from fastapi import APIRouter
+from pydantic import Field
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from polytask.inference.sequence import Completion, Request
+from polytask.serving.asking import answer, find, new_id, note, note_prompt, now, streamed, submit, usage
+from polytask.serving.logprobs import text_logprobs
+from polytask.serving.prompts import Echo, Prompt, echo, prompt_request, prompts_of
+from polytask.serving.refusal import Json
+from polytask.serving.schema import STREAMED, Dials, Named, StreamOptions, expect, sampling
+from polytask.serving.shelf import Served
+from polytask.serving.stream import DONE, event
+from polytask.serving.worker import Job
+
+router = APIRouter()
+DEFAULT = 16  # tokens, as the OpenAI API has it
+
+
+class CompletionBody(Named, Dials):
+    """Texts, or ids of tokens, that are to be gone on with."""
+
+    prompt: Prompt = ""
+    max_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    logprobs: int | None = Field(None, ge=0, le=20)
+    echo: bool | None = None
+    suffix: str | None = None
+    best_of: int | None = Field(None, ge=1, le=128)
+
+
+@router.post("/v1/completions", responses=STREAMED)
+async def completions(http: HttpRequest, body: CompletionBody) -> Response:
+    """What comes after each prompt."""
+    served = find(http, body.model)
+    expect(body.suffix in (None, ""), "'suffix': use the task 'infilling' (/v1/tasks/infill) to fill a gap.", "suffix")
+    prompts = prompts_of(body.prompt)
+    note_prompt(http, prompts)
+    wanted = DEFAULT if body.max_tokens is None else body.max_tokens
+    expect(wanted > 0 or bool(body.echo), "'max_tokens': 0 needs 'echo': true.", "max_tokens", None)
+    best_of = body.best_of or 0
+    expect(best_of <= 1 or not body.stream, "'best_of': the best is known at the end; leave 'stream' out.", "best_of")
+    logprobs = 0 if body.logprobs is None else max(body.logprobs, 1)
+    dials = sampling(served, "text", body, max(wanted, 1), logprobs=logprobs, best_of=best_of)
+    frame = {"id": new_id("cmpl"), "object": "text_completion", "created": now(), "model": served.name}
+
+    def build() -> list[Request]:
+        return [prompt_request(served, prompt, dials) for prompt in prompts]
+
+    if wanted == 0:
+        requests = await asyncio.to_thread(build)
+        echoes = await _echoes(served, body, prompts, requests)
+        choices = [_choice(served, body, i, echoes[i // dials.n], None) for i in range(len(prompts) * dials.n)]
+        return Json({**frame, "choices": choices, "usage": usage(requests, [])})
+    if body.stream:
+        job = await submit(http, served, build)
+        events = _events(http, served, body, prompts, job, frame)
+        return streamed(http, served, job, events)
+    requests, written = await answer(http, served, build)
+    echoes = await _echoes(served, body, prompts, requests)
+    choices = [_choice(served, body, index, echoes[index // dials.n], one) for index, one in enumerate(written)]
+    return Json({**frame, "choices": choices, "usage": usage(requests, written)})
+
+
+async def _echoes(
+    served: Served, body: CompletionBody, prompts: Sequence[str | list[int]], requests: Sequence[Request]
+) -> list[Echo | None]:  # fmt: skip
+    """What each prompt gives back, nothing where the request does not ask for it."""
+    if not body.echo:
+        return [None] * len(prompts)
+    return [await echo(served, prompt, request, body.logprobs) for prompt, request in zip(prompts, requests)]
+
+
+def _choice(
+    served: Served, body: CompletionBody, index: int, before: Echo | None, one: Completion | None
+) -> dict[str, Any]:  # fmt: skip
+    text = (before.text if before else "") + (one.text if one else "")
+    tokens = [*(before.tokens if before else []), *(zip(one.ids, one.logprobs or []) if one else [])]
+    return {
+        "index": index, "text": text, "logprobs": _logprobs(served, body, tokens),
+        "finish_reason": one.finish if one else "length",
+    }  # fmt: skip
+
+
+def _logprobs(
+    served: Served, body: CompletionBody, tokens: Iterable[tuple[int, Any]], offset: int = 0
+) -> dict[str, Any] | None:  # fmt: skip
+    if body.logprobs is None:
+        return None
+    return text_logprobs(served.model.tokenizer.writing, list(tokens), body.logprobs, offset)
+
+
+async def _events(
+    http: HttpRequest, served: Served, body: CompletionBody, prompts: Sequence[str | list[int]], job: Job,
+    frame: dict[str, Any],
+) -> AsyncIterator[bytes]:  # fmt: skip
+    with_usage = body.stream_options is not None and body.stream_options.include_usage
+
+    def chunk(index: int, text: str, finish: str | None = None, logprobs: Any = None) -> bytes:
+        choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
+        return event({**frame, "choices": [choice], **({"usage": None} if with_usage else {})})
+
+    n, offsets = job.requests[0].sampling.n, Counter[int]()
+    for number, before in enumerate(await _echoes(served, body, prompts, job.requests)):
+        for index in range(number * n, (number + 1) * n) if before else ():
+            assert before is not None
+            yield chunk(index, before.text, None, _logprobs(served, body, before.tokens))
+            offsets[index] = len(before.text)
+    completions = []
+    async for piece in job:
+        if piece.text or piece.tokens:
+            logprobs = _logprobs(served, body, piece.tokens, offsets[piece.index])
+            yield chunk(piece.index, piece.text, None, logprobs)
+            offsets[piece.index] += len("".join(logprobs["tokens"])) if logprobs else 0
+        if piece.completion is not None:
+            completions.append(piece.completion)
+            yield chunk(piece.index, "", piece.completion.finish)
+    total = usage(job.requests, completions)
+    note(http, **total)
+    if with_usage:
+        yield event({**frame, "choices": [], "usage": total})
+    yield DONE

@@ -1,0 +1,261 @@
+"""/v1/responses: the conversation API whose answers are lists of items. Nothing is kept between two requests."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from polytask.inference.sequence import Completion, Request
+from polytask.serving.asking import answer, find, new_id, note, note_prompt, now, streamed, submit, usage
+from polytask.serving.conversation import Call, Function, Message, Part, chat_request, expect_chat, tool_form, turns
+from polytask.serving.refusal import Json, Refusal
+from polytask.serving.schema import STREAMED, Dials, Named, Strict, expect, sampling
+from polytask.serving.shelf import Served
+from polytask.serving.stream import event
+from polytask.serving.tools import Form, ToolText
+from polytask.serving.worker import Job
+
+router = APIRouter()
+
+
+class Item(BaseModel):
+    """A turn, a call of a tool or what the tool gave."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+    type: Literal["message", "function_call", "function_call_output"] = "message"
+    role: Literal["system", "developer", "user", "assistant"] | None = None
+    content: str | list[Part] | None = None
+    call_id: str | None = None
+    name: str | None = None
+    arguments: str | None = None
+    output: str | list[Part] | None = None
+
+
+class FunctionTool(Strict):
+    """A function that the model may call; `parameters` is its JSON Schema."""
+
+    type: Literal["function"]
+    name: str = Field(min_length=1, max_length=200)
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Format(Strict):
+    """The form of the answer; `schema` is a JSON Schema."""
+
+    model_config = ConfigDict(extra="ignore")
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    own_schema: dict[str, Any] | None = Field(None, alias="schema")
+
+
+class TextOptions(Strict):
+    format: Format = Field(default_factory=lambda: Format.model_validate({}))
+    verbosity: Literal["low", "medium", "high"] | None = None
+
+
+class ResponseBody(Named):
+    """A conversation to be gone on with."""
+
+    input: str | Annotated[list[Item], Field(min_length=1, max_length=10_000)]
+    instructions: str | None = None
+    max_output_tokens: int | None = Field(None, ge=1, lt=2**31)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, ge=0, le=1)
+    stream: bool | None = None
+    stream_options: dict[str, Any] | None = None
+    tools: Annotated[list[FunctionTool], Field(max_length=128)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    text: TextOptions | None = None
+    store: bool | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+    include: list[str] | None = None
+    previous_response_id: str | None = None
+    conversation: Any = None
+    background: bool | None = None
+    prompt: Any = None
+    reasoning: dict[str, Any] | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    max_tool_calls: int | None = None
+
+
+@router.post("/v1/responses", responses=STREAMED)
+async def create(http: HttpRequest, body: ResponseBody) -> Response:
+    """The model's answer to a conversation."""
+    served = find(http, body.model)
+    _expect_possible(body)
+    expect_chat(served)
+    form = tool_form(served, bool(body.tools), body.tool_choice)
+    said, tools = turns(_messages(body), "input"), [_tool(tool) for tool in body.tools or []]
+    note_prompt(http, said)
+    dials = sampling(served, "chat", _dials(body), body.max_output_tokens)
+    frame = _frame(served, body)
+
+    def build() -> list[Request]:
+        return [chat_request(served, said, tools if form else [], dials)]
+
+    if body.stream:
+        job = await submit(http, served, build)
+        return streamed(http, served, job, _events(http, served, body, job, form, frame))
+    requests, (one,) = await answer(http, served, build)
+    parts = ToolText(form, served.model.tokenizer) if form else None
+    text = parts.push(one.text) if parts else one.text
+    rest, calls = parts.finish(one.ids) if parts else ("", [])
+    items = _items(text + rest, calls[:1] if body.parallel_tool_calls is False else calls)
+    return Json({**frame, **_ended(one, usage(requests, [one])), "output": items})
+
+
+@router.api_route("/v1/responses/{name:path}", methods=["GET", "DELETE"], include_in_schema=False)
+async def stored(name: str) -> Response:
+    raise Refusal(404, "This server keeps no responses; send the whole conversation as 'input'.", code="not_stored")
+
+
+def _expect_possible(body: ResponseBody) -> None:
+    """Raises Refusal for what a server without a memory, or a model of texts, cannot do."""
+    kept = "this server keeps no conversations; send all of it as 'input'."
+    for name in ("previous_response_id", "conversation", "prompt"):
+        expect(getattr(body, name) is None, f"'{name}': {kept}", name)
+    expect(not body.background, "'background': this server answers at once or streams; leave it out.", "background")
+    expect(not body.include, "'include': there is nothing more to include; leave it out.", "include")
+    expect(not body.top_logprobs, "'top_logprobs': use /v1/chat/completions for them.", "top_logprobs")
+    free = body.text is None or body.text.format.type == "text" or not body.tools
+    expect(free, "'text.format': an answer of a form calls no tools; leave one of them out.", "text.format")
+
+
+def _dials(body: ResponseBody) -> Dials:
+    form = (body.text or TextOptions()).format
+    wanted = {"type": form.type, "json_schema": {"schema": form.own_schema} if form.own_schema else None}
+    return Dials.model_validate({"temperature": body.temperature, "top_p": body.top_p, "response_format": wanted})
+
+
+def _messages(body: ResponseBody) -> list[Message]:
+    """The items as messages; calls in a row are one turn."""
+    items = [Item(role="user", content=body.input)] if isinstance(body.input, str) else body.input
+    messages = [Message(role="system", content=body.instructions)] if body.instructions is not None else []
+    for number, item in enumerate(items):
+        where = f"input[{number}]"
+        if item.type == "message":
+            if item.role is None:
+                raise Refusal(400, f"'{where}.role' is missing.", param=f"{where}.role")
+            messages.append(Message(role=item.role, content=item.content))
+            continue
+        if item.call_id is None:
+            raise Refusal(400, f"'{where}.call_id' is missing.", param=f"{where}.call_id")
+        if item.type == "function_call_output":
+            messages.append(Message(role="tool", content=item.output, tool_call_id=item.call_id))
+            continue
+        call = Call(id=item.call_id, function=Function(name=item.name or "", arguments=item.arguments or "{}"))
+        if messages and messages[-1].tool_calls:
+            messages[-1].tool_calls.append(call)
+        else:
+            messages.append(Message(role="assistant", tool_calls=[call]))
+    return messages
+
+
+def _tool(tool: FunctionTool) -> dict[str, Any]:
+    return {"type": "function", "function": tool.model_dump(include={"name", "description", "parameters"},
+                                                            exclude_none=True)}  # fmt: skip
+
+
+def _frame(served: Served, body: ResponseBody) -> dict[str, Any]:
+    """A response that has not begun."""
+    form = (body.text or TextOptions()).format.model_dump(by_alias=True, exclude_none=True)
+    return {
+        "id": new_id("resp"), "object": "response", "created_at": now(), "status": "in_progress", "background": False,
+        "error": None, "incomplete_details": None, "instructions": body.instructions,
+        "max_output_tokens": body.max_output_tokens, "max_tool_calls": body.max_tool_calls, "model": served.name,
+        "output": [], "parallel_tool_calls": body.parallel_tool_calls is not False, "previous_response_id": None,
+        "reasoning": {"effort": None, "summary": None}, "store": False, "temperature": body.temperature,
+        "text": {"format": form}, "tool_choice": body.tool_choice or "auto",
+        "tools": [tool.model_dump() for tool in body.tools or []], "top_logprobs": 0, "top_p": body.top_p,
+        "truncation": body.truncation or "disabled", "usage": None, "user": body.user,
+        "metadata": body.metadata or {},
+    }  # fmt: skip
+
+
+def _ended(one: Completion, total: dict[str, int]) -> dict[str, Any]:
+    whole = one.finish != "length"
+    return {
+        "status": "completed" if whole else "incomplete",
+        "incomplete_details": None if whole else {"reason": "max_output_tokens"},
+        "usage": {
+            "input_tokens": total["prompt_tokens"], "input_tokens_details": {"cached_tokens": 0},
+            "output_tokens": total["completion_tokens"], "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": total["total_tokens"],
+        },
+    }  # fmt: skip
+
+
+def _items(text: str, calls: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    said = [_message(new_id("msg"), [_text(text)])] if text or not calls else []
+    return [*said, *map(_function_call, calls)]
+
+
+def _text(text: str) -> dict[str, Any]:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+
+
+def _message(identity: str, content: list[dict[str, Any]], status: str = "completed") -> dict[str, Any]:
+    return {"type": "message", "id": identity, "status": status, "role": "assistant", "content": content}
+
+
+def _function_call(call: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "function_call", "id": new_id("fc"), "call_id": call["id"], "status": "completed",
+            **call["function"]}  # fmt: skip
+
+
+class Numbered:
+    """Events in the order in which a client must read them."""
+
+    def __init__(self) -> None:
+        self._count = -1
+
+    def __call__(self, kind: str, **words: Any) -> bytes:
+        self._count += 1
+        return event({"type": kind, "sequence_number": self._count, **words}, kind)
+
+
+async def _events(
+    http: HttpRequest, served: Served, body: ResponseBody, job: Job, form: Form | None, frame: dict[str, Any]
+) -> AsyncIterator[bytes]:  # fmt: skip
+    say, parts = Numbered(), ToolText(form, served.model.tokenizer) if form else None
+    yield say("response.created", response=frame)
+    yield say("response.in_progress", response=frame)
+    identity, whole, calls = new_id("msg"), "", list[dict[str, Any]]()
+    place: dict[str, Any] = {"item_id": identity, "output_index": 0, "content_index": 0}
+    begun, one = False, None
+    async for piece in job:
+        text, one = parts.push(piece.text) if parts else piece.text, piece.completion
+        if one is not None and parts:
+            rest, calls = parts.finish(one.ids)
+            text, calls = text + rest, calls[:1] if body.parallel_tool_calls is False else calls
+        if not begun and (text or (one is not None and not calls)):
+            begun = True
+            yield say("response.output_item.added", output_index=0, item=_message(identity, [], "in_progress"))
+            yield say("response.content_part.added", **place, part=_text(""))
+        if text:
+            whole += text
+            yield say("response.output_text.delta", **place, delta=text, logprobs=[])
+    assert one is not None
+    items = []
+    if begun:
+        items.append(_message(identity, [_text(whole)]))
+        yield say("response.output_text.done", **place, text=whole, logprobs=[])
+        yield say("response.content_part.done", **place, part=_text(whole))
+        yield say("response.output_item.done", output_index=0, item=items[0])
+    for item in map(_function_call, calls):
+        number, items = len(items), [*items, item]
+        words = {"item_id": item["id"], "output_index": number}
+        opened = {**item, "arguments": "", "status": "in_progress"}
+        yield say("response.output_item.added", output_index=number, item=opened)
+        yield say("response.function_call_arguments.delta", **words, delta=item["arguments"])
+        yield say("response.function_call_arguments.done", **words, name=item["name"], arguments=item["arguments"])
+        yield say("response.output_item.done", output_index=number, item=item)
+    total = usage(job.requests, [one])
+    note(http, **total)
+    ended = {**frame, **_ended(one, total), "output": items}
+    yield say(f"response.{ended['status']}", response=ended)

@@ -1,0 +1,87 @@
+"""From checkpoint folders to a server that runs until it is told to stop."""
+
+import logging
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from polytask.errors import ConfigError, MissingExtra
+from polytask.interop.atomic import verify
+from polytask.serving.settings import Settings
+
+if TYPE_CHECKING:
+    from polytask.model import Model
+    from polytask.serving.lasting import Lasting
+
+
+def serve(
+    paths: Mapping[str, str], *, host: str, port: int, settings: Settings, loading: Mapping[str, Any],
+    started: Callable[[str, list[str]], None],
+) -> None:  # fmt: skip
+    """Serves the models of these folders by their names until SIGTERM or SIGINT; `started(address, names)` is told when
+    requests are welcome. loading: words of `Model.load`.
+
+    Raises CheckpointError, ConfigError where the port is taken, MissingExtra.
+    """
+    listener = _listen(host, port)
+    try:
+        with ThreadPoolExecutor(1) as loader:
+            loaded = loader.submit(_load, paths, loading)  # while this thread imports the web's libraries
+            server_of = _web()
+            models = loaded.result()
+        logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
+        logging.getLogger("polytask.serving").setLevel(logging.INFO)
+        name, number = listener.getsockname()[:2]
+        address = f"http://{f'[{name}]' if ':' in name else name}:{number}"
+        server_of(models, settings, lambda: started(address, list(models))).run(sockets=[listener])
+    finally:
+        listener.close()
+
+
+def _load(paths: Mapping[str, str], loading: Mapping[str, Any]) -> "dict[str, Model]":
+    with ThreadPoolExecutor(1) as checker:  # sums are made while torch is imported: that thread needs no interpreter
+        folders = {name: _summed(path) for name, path in paths.items()}
+        checks = [checker.submit(verify, folder) for folder in folders.values() if folder is not None]
+        from polytask import runtime
+        from polytask.model import Model
+
+        runtime.prepare()
+        for check in checks:
+            check.result()
+        return {name: Model.load(path, check=folders[name] is None, **loading) for name, path in paths.items()}
+
+
+def _summed(path: str) -> Path | None:
+    """The folder of a checkpoint that has checksums."""
+    return next((f for f in (Path(path), Path(path) / "model") if (f / "checksums.json").is_file()), None)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket that listens; port 0 takes a free one. Raises ConfigError."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(2048)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(
+            f"The server cannot listen at {host}:{port}: {reason}. Stop what listens there, or choose another place "
+            "(--host, --port)."
+        ) from None
+    return listener
+
+
+def _web() -> "Callable[[Mapping[str, Model], Settings, Callable[[], None]], Lasting]":
+    """Imports the web's libraries; what makes a server of models. Raises MissingExtra."""
+    try:
+        from polytask.serving.lasting import Lasting
+    except ImportError as error:
+        if error.name and error.name.startswith("polytask"):
+            raise
+        raise MissingExtra(str(error.name), "serve") from None
+    return Lasting

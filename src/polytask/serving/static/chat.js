@@ -1,0 +1,182 @@
+// The conversation: turns, a system prompt, streaming; stop, regenerate and edit.
+
+import { stream } from "./api.js";
+import { action, announce, el, icon } from "./element.js";
+import { chatRequest } from "./requests.js";
+import { showCode } from "./snippets.js";
+import { Turn } from "./turn.js";
+
+const touch = window.matchMedia("(pointer: coarse)");
+
+/** The panel of a task whose example is a conversation; `model` tells which one is asked. */
+export function chatPanel(model) {
+  let turns = [];
+  let running = null;
+
+  const system = el("textarea", { id: "system", "aria-label": "System prompt", placeholder: "How the model should behave" });
+  const greeting = el("p", { className: "greeting" }, "Say something to the model.");
+  const log = el("div", { className: "log", role: "log", "aria-label": "Conversation", tabIndex: 0 }, greeting);
+  const draft = el("textarea", {
+    id: "draft", rows: 1, placeholder: "Message", "aria-label": "Message", enterKeyHint: "enter", oninput: () => mark(),
+    onkeydown: (event) => typed(event),
+  });
+  const button = el("button", { type: "submit", className: "round" });
+  const clear = action("fresh", "New", () => reset());
+  const code = action("code", "Copy as code", () => showCode(request(true)));
+  const composer = el(
+    "form",
+    {
+      className: "composer",
+      onsubmit: (event) => {
+        event.preventDefault();
+        if (running) running.abort();
+        else send();
+      },
+    },
+    draft,
+    button,
+  );
+  const panel = el(
+    "section",
+    { className: "panel chat", "aria-label": "Chat" },
+    el(
+      "div",
+      { className: "bar-top" },
+      el("details", { className: "system" }, el("summary", {}, "System prompt"), system),
+      el("div", { className: "row" }, clear, code),
+    ),
+    log,
+    composer,
+  );
+
+  function messages() {
+    const all = turns.map((turn) => turn.message);
+    return system.value.trim() ? [{ role: "system", content: system.value.trim() }, ...all] : all;
+  }
+
+  /** What is asked now; as code, what was asked last, or what stands in the field. */
+  function request(asCode = false) {
+    const asked = messages();
+    if (asCode) {
+      while (asked.at(-1)?.role === "assistant") asked.pop();
+      if (draft.value.trim() || asked.at(-1)?.role !== "user") {
+        const given = turns.length ? messages() : asked;
+        return chatRequest(model(), [...given, { role: "user", content: draft.value.trim() || "Hello!" }]);
+      }
+    }
+    return chatRequest(model(), asked);
+  }
+
+  function add(role, content) {
+    const turn = new Turn(role, content, role === "user" ? { edit } : { edit, again: regenerate });
+    turns.push(turn);
+    greeting.remove();
+    log.append(turn.element);
+    return turn;
+  }
+
+  function send() {
+    const text = draft.value.trim();
+    if (!text) return draft.focus();
+    draft.value = "";
+    add("user", text);
+    return answer();
+  }
+
+  /** Drops a turn and all that follow it. */
+  function cut(turn) {
+    const first = turns.indexOf(turn);
+    turns.splice(first).forEach((gone) => gone.element.remove());
+  }
+
+  function regenerate(turn) {
+    if (running) return;
+    cut(turn);
+    answer();
+  }
+
+  function edit(turn) {
+    if (running) return;
+    turn.edit((text) => {
+      turn.content = text;
+      turn.show();
+      if (turn.role !== "user") return;
+      const next = turns[turns.indexOf(turn) + 1];
+      if (next) cut(next);
+      answer();
+    });
+  }
+
+  async function answer() {
+    const { path, body } = request();
+    const turn = add("assistant", "");
+    turn.begin();
+    const mine = new AbortController();
+    running = mine;
+    mark();
+    follow(true);
+    announce("The model is writing.");
+    const started = performance.now();
+    const facts = { tokens: 0, finish: "" };
+    try {
+      const wish = { ...body, stream_options: { include_usage: true } };
+      for await (const event of stream(path, wish, mine.signal)) {
+        const choice = event.choices?.[0];
+        const near = isNear();
+        const text = choice?.delta?.content ?? choice?.message?.content ?? "";
+        const tokens = choice?.logprobs?.content;
+        if (text || tokens?.length) turn.add(text, tokens);
+        facts.finish = choice?.finish_reason ?? facts.finish;
+        facts.tokens = event.usage?.completion_tokens ?? facts.tokens;
+        follow(near);
+      }
+      facts.seconds = (performance.now() - started) / 1000;
+      turn.end(facts);
+      announce("The answer is complete.");
+    } catch (error) {
+      if (error.name === "AbortError") turn.end({ ...facts, finish: "stopped" });
+      else turn.fail(error, () => regenerate(turn));
+    }
+    if (running === mine) running = null;
+    mark();
+    follow(isNear());
+  }
+
+  function typed(event) {
+    if (event.isComposing) return;
+    if (event.key === "Enter" && !event.shiftKey && !touch.matches) {
+      event.preventDefault();
+      if (!running) send();
+    } else if (event.key === "ArrowUp" && !draft.value && !running) {
+      const last = turns.findLast((turn) => turn.role === "user");
+      if (last) edit(last);
+    }
+  }
+
+  panel.addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && running) running.abort();
+  });
+
+  const isNear = () => log.scrollHeight - log.scrollTop - log.clientHeight < 80;
+  const follow = (near) => near && (log.scrollTop = log.scrollHeight);
+
+  function mark() {
+    button.replaceChildren(icon(running ? "stop" : "send"));
+    button.setAttribute("aria-label", running ? "Stop" : "Send");
+    button.title = running ? "Stop (Esc)" : "Send (Enter)";
+    button.disabled = !running && !draft.value.trim();
+    clear.hidden = !turns.length;
+  }
+
+  function reset() {
+    running?.abort();
+    turns.forEach((turn) => turn.element.remove());
+    turns = [];
+    log.append(greeting);
+    mark();
+    draft.focus();
+  }
+
+  mark();
+  return panel;
+}

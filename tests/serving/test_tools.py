@@ -1,0 +1,162 @@
+"""Calls of tools: read out of what families write, and laid out for their templates."""
+
+import json
+
+import openai
+import pytest
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from polytask.model import Model
+from polytask.serving.tools import FORMS, ToolText
+from polytask.tokenizers.conventions import Conventions
+from polytask.tokenizers.text import TextTokenizer
+from tests.inference.networks import network
+from tests.serving.conftest import running
+
+# Qwen's way, in short.
+TEMPLATE = (
+    "{% if tools %}<|im_start|>system\nTools:{% for tool in tools %}\n{{ tool | tojson }}{% endfor %}\n"
+    "Write <tool_call>{...}</tool_call>.<|im_end|>\n{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content or '' }}"
+    "{% for call in m.tool_calls or [] %}<tool_call>\n"
+    '{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}\n</tool_call>'
+    "{% endfor %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+TOOLS = [{
+    "type": "function",
+    "function": {"name": "weather", "description": "It tells.", "parameters": {"type": "object", "properties": {}}},
+}]  # fmt: skip
+
+
+def foreign(template: str) -> TextTokenizer:
+    """A tokenizer of another project: letters, and the marks of turns."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    made = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
+    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    marks = ("<|im_start|>", "<|im_end|>", "[TOOL_CALLS]", "<|python_tag|>")
+    made.add_special_tokens([AddedToken(mark, special=True, normalized=False) for mark in marks])
+    end = made.token_to_id("<|im_end|>")
+    return TextTokenizer(made, Conventions((end,), end, None, {"eos_token": "<|im_end|>"}, template))
+
+
+TOKENIZER = foreign(TEMPLATE)
+MESSAGES = [
+    {"role": "user", "content": "How is it in <|im_end|> Rome?"},
+    {"role": "assistant", "content": None, "tool_calls": [
+        {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": {"town": "Rome"}}}]},
+    {"role": "tool", "content": "Sunny.", "tool_call_id": "call_1"},
+]  # fmt: skip
+
+
+def test_tools_are_laid_out_as_transformers_does_it():
+    plain = [{**MESSAGES[0], "content": "How is it in Rome?"}, *MESSAGES[1:]]
+    theirs = PreTrainedTokenizerFast(tokenizer_object=TOKENIZER._tokenizer, chat_template=TEMPLATE)
+    wanted = theirs.apply_chat_template(plain, tools=TOOLS, add_generation_prompt=True, return_dict=False)
+    assert TOKENIZER.template.conversation(plain, TOOLS) == wanted
+
+
+def test_marks_that_users_and_tools_spell_stay_texts():
+    tools = [{"type": "function", "function": {"name": "f", "description": "<|im_start|>system"}}]
+    ids = TOKENIZER.template.conversation([*MESSAGES[:2], {"role": "tool", "content": "<|im_start|>system"}], tools)
+    text = TOKENIZER.decode(ids, special=True)
+    assert text.count("<|im_start|>") == 7
+    assert ids.count(TOKENIZER._tokenizer.token_to_id("<|im_start|>")) == 5
+
+
+CASES = [
+    (0, 'See. <tool_call>\n{"name": "f", "arguments": {"a": "ä<"}}\n</tool_call>', "See. ", [("f", {"a": "ä<"})]),
+    (0, '<tool_call>{"name": "f", "arguments": {}}</tool_call>\n<tool_call>{"name": "g"}', "", [("f", {}), ("g", {})]),
+    (0, "One <b>bold</b> word, <tool_ and no call", "One <b>bold</b> word, <tool_ and no call", []),
+    (0, "<tool_call>not JSON</tool_call>", "<tool_call>not JSON</tool_call>", []),
+    (1, '[TOOL_CALLS] [{"name": "f", "arguments": {"a": 1}}, {"name": "g"}]', "", [("f", {"a": 1}), ("g", {})]),
+    (1, "[A list] of things", "[A list] of things", []),
+    (2, '<|python_tag|>{"name": "f", "parameters": {"a": [1]}}', "", [("f", {"a": [1]})]),
+    (2, '{"name": "f", "parameters": {}}; {"name": "g", "parameters": {}}', "", [("f", {}), ("g", {})]),
+    (2, '{"a": 1} is no call', '{"a": 1} is no call', []),
+    (2, "Plain {text}", "Plain {text}", []),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("form", "written", "shown", "called"), CASES)
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_calls_are_read_however_the_text_comes(form, written, shown, called, size):
+    ids = [i for part in _parts(written) for i in part]
+    text = TOKENIZER.decode(ids)  # as the engine gives it, without the marks that are special
+    parts = ToolText(FORMS[form], TOKENIZER)
+    said = "".join(parts.push(text[start : start + size]) for start in range(0, len(text), size))
+    rest, calls = parts.finish(ids)
+    assert said + rest == shown
+    assert [(call["function"]["name"], json.loads(call["function"]["arguments"])) for call in calls] == called
+    assert len({call["id"] for call in calls}) == len(calls)
+
+
+def _parts(text):
+    for mark in ("[TOOL_CALLS]", "<|python_tag|>"):
+        if text.startswith(mark):
+            yield [TOKENIZER._tokenizer.token_to_id(mark)]
+            text = text.removeprefix(mark)
+    yield TOKENIZER.encode(text)
+
+
+@pytest.fixture(scope="module")
+def client():
+    """A model that is made to write a call, by a guide."""
+    built = network(context=1024, vocab_size=TOKENIZER.vocab_size)
+    with running({"qwen": Model(built, TOKENIZER)}) as (address, _):
+        yield openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
+
+
+def test_a_client_gets_calls(client, monkeypatch):
+    from polytask.inference.constrained import Guide
+    from polytask.serving.routes import chat, responses
+
+    guide = Guide.regex('See: <tool_call>\\{"name": "weather", "arguments": \\{"town": "R"\\}\\}</tool_call>')
+    for module in (chat, responses):
+        made = module.sampling
+        monkeypatch.setattr(module, "sampling", lambda *a, made=made, **b: made(*a, **b | {"guide": guide}))
+    words = {"model": "qwen", "tools": TOOLS, "temperature": 0}
+    messages = [MESSAGES[0]]
+    answer = client.chat.completions.create(messages=messages, **words)
+    (call,) = answer.choices[0].message.tool_calls
+    assert (call.function.name, json.loads(call.function.arguments)) == ("weather", {"town": "R"})
+    assert (answer.choices[0].message.content, answer.choices[0].finish_reason) == ("See: ", "tool_calls")
+    chunks = list(client.chat.completions.create(messages=messages, stream=True, **words))
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "See: "
+    (streamed,) = [chunk.choices[0].delta.tool_calls[0] for chunk in chunks if chunk.choices[0].delta.tool_calls]
+    assert streamed.function.model_dump() == call.function.model_dump()
+    assert chunks[-1].choices[0].finish_reason == "tool_calls"
+    tools = [{"type": "function", **TOOLS[0]["function"]}]
+    response = client.responses.create(model="qwen", input="Rome?", tools=tools, temperature=0)
+    assert [item.type for item in response.output] == ["message", "function_call"]
+    events = list(client.responses.create(model="qwen", input="Rome?", tools=tools, temperature=0, stream=True))
+    assert events[-1].response.output[1].arguments == response.output[1].arguments
+    assert "response.function_call_arguments.done" in {event.type for event in events}
+    follow = [{"role": "user", "content": "Rome?"}, response.output[1].model_dump(),
+              {"type": "function_call_output", "call_id": response.output[1].call_id, "output": "Sunny."}]  # fmt: skip
+    assert client.responses.create(model="qwen", input=follow, tools=tools, max_output_tokens=5).output
+
+
+def test_what_tools_cannot_be(client):
+    words = {"model": "qwen", "messages": [{"role": "user", "content": "a"}]}
+    with pytest.raises(openai.BadRequestError, match="tool_choice"):
+        client.chat.completions.create(**words, tools=TOOLS, tool_choice="required")
+    with pytest.raises(openai.BadRequestError, match="leave one of them out"):
+        client.chat.completions.create(**words, tools=TOOLS, response_format={"type": "json_object"})
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{"}}
+    with pytest.raises(openai.BadRequestError, match="arguments"):
+        client.chat.completions.create(
+            model="qwen", messages=[{"role": "assistant", "tool_calls": [call]}, {"role": "user", "content": "a"}]
+        )
+    assert client.chat.completions.create(**words, tools=TOOLS, tool_choice="none", max_tokens=3).choices
+
+
+def test_a_base_model_says_that_it_is_one():
+    base = TextTokenizer(TOKENIZER._tokenizer, Conventions(TOKENIZER.ends, TOKENIZER.ends[0]))
+    with running({"base": Model(network(vocab_size=base.vocab_size), base)}) as (address, _):
+        client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
+        with pytest.raises(openai.BadRequestError, match="base model") as caught:
+            client.chat.completions.create(model="base", messages=[{"role": "user", "content": "a"}])
+        assert caught.value.code == "no_chat_template"
+        assert client.completions.create(model="base", prompt="a", max_tokens=3).choices
