@@ -76,9 +76,9 @@ class Model:
         """The model of a checkpoint folder, or of a run's. Raises CheckpointError, ConfigError, TokenizerError.
 
         dtype: "auto" is bfloat16 on a GPU and float32 elsewhere. int8: weights of linear layers in 8 bits, fastest
-        with bfloat16. adapter: a folder of LoRA weights, written here or by peft, to be added to the model's own. draft:
-        "ngram", or the folder of a smaller model with the same tokenizer. check: whether the folder's checksums are
-        verified, which reads all of it.
+        with bfloat16. adapter: a folder of LoRA weights, written here or by peft, to be added to the model's own.
+        draft: "ngram", or the folder of a smaller model with the same tokenizer. check: whether the folder's checksums
+        are verified, which reads all of it.
         """
         place = runtime.pick_device(device)
         folder = read_folder(path, check=check)

@@ -25,19 +25,22 @@ def check(address: str, examples: int) -> Counter:
     schema, answered = schemathesis.openapi.from_url(address + "/openapi.json"), Counter()
     operations = [operation.ok() for operation in schema.get_all_operations()]
     for operation in operations:
-
-        @hypothesis.given(case=operation.as_strategy())
-        @hypothesis.settings(
-            max_examples=max(1, examples // len(operations)), deadline=None, database=None, derandomize=True,
-            suppress_health_check=list(HealthCheck), phases=[hypothesis.Phase.generate],
-        )  # fmt: skip
-        def ask(case, operation=operation):
-            response = case.call(timeout=300)
-            answered[f"{operation.method.upper()} {operation.path} {response.status_code}"] += 1
-            case.validate_response(response, checks=SAID)
-
-        ask()
+        _ask(operation, max(1, examples // len(operations)), answered)
     return answered
+
+
+def _ask(operation, examples: int, answered: Counter) -> None:
+    @hypothesis.given(case=operation.as_strategy())
+    @hypothesis.settings(
+        max_examples=examples, deadline=None, database=None, derandomize=True,
+        suppress_health_check=list(HealthCheck), phases=[hypothesis.Phase.generate],
+    )  # fmt: skip
+    def ask(case):
+        response = case.call(timeout=300)
+        answered[f"{operation.method.upper()} {operation.path} {response.status_code}"] += 1
+        case.validate_response(response, checks=SAID)
+
+    ask()
 
 
 if __name__ == "__main__":

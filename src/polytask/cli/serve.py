@@ -30,6 +30,9 @@ def serve(
     max_seconds: Annotated[float, _option("What a request may take.")] = 600,
     dtype: Annotated[str, _option("float32, bfloat16 or auto.", "Loading")] = "auto",
     int8: Annotated[bool, _option("Keep weights in 8 bits.", "Loading")] = False,
+    draft: Annotated[
+        str | None, _option("Guess ahead: ngram, or the folder of a smaller model with the same tokenizer.", "Loading")
+    ] = None,
     truncate: Annotated[
         str | None, _option("Cut this end of a text that is too long: left or right.", "Loading")
     ] = None,
@@ -47,7 +50,7 @@ def serve(
         read_keys(api_key_file), int(max_body * 1e6), max_prompt, max_queue, max_seconds, cors=tuple(cors or ()),
         log_prompts=log_prompts,
     )  # fmt: skip
-    loading = {"dtype": dtype, "int8": int8, "truncate": truncate}
+    loading = {"dtype": dtype, "int8": int8, "draft": draft, "truncate": truncate}
     run(paths, host=host, port=port, settings=settings, loading=loading, started=_started)
 
 

@@ -301,22 +301,25 @@ class Engine:
             if chosen.ties is not None and chosen.ties[row + right] and sequence.sampling.temperature == 0:
                 sequence.ties.append(sequence.produced)
             text = sequence.accept(i, chosen.logprobs[row + right], self.ends)
-            self._report(sequence, text, events)
+            token = (i, sequence.logprobs[-1]) if sequence.sampling.logprobs and i not in self.ends else None
+            self._report(sequence, text, events, token)
             if sequence.finish or right == len(drafts) or i != drafts[right]:
                 break
         if drafts:
             self.speculator.learn(sequence, right)
             sequence.keep(before + right)
 
-    def _report(self, sequence: Sequence, text: str, events: list[Event]) -> None:
+    def _report(
+        self, sequence: Sequence, text: str, events: list[Event], token: tuple[int, dict[int, float]] | None = None
+    ) -> None:  # fmt: skip
         """Passes on what a sequence has just written; of those among which the best are taken, once all are there."""
         handle, sampling = sequence.group.handle, sequence.sampling
         if sampling.samples > sampling.n:
             for sample, best in enumerate(handle.rank(sequence.completion()) if sequence.finish else []):
                 self._deliver(handle, sample, best, events)
             return
-        if text or sequence.finish:
-            events.append(Event(handle, sequence.index, text, sequence.finish))
+        if text or sequence.finish or token:
+            events.append(Event(handle, sequence.index, text, sequence.finish, token))
         handle.write(sequence.index, text)
         if sequence.finish:
             handle.complete(sequence.index, sequence.completion())

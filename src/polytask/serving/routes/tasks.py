@@ -94,7 +94,7 @@ def _type(kind: Any) -> str:
 
 def _answer(served: Served, task: Task, body: TaskBody, index: int, one: Completion) -> dict[str, Any]:
     value, top = task.parse([Text(one.text, target=True)]), body.logprobs
-    logprobs = chat_logprobs(served.model.tokenizer.writing, one.ids, one.logprobs or [], top) if top else None
+    logprobs = chat_logprobs(served.model.tokenizer.writing, zip(one.ids, one.logprobs or []), top) if top else None
     return {"index": index, "answer": value, "finish_reason": one.finish, "probabilities": None, "logprobs": logprobs}
 
 
