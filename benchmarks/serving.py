@@ -1,4 +1,4 @@
-"""Serving: polytask's server beside llama.cpp's, transformers' with continuous batching, and vLLM's.
+"""Serving: polytask's server beside llama.cpp's two, transformers' with continuous batching, and vLLM's.
 
     python benchmarks/serving.py --against llama.cpp,transformers --llama-server PATH
 
@@ -123,13 +123,26 @@ def llama(work: Path, port: int, options: argparse.Namespace) -> list[str]:
     server = options.llama_server or shutil.which("llama-server")
     if not server:
         raise LookupError("llama-server is not here; build it from llama.cpp and name it by --llama-server")
+    words = ["--model", str(gguf_file(work, options)), "--alias", "bench", "--port", str(port)]
+    slots = ["--parallel", str(options.clients), "--ctx-size", str(options.clients * CONTEXT)]
+    return [server, *words, "--threads", str(threads()), *slots]
+
+
+def gguf_file(work: Path, options: argparse.Namespace) -> Path:
     if not find_spec("gguf"):
         raise LookupError("the package gguf is missing, which writes what llama.cpp reads: pip install gguf")
     file = work / f"{options.precision}.gguf"
     if not file.exists():
         convert(work / "model", file, options.precision)
-    slots = ["--parallel", str(options.clients), "--ctx-size", str(options.clients * CONTEXT)]
-    return [server, "--model", str(file), "--alias", "bench", "--port", str(port), "--threads", str(threads()), *slots]
+    return file
+
+
+def llama_python(work: Path, port: int, options: argparse.Namespace) -> list[str]:
+    python = options.llama_python or (sys.executable if find_spec("llama_cpp") else None)
+    if not python:
+        raise LookupError("llama_cpp is not here: pip install 'llama-cpp-python[server]', or name its Python")
+    words = ["--model", str(gguf_file(work, options)), "--model_alias", "bench", "--port", str(port)]
+    return [python, "-m", "llama_cpp.server", *words, "--n_ctx", str(CONTEXT), "--n_threads", str(threads())]
 
 
 def transformers(work: Path, port: int, options: argparse.Namespace) -> list[str]:
@@ -138,7 +151,7 @@ def transformers(work: Path, port: int, options: argparse.Namespace) -> list[str
     if options.precision == "int8":
         raise LookupError("transformers serves no 8 bits on a CPU")
     words = ["serve", str(work / "model"), "--port", str(port), "--continuous-batching", "--dtype", options.precision]
-    return [str(Path(sys.executable).parent / "transformers"), *words, "--device", "cpu"]
+    return [sys.executable, "-m", "transformers.cli.transformers", *words, "--device", "cpu"]
 
 
 def vllm(work: Path, port: int, options: argparse.Namespace) -> list[str]:
@@ -152,7 +165,9 @@ def vllm(work: Path, port: int, options: argparse.Namespace) -> list[str]:
 
 
 Command = Callable[[Path, int, argparse.Namespace], list[str]]
-AGAINST: dict[str, Command] = {"llama.cpp": llama, "transformers": transformers, "vllm": vllm}
+AGAINST: dict[str, Command] = {
+    "llama.cpp": llama, "llama_cpp.server": llama_python, "transformers": transformers, "vllm": vllm,
+}  # fmt: skip
 
 
 def threads() -> int:
@@ -283,6 +298,7 @@ def main() -> None:
     parser.add_argument("--against", default=",".join(AGAINST), help=f"of {', '.join(AGAINST)}; with commas between")
     parser.add_argument("--precision", choices=list(GGUF), default="float32")
     parser.add_argument("--llama-server", help="llama.cpp's llama-server, where it is not on the PATH")
+    parser.add_argument("--llama-python", help="a Python that has llama_cpp.server, where this one has not")
     parser.add_argument("--vllm", help="vLLM's command, where it is not on the PATH")
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--new", type=int, default=64, help="tokens of each answer")
