@@ -1,7 +1,7 @@
 """One address in front of several replicas of the app.
 
-Each request goes to one replica. Where that replica ends before the client has had anything, another one is asked; where
-the client has had the beginning of a stream, the stream ends with an error in the form of the OpenAI API.
+Each request goes to one replica. Where that replica ends before the client has had anything, another one is asked;
+where the client has had the beginning of a stream, the stream ends with an error in the form of the OpenAI API.
 """
 
 import asyncio
@@ -42,8 +42,8 @@ class Stalled(Exception):
 class Pool:
     """The replicas as the front sees them.
 
-    ask: an ASGI scope and a body to lists of ASGI messages; it raises Lost. ready: how many replicas are ready (may take
-    a while, in a thread). figures: the newest figures of each replica by its name.
+    ask: an ASGI scope and a body to lists of ASGI messages; it raises Lost. ready: how many replicas are ready (it may
+    block). figures: the newest figures of each replica by its name.
     """
 
     ask: Callable[[Scope, bytes], AsyncGenerator[list[Message], None]]
@@ -98,6 +98,7 @@ class Passage:
             try:
                 async for some in messages:
                     await answer.take(some)
+                await answer.end()
                 return
             except Lost as lost:
                 LOG.warning("A replica ended while it answered: %s", str(lost).partition("\n")[0])
@@ -117,6 +118,7 @@ class Answer:
         self.stall, self.note, self._send = stall, note, send
         self.begun = self._streaming = False
         self._start: Message | None = None
+        self._last: Message | None = None
 
     async def take(self, messages: list[Message]) -> None:
         for message in messages:
@@ -126,8 +128,16 @@ class Answer:
                 headers = [(name, value) for name, value in message["headers"] if name != b"x-request-id"]
                 self._streaming = any(value.startswith(b"text/event-stream") for _, value in headers)
                 self._start = {**message, "headers": headers}
-            else:
+            elif message.get("more_body"):
                 await self._pass(message)
+            else:
+                self._last = message
+
+    async def end(self) -> None:
+        """Lets go of the last message, which is held until the replica has noted what it had to: a client that has all
+        may leave at once."""
+        if self._last is not None:
+            await self._pass(self._last)
 
     async def _pass(self, message: Message) -> None:
         try:

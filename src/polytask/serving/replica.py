@@ -43,11 +43,18 @@ class Board:
 
 
 class Replica:
-    """board: the handle of a Board that runs elsewhere. Raises CheckpointError, and tells the board of it."""
+    """board: the handle of a Board that runs elsewhere; alone: whether all replicas are on this machine.
 
-    def __init__(self, paths: Mapping[str, str], loading: Mapping[str, Any], settings: Settings, board: Any):
+    Raises CheckpointError, and tells the board of it.
+    """
+
+    def __init__(
+        self, paths: Mapping[str, str], loading: Mapping[str, Any], settings: Settings, board: Any, alone: bool
+    ):  # fmt: skip
         from ray import serve
 
+        if alone:
+            _stay_inside()
         self.name, self.board = serve.get_replica_context().replica_id.unique_id, board
         try:
             self.app = create_app(load(paths, loading), settings)
@@ -96,6 +103,15 @@ class Replica:
             yield [*some[:-1], {"type": NOTE, "note": {**state.get("note", {}), "replica": self.name}}]
         finally:
             left.set()
+
+
+def _stay_inside() -> None:
+    """Keeps the port at which Ray Serve lets replicas call each other to this machine. Ray opens it at all addresses after
+    a replica is made and has no setting for it."""
+    from ray.serve._private import replica
+
+    bind = replica.add_port_to_grpc_server
+    replica.add_port_to_grpc_server = lambda server, _: bind(server, "127.0.0.1:0")
 
 
 async def _waiting(messages: "asyncio.Queue[Message | None]") -> list[Any]:

@@ -19,15 +19,19 @@ if TYPE_CHECKING:
 STORE = 256 << 20  # bytes that a Ray of our own may share between processes: messages are small
 ANY = 100_000  # requests that Ray may hand to a replica, which itself says when its queue is full
 DEPLOYMENT = "replica"
+CALM = {"log_level": "WARNING", "enable_access_log": False}  # the front writes the line of each request
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_SERVE_LOG_TO_STDERR": "0"}
+ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # a Ray that is started here is at 127.0.0.1, as it is on those
 
 
 @dataclass(frozen=True)
 class Replicas:
     """How many replicas there are and what each one gets.
 
-    least: replicas at any time; most: how many there may be under load (None: no more than least); target: requests that
-    a replica should have before there is another one; cpus, gpus: what Ray reserves for each (gpus None: one where the
-    cluster has any); address: of a Ray cluster that runs, None starts Ray here, "auto" finds the one of this machine.
+    least: replicas at any time; most: how many there may be under load (None: no more than least); target: requests
+    that a replica should have before there is another one; cpus, gpus: what Ray reserves for each (gpus None: one where
+    the cluster has any); address: of a Ray cluster that runs, None starts Ray here, "auto" finds the one of this
+    machine.
     """
 
     least: int = 1
@@ -61,7 +65,7 @@ def serve_replicas(
     """
     listener = listen(host, port)
     try:
-        ray, serve, create_front = _libraries()
+        ray, serve, create_front = _libraries(QUIET if replicas.address else QUIET | ALONE)
         name = f"polytask-{socket.gethostname()}-{listener.getsockname()[1]}"
         _join(ray, replicas)
         try:
@@ -75,8 +79,8 @@ def serve_replicas(
         listener.close()
 
 
-def _libraries() -> tuple[Any, Any, Any]:
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read when Ray is imported
+def _libraries(environment: Mapping[str, str]) -> tuple[Any, Any, Any]:
+    os.environ |= environment  # read when Ray is imported
     try:
         import ray
         from ray import serve
@@ -98,10 +102,7 @@ def _join(ray: Any, replicas: Replicas) -> None:
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ConfigError(f"No Ray cluster answers at {replicas.address}: {_line(error)}") from None
         return
-    ray.init(
-        "local", include_dashboard=False, dashboard_host="127.0.0.1", _node_ip_address="127.0.0.1",
-        object_store_memory=STORE, **words,
-    )  # fmt: skip
+    ray.init("local", include_dashboard=False, dashboard_host="127.0.0.1", object_store_memory=STORE, **words)
     there, needed = ray.cluster_resources().get("CPU", 0), (replicas.most or replicas.least) * replicas.cpus
     if needed > there:
         ray.shutdown()
@@ -129,9 +130,10 @@ def _deploy(
         health_check_timeout_s=60, graceful_shutdown_timeout_s=settings.seconds, **replicas.scale(),
     )  # fmt: skip
     inner = replace(settings, keys=None, cors=())  # the front asks for keys
-    serve.start(proxy_location=ProxyLocation.Disabled)
+    serve.start(proxy_location=ProxyLocation.Disabled, logging_config=CALM)
+    app = deployment.bind(dict(paths), dict(loading), inner, board, replicas.address is None)
     try:
-        handle = serve.run(deployment.bind(dict(paths), dict(loading), inner, board), name=name, route_prefix=None)
+        handle = serve.run(app, name=name, route_prefix=None, logging_config=CALM)
     except RuntimeError as error:
         said = ray.get(board.failure.remote())
         raise CheckpointError(said or f"The replicas did not start: {_line(error)}") from None
@@ -147,14 +149,17 @@ def _pool(name: str, handle: Any, board: Any) -> "Pool":
     asking = handle.options(stream=True, method_name="ask")
 
     async def ask(scope: "Scope", body: bytes) -> "AsyncGenerator[list[Message], None]":
-        response = asking.remote(scope, body)
+        response, ended = asking.remote(scope, body), False
         try:
             async for messages in response:
                 yield messages
+            ended = True
         except RayActorError as error:
+            ended = True
             raise Lost(str(error)) from None
         finally:
-            response.cancel()
+            if not ended:
+                response.cancel()
 
     def ready() -> int:
         deployment = serve.status().applications[name].deployments[DEPLOYMENT]

@@ -13,8 +13,9 @@ from polytask.interop.atomic import verify
 from polytask.serving.settings import Settings
 
 if TYPE_CHECKING:
-    from polytask.model import Model
     from starlette.applications import Starlette
+
+    from polytask.model import Model
 
 
 def serve(
