@@ -106,8 +106,8 @@ class Replica:
 
 
 def _stay_inside() -> None:
-    """Keeps the port at which Ray Serve lets replicas call each other to this machine. Ray opens it at all addresses after
-    a replica is made and has no setting for it."""
+    """Keeps the port at which Ray Serve lets replicas call each other to this machine. Ray opens it at all addresses
+    after a replica is made, and has no setting for it."""
     from ray.serve._private import replica
 
     bind = replica.add_port_to_grpc_server

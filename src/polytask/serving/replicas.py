@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 STORE = 256 << 20  # bytes that a Ray of our own may share between processes: messages are small
 ANY = 100_000  # requests that Ray may hand to a replica, which itself says when its queue is full
+TRIES = 3  # Ray gives its processes 30 seconds to start, which is little for a busy machine
 DEPLOYMENT = "replica"
 CALM = {"log_level": "WARNING", "enable_access_log": False}  # the front writes the line of each request
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_SERVE_LOG_TO_STDERR": "0"}
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}
 ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # a Ray that is started here is at 127.0.0.1, as it is on those
 
 
@@ -90,6 +91,7 @@ def _libraries(environment: Mapping[str, str]) -> tuple[Any, Any, Any]:
         from polytask.serving.front import create_front
     except ImportError as error:
         raise MissingExtra(str(error.name), "serve") from None
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     return ray, serve, create_front
 
 
@@ -102,7 +104,7 @@ def _join(ray: Any, replicas: Replicas) -> None:
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ConfigError(f"No Ray cluster answers at {replicas.address}: {_line(error)}") from None
         return
-    ray.init("local", include_dashboard=False, dashboard_host="127.0.0.1", object_store_memory=STORE, **words)
+    _start(ray, include_dashboard=False, dashboard_host="127.0.0.1", object_store_memory=STORE, **words)
     there, needed = ray.cluster_resources().get("CPU", 0), (replicas.most or replicas.least) * replicas.cpus
     if needed > there:
         ray.shutdown()
@@ -110,6 +112,18 @@ def _join(ray: Any, replicas: Replicas) -> None:
             f"serve: the replicas need {needed:g} CPUs, but this machine has {there:g}; ask for fewer replicas or for "
             "less for each (--replica-cpus)."
         )
+
+
+def _start(ray: Any, **words: Any) -> None:
+    for attempt in range(1, TRIES + 1):
+        try:
+            ray.init("local", **words)
+            return
+        except Exception as error:  # Ray has no narrower one for it; what it started ends with this process
+            if attempt == TRIES:
+                raise ConfigError(
+                    f"Ray did not start here in {TRIES} tries: {_line(error)} Try again when less runs on this machine."
+                ) from None
 
 
 def _deploy(
