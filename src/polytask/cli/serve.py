@@ -30,11 +30,20 @@ def serve(
     max_seconds: Annotated[float, _option("What a request may take.")] = 600,
     dtype: Annotated[str, _option("float32, bfloat16 or auto.", "Loading")] = "auto",
     int8: Annotated[bool, _option("Keep weights in 8 bits.", "Loading")] = False,
+    int4: Annotated[bool, _option("Keep weights in 4 bits.", "Loading")] = False,
     draft: Annotated[
         str | None, _option("Guess ahead: ngram, or the folder of a smaller model with the same tokenizer.", "Loading")
     ] = None,
     truncate: Annotated[
         str | None, _option("Cut this end of a text that is too long: left or right.", "Loading")
+    ] = None,
+    replicas: Annotated[int | None, _option("Processes that share the work (needs the extra ray).", "Replicas")] = None,
+    max_replicas: Annotated[int | None, _option("How many there may be under load.", "Replicas")] = None,
+    target_requests: Annotated[float, _option("Requests for each before there is another.", "Replicas")] = 8,
+    replica_cpus: Annotated[float, _option("CPUs that each one gets.", "Replicas")] = 1,
+    replica_gpus: Annotated[float | None, _option("GPUs of each; by default one, if any.", "Replicas")] = None,
+    ray_address: Annotated[
+        str | None, _option("A Ray cluster to join, or auto; by default one is started here.", "Replicas")
     ] = None,
 ) -> None:
     """Serve models to clients of the OpenAI API.
@@ -50,8 +59,16 @@ def serve(
         read_keys(api_key_file), int(max_body * 1e6), max_prompt, max_queue, max_seconds, cors=tuple(cors or ()),
         log_prompts=log_prompts,
     )  # fmt: skip
-    loading = {"dtype": dtype, "int8": int8, "draft": draft, "truncate": truncate}
-    run(paths, host=host, port=port, settings=settings, loading=loading, started=_started)
+    loading = {"dtype": dtype, "int8": int8, "int4": int4, "draft": draft, "truncate": truncate}
+    if replicas is None and max_replicas is None and ray_address is None:
+        run(paths, host=host, port=port, settings=settings, loading=loading, started=_started)
+        return
+    from polytask.serving.replicas import Replicas, serve_replicas
+
+    several = Replicas(1 if replicas is None else replicas, max_replicas, target_requests, replica_cpus, replica_gpus, ray_address)
+    serve_replicas(
+        paths, replicas=several, host=host, port=port, settings=settings, loading=loading, started=_started
+    )  # fmt: skip
 
 
 def _started(address: str, names: list[str]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 
 from polytask.errors import Error
@@ -50,13 +51,18 @@ def create_app(models: Mapping[str, Model], settings: Settings | None = None) ->
     app.add_exception_handler(Error, on_error)
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(RequestValidationError, on_invalid)
-    app.add_middleware(Gate, settings=settings, figures=figures)
-    if settings.cors:  # outside of the gate: a page must be let read what the gate refuses
+    guard(app)
+    return app
+
+
+def guard(app: Starlette) -> None:
+    """Lays the gate around an app whose state has settings, figures and a life."""
+    app.add_middleware(Gate, settings=app.state.settings, figures=app.state.figures)
+    if app.state.settings.cors:  # outside of the gate: a page must be let read what the gate refuses
         app.add_middleware(
-            CORSMiddleware, allow_origins=settings.cors, allow_methods=["*"], allow_headers=["*"],
+            CORSMiddleware, allow_origins=app.state.settings.cors, allow_methods=["*"], allow_headers=["*"],
             expose_headers=["x-request-id"],
         )  # fmt: skip
-    return app
 
 
 @asynccontextmanager

@@ -2,24 +2,24 @@
 
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 
-from polytask.model import Model
-from polytask.serving.app import create_app
-from polytask.serving.settings import Settings
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
 
 
 class Lasting(uvicorn.Server):
     """After the first SIGTERM or SIGINT it is not ready any more and takes no new work; it ends when nothing runs. The
-    second one ends the process."""
+    second one ends the process. `app.state.life` says how the app stands."""
 
-    def __init__(self, models: Mapping[str, Model], settings: Settings, started: Callable[[], None]):
-        self.app, self.told = create_app(models, settings), started
+    def __init__(self, app: "Starlette", started: Callable[[], None]):
+        self.app, self.told = app, started
         config = uvicorn.Config(
-            self.app, log_config=None, access_log=False, server_header=False, ws="none", timeout_keep_alive=30
+            app, log_config=None, access_log=False, server_header=False, ws="none", timeout_keep_alive=30
         )
         super().__init__(config)
 

@@ -1,10 +1,11 @@
 """What Prometheus is told."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -78,3 +79,26 @@ class ModelMeter:
 
     def between(self, seconds: float) -> None:
         self._between.observe(seconds)
+
+
+def merged(texts: Mapping[str, bytes]) -> bytes:
+    """The figures of several servers as one text; a label `replica` says whose they are."""
+    families: dict[str, Metric] = {}
+    for replica, text in texts.items():
+        for family in text_string_to_metric_families(text.decode()):
+            kept = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+            for name, labels, value, *_ in family.samples:
+                kept.add_sample(name, {**labels, "replica": replica}, value)
+    registry = CollectorRegistry()
+    registry.register(_Found(families.values()))
+    return generate_latest(registry)
+
+
+class _Found(Collector):
+    """Figures as they were found."""
+
+    def __init__(self, families: Iterable[Metric]):
+        self._families = list(families)
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families

@@ -13,8 +13,9 @@ from polytask.interop.atomic import verify
 from polytask.serving.settings import Settings
 
 if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
     from polytask.model import Model
-    from polytask.serving.lasting import Lasting
 
 
 def serve(
@@ -26,22 +27,30 @@ def serve(
 
     Raises CheckpointError, ConfigError where the port is taken, MissingExtra.
     """
-    listener = _listen(host, port)
+    listener = listen(host, port)
     try:
         with ThreadPoolExecutor(1) as loader:
-            loaded = loader.submit(_load, paths, loading)  # while this thread imports the web's libraries
-            server_of = _web()
+            loaded = loader.submit(load, paths, loading)  # while this thread imports the web's libraries
+            create_app = _web()
             models = loaded.result()
-        logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
-        logging.getLogger("polytask.serving").setLevel(logging.INFO)
-        name, number = listener.getsockname()[:2]
-        address = f"http://{f'[{name}]' if ':' in name else name}:{number}"
-        server_of(models, settings, lambda: started(address, list(models))).run(sockets=[listener])
+        run(create_app(models, settings), listener, lambda address: started(address, list(models)))
     finally:
         listener.close()
 
 
-def _load(paths: Mapping[str, str], loading: Mapping[str, Any]) -> "dict[str, Model]":
+def run(app: "Starlette", listener: socket.socket, started: Callable[[str], None]) -> None:
+    """Runs an app at a socket until SIGTERM or SIGINT; `started` is told the address."""
+    from polytask.serving.lasting import Lasting
+
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
+    logging.getLogger("polytask.serving").setLevel(logging.INFO)
+    name, number = listener.getsockname()[:2]
+    address = f"http://{f'[{name}]' if ':' in name else name}:{number}"
+    Lasting(app, lambda: started(address)).run(sockets=[listener])
+
+
+def load(paths: Mapping[str, str], loading: Mapping[str, Any]) -> "dict[str, Model]":
+    """The models of these folders. Raises CheckpointError."""
     with ThreadPoolExecutor(1) as checker:  # sums are made while torch is imported: that thread needs no interpreter
         folders = {name: _summed(path) for name, path in paths.items()}
         checks = [checker.submit(verify, folder) for folder in folders.values() if folder is not None]
@@ -59,7 +68,7 @@ def _summed(path: str) -> Path | None:
     return next((f for f in (Path(path), Path(path) / "model") if (f / "checksums.json").is_file()), None)
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
     """A socket that listens; port 0 takes a free one. Raises ConfigError."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -76,12 +85,13 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _web() -> "Callable[[Mapping[str, Model], Settings, Callable[[], None]], Lasting]":
-    """Imports the web's libraries; what makes a server of models. Raises MissingExtra."""
+def _web() -> "Callable[[Mapping[str, Model], Settings], Starlette]":
+    """Imports the web's libraries; what makes an app of models. Raises MissingExtra."""
     try:
-        from polytask.serving.lasting import Lasting
+        from polytask.serving import lasting  # noqa: F401
+        from polytask.serving.app import create_app
     except ImportError as error:
         if error.name and error.name.startswith("polytask"):
             raise
         raise MissingExtra(str(error.name), "serve") from None
-    return Lasting
+    return create_app

@@ -118,10 +118,11 @@ async def _events(
         return event({**frame, "choices": [choice], **({"usage": None} if with_usage else {})})
 
     parts = {i: ToolText(form, served.model.tokenizer) for i in range(job.requests[0].sampling.n)} if form else {}
-    for index in range(job.requests[0].sampling.n):
-        yield chunk(index, {"role": "assistant", "content": "", "refusal": None})
-    completions = []
+    silent, completions = set(range(job.requests[0].sampling.n)), []
     async for piece in job:
+        if piece.index in silent:  # only now, so that a request that still waits has not begun in a client's eyes
+            silent.remove(piece.index)
+            yield chunk(piece.index, {"role": "assistant", "content": "", "refusal": None})
         text = parts[piece.index].push(piece.text) if parts else piece.text
         calls: list[dict[str, Any]] = []
         if piece.completion is not None and parts:

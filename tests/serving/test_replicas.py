@@ -1,0 +1,47 @@
+"""Replicas under Ray Serve: two of them, one killed under load."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from polytask.cli.main import app as cli
+
+ROOT = Path(__file__).parents[2]
+
+
+def said(*args) -> str:
+    done = CliRunner().invoke(cli, ["serve", *map(str, args), "--port", "0"])
+    assert done.exit_code == 2, done.output
+    return " ".join(done.stderr.split())
+
+
+def test_what_it_says_where_it_cannot_start(monkeypatch):
+    assert "--max-replicas 1 is below --replicas 2" in said("anywhere", "--replicas", 2, "--max-replicas", 1)
+    assert "1 replica or more" in said("anywhere", "--replicas", 1, "--target-requests", 0)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert "pip install 'polytask[ray]'" in said("anywhere", "--replicas", 2)
+
+
+@pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed; pip install 'polytask[ray]'")
+@pytest.mark.timeout(900)
+def test_what_had_not_begun_survives_a_killed_replica(tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    script = [sys.executable, ROOT / "benchmarks" / "replicas.py", "--quick", "--out", tmp_path]
+    done = subprocess.run(script, capture_output=True, text=True, env=environment, timeout=800)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "replicas.json").read_text())
+    became = found["became"]
+    assert became["answered"] == 12
+    broken = became.get("ended by an error server_error replica_lost within its text", 0)
+    assert 1 <= broken <= 12
+    assert became.get("streamed whole", 0) + broken == 12
+    assert found["again"] >= 1
+    assert found["seconds"] < 300
+    assert all(ip in ("127.0.0.1", "::1", "::ffff:127.0.0.1") for ip in found["ports"])
+    assert found["code"] == 0
