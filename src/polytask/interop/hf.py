@@ -272,12 +272,20 @@ def _family(words: Mapping[str, Any], folder: Path) -> Family:
 
 def _read(family: Family, words: Mapping[str, Any], folder: Path) -> TransformerConfig:
     where = folder / "config.json"
+    if words.get("is_causal") not in (None, True):
+        raise CheckpointError(
+            f"{where}: is_causal={words['is_causal']!r} asks for tokens that see later ones; polytask has none."
+        )
     try:
         return family.read(words)
     except KeyError as error:
         raise CheckpointError(f"{where} lacks {error}, which {family.model_type} needs.") from None
-    except (ConfigError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+    except ConfigError as error:
         raise CheckpointError(f"{where}: {error}") from None
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise CheckpointError(
+            f"{where}: a value is of a kind that {family.model_type} does not have: {error}."
+        ) from None
 
 
 def _matched(
