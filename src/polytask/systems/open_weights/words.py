@@ -108,7 +108,7 @@ def _scaling(words: Words, said: Words) -> Scaling | None:
             factor, original, low=number(said, "low_freq_factor"), high=number(said, "high_freq_factor")
         )
     return Yarn(
-        factor, original, 
+        factor, original,
         fast=number(said, "beta_fast", None) or 32.0, slow=number(said, "beta_slow", None) or 1.0,
         size=_yarn_size(factor, said), truncate=said.get("truncate", True),
     )  # fmt: skip
