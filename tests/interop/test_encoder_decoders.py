@@ -263,7 +263,7 @@ def test_marian_of_another_kind_is_refused_by_its_key(words, named, tmp_path):
     [
         ({"dense_act_fn": "silu"}, "dense_act_fn='silu'"),
         ({"is_gated_act": True}, "is_gated_act=True"),
-        ({"feed_forward_proj": None}, "feed_forward_proj"),
+        ({"feed_forward_proj": 7}, "feed_forward_proj"),
         ({"num_layers": 0}, "num_layers=0 leaves out the encoder"),
         ({"d_kv": "12"}, "d_kv='12'"),
     ],
