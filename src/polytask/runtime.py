@@ -122,9 +122,9 @@ def prepare(count: int | None = None) -> int:
     """Readies torch for work: threads (`count`, else OMP_NUM_THREADS, else one a core), fast float32 products, memory.
 
     On a CPU with instructions for bfloat16 "medium" lets oneDNN split each float32 into parts of it: 1.5 to 2 times as
-    fast where that keeps float32's accuracy, and rounding to bfloat16 where the CPU multiplies tiles (AMX), so the error
-    is measured first. Without them it is up to a tenth slower (docs/log.md). A GPU is left alone. Memory that is freed
-    is kept for the next step. Returns the number of threads.
+    fast where that keeps float32's accuracy, and rounding to bfloat16 where the CPU multiplies tiles (AMX), so the
+    error is measured first. Without them it is up to a tenth slower (docs/log.md). A GPU is left alone. Memory that is
+    freed is kept for the next step. Returns the number of threads.
     """
     import torch
 

@@ -242,3 +242,17 @@ def test_a_name_of_the_hub_without_a_network_is_refused(polytask, monkeypatch, t
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     refused(polytask("import", "org/name", tmp_path / "out"), "no checkpoint at org/name", "HF_HUB_OFFLINE is set")
     refused(polytask("ask", "org/name", "text", "--text", "a"), "no checkpoint at org/name")
+
+
+def test_import_from_nowhere_says_what_it_takes(polytask, tmp_path):
+    result = polytask("import", "nothing/there/x", tmp_path / "z")
+    refused(result, "There is no folder at nothing/there/x", "as Hugging Face has them", "owner/name")
+    assert "polytask train" not in result.stderr
+
+
+def test_a_place_that_cannot_be_written_brings_no_advice_on_training(polytask, llama, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    for verb in ("import", "export"):
+        result = polytask(verb, llama, tmp_path / "file" / "out")
+        refused(result, "Cannot save to", "Not a directory")
+        assert "--resume" not in result.stderr

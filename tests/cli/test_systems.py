@@ -44,6 +44,9 @@ def test_one_system_is_shown_with_its_parts_costs_and_gaps(polytask):
         read(polytask, "show", "palm-62b", "--precision", "float32")["memory to serve"]["weights"] == 4 * 62_495_662_080
     )
     shown = polytask("systems", "show", "PaLM-62B").stdout
+    assert "norms  one before both sub-layers" in shown
+    assert shown.count("one row of the context's length, bfloat16") == 2
+    assert shown.count("AdamW") == 1
     for words in ("62,495,662,080", "FLOPs", "GiB", "not public"):
         assert words in shown
 
@@ -101,3 +104,10 @@ def test_the_table_may_be_piped_into_less():
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
     assert done.stdout.startswith("name")
     assert done.stderr == ""
+
+
+def test_one_system_alone_is_not_compared(polytask):
+    result = polytask("systems", "compare", "gpt3-175b")
+    assert result.exit_code == 2
+    assert "two or more" in result.stderr
+    assert "polytask systems show gpt3-175b" in result.stderr

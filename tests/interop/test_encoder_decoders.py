@@ -256,3 +256,18 @@ def test_old_marian_folders_keep_their_sinusoids(tmp_path):
 def test_marian_of_another_kind_is_refused_by_its_key(words, named, tmp_path):
     with pytest.raises(CheckpointError, match=named):
         hf.read_config(changed(case("marian")[1], tmp_path / "marian", **words))
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ({"dense_act_fn": "silu"}, "dense_act_fn='silu'"),
+        ({"is_gated_act": True}, "is_gated_act=True"),
+        ({"feed_forward_proj": 7}, "feed_forward_proj"),
+        ({"num_layers": 0}, "num_layers=0 leaves out the encoder"),
+        ({"d_kv": "12"}, "d_kv='12'"),
+    ],
+)
+def test_t5_of_another_kind_is_refused_by_its_key(words, named, tmp_path):
+    with pytest.raises(CheckpointError, match=named):
+        hf.read_config(changed(case("t5 1.0")[1], tmp_path / "t5", **words))

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import weakref
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import polytask
-from polytask.errors import CheckpointError, TokenizerError
+from polytask.errors import CheckpointError, Notice, TokenizerError
 from polytask.interop import hf
 from polytask.interop.folder import read_folder
 from polytask.models import cost
@@ -266,7 +267,7 @@ def refused(folder: Path, *words: str, error=CheckpointError) -> None:
 def test_an_unknown_architecture_names_itself_and_the_nearest(copy):
     folder = copy()
     change(folder, model_type="llamma")
-    refused(folder, "'llamma'", "'llama'")
+    refused(folder, "'llamma'", "'llama'", "model_type in config.json")
 
 
 @pytest.mark.parametrize(
@@ -287,7 +288,36 @@ def test_an_unknown_architecture_names_itself_and_the_nearest(copy):
         ("opt", {"word_embed_proj_dim": 20}, "word_embed_proj_dim=20"),
         ("bloom", {"apply_residual_connection_post_layernorm": True}, "apply_residual_connection_post_layernorm"),
         ("gemma", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
-        ("gpt neo", {"attention_types": [[["global"], 2]]}, "attention_types"),
+        ("gpt neo", {"attention_types": [[["global"], 2]], "attention_layers": ...}, "attention_types"),
+        ("gpt neo", {"attention_types": None, "attention_layers": ...}, "attention_types"),
+        ("gpt neo", {"attention_layers": ["local"]}, "attention_layers"),
+        ("llama", {"is_causal": False}, "is_causal=False"),
+        ("gpt neo", {"is_causal": False}, "is_causal=False"),
+        ("llama", {"rms_norm_eps": "1e-5"}, "rms_norm_eps='1e-5' must be a number of at least 0"),
+        ("llama", {"rms_norm_eps": None}, "rms_norm_eps=None"),
+        ("llama", {"rms_norm_eps": -1}, "rms_norm_eps=-1"),
+        ("llama", {"intermediate_size": None}, "intermediate_size=None must be a whole number of at least 1"),
+        ("llama", {"intermediate_size": "56"}, "intermediate_size='56'"),
+        ("llama", {"intermediate_size": 1.5}, "intermediate_size=1.5"),
+        ("llama", {"hidden_size": "32"}, "hidden_size='32'"),
+        ("llama", {"hidden_size": True}, "hidden_size=True"),
+        ("llama", {"num_hidden_layers": -1}, "num_hidden_layers=-1"),
+        ("llama", {"head_dim": "8"}, "head_dim='8'"),
+        ("llama", {"head_dim": 1.5}, "head_dim=1.5"),
+        ("llama", {"num_key_value_heads": -1}, "num_key_value_heads=-1"),
+        ("llama", {"rope_parameters": ..., "rope_theta": "x"}, "rope_theta='x'"),
+        ("llama", {"rope_parameters": ..., "rope_theta": -1.0}, "rope_theta=-1.0"),
+        ("llama", {"rope_scaling": ["linear", 2.0]}, "rope_scaling=["),
+        ("llama", {"rope_scaling": {"type": "yarn", "factor": None}}, "factor=None"),
+        ("llama", {"rope_scaling": {"type": "yarn", "factor": -4.0}}, "factor=-4.0"),
+        ("llama", {"rope_scaling": {"type": "yarn", "factor": 4.0, "beta_fast": "32"}}, "beta_fast='32'"),
+        ("gpt-neox", {"rotary_pct": 2.0, "rope_parameters": ...}, "fraction=2.0"),
+        ("gpt-j", {"rotary_dim": None}, "rotary_dim=None"),
+        ("gpt-j", {"rotary_dim": 0}, "rotary_dim=0"),
+        ("gpt-j", {"rotary_dim": 9}, "rotary_dim=9 must be even"),
+        ("gpt-j", {"rotary_dim": 14}, "rotary_dim=14 must be even and at most the width of a head, 12"),
+        ("gpt-j", {"rotary_dim": ...}, "rotary_dim=64"),
+        ("bloom", {"slow_but_exact": True, "pretraining_tp": 2}, "pretraining_tp=2"),
         ("falcon 40b", {"parallel_attn": False}, "parallel_attn=False"),
     ],
 )
@@ -303,7 +333,8 @@ def test_code_that_comes_with_weights_is_never_run(copy):
     (folder / "modeling.py").write_text("raise SystemExit('it ran')")
     refused(folder, "auto_map", "never runs code")
     change(folder, model_type="llama")
-    assert hf.load_network(folder).config.layers == 3
+    with pytest.warns(Notice, match="auto_map in config.json.*was not run.*own llama network"):
+        assert hf.load_network(folder).config.layers == 3
 
 
 def test_config_that_is_no_json(copy):
@@ -375,3 +406,52 @@ def test_tokenizer_is_kept(copy, tmp_path):
     made = TextTokenizer.load(folder)
     hf.export(tmp_path / "out", hf.load_network(folder), made)
     assert TextTokenizer.load(tmp_path / "out").fingerprint == made.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("gemma 2", {"hidden_activation": "gelu"}),
+        ("gemma", {"hidden_act": "gelu"}),
+        ("gpt neo", {"attention_layers": ["local", "local", "local"]}),
+        ("gpt-neox", {"rope_parameters": ..., "rope_theta": 100.0, "partial_rotary_factor": 0.5}),
+        ("gpt-neox", {"rope_parameters": ..., "rope_theta": 100.0, "rotary_emb_base": 500, "rotary_pct": 0.5}),
+        ("gpt-neox", {"rotary_pct": 1.0, "rope_parameters": {"rope_type": "default", "rope_theta": 100.0}}),
+    ],
+)
+def test_keys_that_rule_each_other_out_are_read_as_transformers_does(copy, name, words):
+    import transformers
+
+    folder, ids = copy(name), torch.arange(2, 38)[None]
+    change(folder, **words)
+    network, positions = hf.load_network(folder), torch.arange(36)[None]
+    with torch.no_grad():
+        expected = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)(ids).logits
+        assert (network.logits(network(ids, Context(positions))) - expected).abs().max() < 2e-5
+
+
+def test_export_holds_one_tensor_at_a_time(tmp_path, monkeypatch):
+    """All the same, the library reads what is written."""
+    network, empty, alive = hf.load_network(case("llama").folder, torch.bfloat16), torch.empty, weakref.WeakSet()
+
+    def watched(*words, **options):
+        made = empty(*words, **options)
+        alive.add(made)
+        most.append(len(alive))
+        return made
+
+    most: list[int] = []
+    monkeypatch.setattr(torch, "empty", watched)
+    hf.export(tmp_path / "out", network)
+    monkeypatch.undo()
+    assert max(most) <= 2
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    assert len(most) >= len(found)
+    again = hf.load_network(tmp_path / "out", torch.bfloat16).state_dict()
+    assert all(torch.equal(again[name], tensor) for name, tensor in network.state_dict().items())
+
+
+def test_a_place_that_cannot_be_written_is_named_without_advice_on_training(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CheckpointError, match=r"^Cannot save to .*/file/out: Not a directory\.$"):
+        hf.export(tmp_path / "file" / "out", hf.load_network(case("llama").folder))

@@ -57,8 +57,9 @@ def show(
     about["year"] = str(about["year"])
     counts = {kind: count for kind, count in about["parameters"].items() if count is not None}
     about["parameters"] = counts or "not public"
-    for section in ("memory to train", "memory to serve"):
-        about[section] = {term: in_bytes(count) for term, count in about.get(section, {}).items()}
+    for section, how in (("memory to train", ", AdamW"), ("memory to serve", "")):
+        terms = {term: in_bytes(count) for term, count in about.get(section, {}).items()}
+        about[section] = terms and {"of": f"one row of the context's length, {precision}{how}"} | terms
     about["FLOPs a token"] = {kind: f"{short(flops)}FLOPs" for kind, flops in about.get("FLOPs a token", {}).items()}
     print_tree(console(), about)
 

@@ -15,11 +15,12 @@ from polytask.errors import CheckpointError
 
 
 @contextmanager
-def atomic_folder(path: Path, *, ours: bool = True) -> Iterator[Path]:
+def atomic_folder(path: Path, *, ours: bool = True, advice: str = "") -> Iterator[Path]:
     """A folder to fill, which takes the place of `path` when the block ends well and vanishes when it does not.
 
     All files are flushed to disk first, and those of `ours` are checksummed, which marks the folder as one that may be
-    replaced; any other is new or an error. A full disk is a CheckpointError; what stood at `path` stays.
+    replaced; any other is new or an error. A full disk is a CheckpointError, which ends with `advice`; what
+    stood at `path` stays.
     """
     path = Path(path)
     check_replaceable(path, ours)
@@ -37,10 +38,7 @@ def atomic_folder(path: Path, *, ours: bool = True) -> Iterator[Path]:
         fresh.rename(path)
         _flush(path.parent)
     except OSError as error:
-        raise CheckpointError(
-            f"Cannot save to {path}: {error.strerror or error}. Earlier checkpoints are untouched; "
-            "free some disk space or choose another --out, then go on with --resume."
-        ) from error
+        raise CheckpointError(f"Cannot save to {path}: {error.strerror or error}. {advice}".rstrip()) from error
     finally:
         if old.exists() and not path.exists():  # interrupted between the two renames
             old.rename(path)

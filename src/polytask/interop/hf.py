@@ -10,8 +10,8 @@ families stand in systems/ and are found by their model_type.
 """
 
 import json
-import math
 import re
+import warnings
 from collections.abc import Callable, Collection, Container, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polytask.errors import CheckpointError, ConfigError
+from polytask.errors import CheckpointError, ConfigError, Notice
 from polytask.interop import shards
 from polytask.interop.atomic import atomic_folder
 from polytask.interop.rows import Row
@@ -132,6 +132,11 @@ def load_network(
     words = _words(path)
     family = _family(words, path)
     config = config or _read(family, words, path)
+    if "auto_map" in words:
+        warnings.warn(
+            f"{path} brings code of its own (auto_map in config.json), which was not run; polytask's own "
+            f"{family.model_type} network is used.", Notice, stacklevel=2,
+        )  # fmt: skip
     with torch.device("meta"):
         network = Transformer(config).to(dtype)
     found = shards.stored(path)
@@ -175,14 +180,13 @@ def export(
 
     sizes = {row.theirs: row.view.shape(ours[row.ours]) for row in rows}
     weight = next(iter(ours.values()))
-    bytes_of = {name: math.prod(shape) * weight.element_size() for name, shape in sizes.items()}
     tokenizer = tokenizer and tokenizer.for_others()
     words |= {"architectures": [family.architecture], "model_type": family.model_type}
     words |= tokenizer.generation if tokenizer else {}
     words["dtype"] = str(weight.dtype).removeprefix("torch.")
     with atomic_folder(Path(path), ours=False) as folder:
         _write_json(folder / "config.json", words)
-        shards.write(folder, bytes_of, make, shard_bytes)
+        shards.write(folder, sizes, weight.dtype, make, shard_bytes)
         if tokenizer is not None:
             tokenizer.save(folder)
 
@@ -263,7 +267,9 @@ def _family(words: Mapping[str, Any], folder: Path) -> Family:
             f"runs code that comes with weights; {nearest(name, FAMILIES)}"
         )
     if name not in FAMILIES:
-        raise CheckpointError(f"{folder}: polytask has no architecture '{name}': {nearest(name, FAMILIES)}")
+        raise CheckpointError(
+            f"{folder}: polytask has no architecture '{name}' (model_type in config.json): {nearest(name, FAMILIES)}"
+        )
     if words.get("quantization_config"):
         raise CheckpointError(
             f"{folder} holds quantised weights (quantization_config in config.json); take the folder in bfloat16, "
@@ -274,12 +280,20 @@ def _family(words: Mapping[str, Any], folder: Path) -> Family:
 
 def _read(family: Family, words: Mapping[str, Any], folder: Path) -> TransformerConfig:
     where = folder / "config.json"
+    if words.get("is_causal") not in (None, True):
+        raise CheckpointError(
+            f"{where}: is_causal={words['is_causal']!r} asks for tokens that see later ones; polytask has none."
+        )
     try:
         return family.read(words)
     except KeyError as error:
         raise CheckpointError(f"{where} lacks {error}, which {family.model_type} needs.") from None
-    except (ConfigError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+    except ConfigError as error:
         raise CheckpointError(f"{where}: {error}") from None
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise CheckpointError(
+            f"{where}: a value is of a kind that {family.model_type} does not have: {error}."
+        ) from None
 
 
 def _matched(

@@ -10,10 +10,10 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from polytask.errors import CheckpointError
@@ -119,20 +119,42 @@ def _of_file(file: Path) -> dict[str, Stored]:
     }
 
 
-def write(folder: Path, sizes: Mapping[str, int], make: Callable[[str], Tensor], shard_bytes: int) -> None:
-    """Writes the tensors `make(name)`, one shard in memory at a time, with an index where there are several.
+def write(
+    folder: Path, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, make: Callable[[str], Tensor],
+    shard_bytes: int,
+) -> None:  # fmt: skip
+    """Writes the tensors `make(name)` of these shapes, one in memory at a time, with an index where shards are several.
 
-    sizes: bytes of each tensor. A shard holds at most `shard_bytes`, or one tensor that is larger.
+    A shard holds at most `shard_bytes`, or one tensor that is larger.
     """
+    sizes = {name: math.prod(shape) * dtype.itemsize for name, shape in shapes.items()}
     shards = _shared_out(sizes, shard_bytes)
     placed = {}
     for n, names in enumerate(shards, start=1):
         file = SINGLE if len(shards) == 1 else f"model-{n:05}-of-{len(shards):05}.safetensors"
-        save_file({name: make(name) for name in names}, folder / file, metadata={"format": "pt"})
+        _write_file(folder / file, {name: shapes[name] for name in names}, dtype, make)
         placed |= dict.fromkeys(names, file)
     if len(shards) > 1:
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": dict(sorted(placed.items()))}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _write_file(
+    file: Path, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, make: Callable[[str], Tensor]
+) -> None:
+    """The library's own writer wants all tensors of a file at once."""
+    kind = next(kind for kind, of in DTYPES.items() if of == dtype)
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, shape in shapes.items():
+        start, end = end, end + math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": (start, end)}
+    said = json.dumps(header).encode()
+    said += b" " * (-len(said) % 8)  # tensors begin at a multiple of 8
+    with file.open("wb") as stream:
+        stream.write(len(said).to_bytes(8, "little") + said)
+        for name in shapes:
+            stream.write(make(name).contiguous().view(-1).view(torch.uint8).numpy().data)
 
 
 def _shared_out(sizes: Mapping[str, int], shard_bytes: int) -> Sequence[Sequence[str]]:

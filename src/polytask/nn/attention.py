@@ -38,10 +38,10 @@ class Attention(Part):
     output_bias: bool | None = None
 
     def __post_init__(self) -> None:
-        if self.heads < 1 or self.heads % (self.kv_heads or self.heads):
+        self.expect_numbers("heads", "kv_heads", "head_dim", "window", whole=True)
+        self.expect_numbers("scale", "cap")
+        if self.heads % (self.kv_heads or self.heads):
             raise ConfigError(f"attention: heads={self.heads} must be a multiple of kv_heads={self.kv_heads}")
-        if self.window is not None and self.window < 1:
-            raise ConfigError(f"attention: window={self.window} must be at least 1")
 
     def sizes(self, dim: int) -> tuple[int, int, int]:
         """(query heads, key/value heads, head width). Raises ConfigError where the width does not divide."""

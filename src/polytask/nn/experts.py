@@ -50,10 +50,8 @@ class Experts(Part):
     z_loss: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("count", "width", "top_k"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ConfigError(f"Experts: {name}={value!r} must be a whole number of at least 1")
+        self.expect_numbers("count", "width", "top_k", whole=True)
+        self.expect_numbers("balance", "z_loss", zero=True)
         if self.top_k > self.count:
             raise ConfigError(f"Experts: top_k={self.top_k} is more than there are experts (count={self.count})")
         if self.capacity is not None and not self.capacity > 0:

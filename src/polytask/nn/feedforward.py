@@ -40,6 +40,10 @@ class MLP(Part):
     activation: str = "gelu"
     bias: bool = False
 
+    def __post_init__(self) -> None:
+        self.expect_numbers("width", whole=True)
+        ACTIVATIONS.get(self.activation)
+
     def build(self, dim: int) -> nn.Module:
         return MLPLayer(dim, self)
 
@@ -54,6 +58,10 @@ class GatedMLP(Part):
     width: int
     activation: str = "silu"
     bias: bool = False
+
+    def __post_init__(self) -> None:
+        self.expect_numbers("width", whole=True)
+        ACTIVATIONS.get(self.activation)
 
     def build(self, dim: int) -> nn.Module:
         return GatedMLPLayer(dim, self)

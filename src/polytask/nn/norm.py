@@ -17,6 +17,9 @@ class LayerNorm(Part):
     eps: float = 1e-5
     bias: bool = True
 
+    def __post_init__(self) -> None:
+        self.expect_numbers("eps", zero=True)
+
     def build(self, dim: int) -> nn.Module:
         return nn.LayerNorm(dim, eps=self.eps, bias=self.bias)
 
@@ -30,6 +33,9 @@ class RMSNorm(Part):
 
     eps: float = 1e-6
     offset: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.expect_numbers("eps", zero=True)
 
     def build(self, dim: int) -> nn.Module:
         return RootMeanSquare(dim, self)

@@ -5,6 +5,7 @@ a combination that makes no sense cannot be written down.
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -20,6 +21,25 @@ class Part:
 
     def __init_subclass__(cls) -> None:
         Part.kinds[cls.__name__] = cls
+
+    def expect_numbers(self, *names: str, whole: bool = False, zero: bool = False) -> None:
+        """Raises ConfigError where a field is none (see `unlike_number`); None passes where it is the default."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name not in names or (value is None and field.default is None):
+                continue
+            if wanted := unlike_number(value, whole=whole, zero=zero):
+                raise ConfigError(f"{type(self).__name__}: {field.name}={value!r} {wanted}")
+
+
+def unlike_number(value: Any, *, whole: bool = False, zero: bool = False) -> str | None:
+    """What a value must be, where it is not: a finite number above 0, or with `zero` 0 too; `whole` takes no others."""
+    number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+    if number and math.isfinite(value) and (value > 0 or (zero and value == 0)):
+        return None
+    if whole:
+        return f"must be a whole number of at least {0 if zero else 1}"
+    return "must be a number of at least 0" if zero else "must be a number above 0"
 
 
 def to_plain(value: Any) -> Any:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from polytask.errors import ConfigError
 from polytask.nn.part import Part
 
 
@@ -58,6 +59,12 @@ class Rotary(Part):
     )
     fraction: float = 1.0  # of the channels that turn, the first ones (GPT-J and NeoX leave the others as they are)
     scaling: "Scaling | None" = None
+
+    def __post_init__(self) -> None:
+        self.expect_numbers("theta")
+        self.expect_numbers("fraction", zero=True)
+        if self.fraction > 1:
+            raise ConfigError(f"Rotary: fraction={self.fraction} must be at most 1")
 
     def angles(self, positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
         """Cosines and signed sines of each channel, (B, 1, T, R) in float32, for integer positions (B, T); R turn."""
@@ -124,6 +131,10 @@ class Scaling(Part):
     factor: float
     original: int = 0
 
+    def __post_init__(self) -> None:
+        self.expect_numbers("factor")
+        self.expect_numbers("original", whole=True, zero=True)
+
     def scale(self, frequencies: Tensor, theta: float) -> tuple[Tensor, float]:
         """The scaled frequencies (R/2,), and what cosines and sines are multiplied by."""
         raise NotImplementedError
@@ -144,6 +155,10 @@ class Llama3Scaling(Scaling):
     low: float = 1.0
     high: float = 4.0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.expect_numbers("low", "high")
+
     def scale(self, frequencies: Tensor, theta: float) -> tuple[Tensor, float]:
         wavelengths = 2 * math.pi / frequencies
         smooth = (self.original / wavelengths - self.low) / (self.high - self.low)
@@ -162,6 +177,10 @@ class Yarn(Scaling):
     slow: float = 1.0
     size: float | None = None
     truncate: bool = True  # the ramp's ends to whole channels, as the authors' code has it
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.expect_numbers("fast", "slow", "size")
 
     def scale(self, frequencies: Tensor, theta: float) -> tuple[Tensor, float]:
         channels = len(frequencies)

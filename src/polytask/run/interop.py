@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from polytask.errors import ConfigError
-from polytask.interop import FORMATS, hf, shards
+from polytask.errors import CheckpointError, ConfigError
+from polytask.interop import FORMATS, hf, hub, shards
 from polytask.interop.atomic import check_replaceable
 from polytask.interop.folder import Folder, load_network, read_folder, write_folder
 from polytask.models import cost
@@ -29,6 +29,11 @@ def import_model(source: str, out: Path) -> Made:
     Weights keep their precision. Raises CheckpointError and TokenizerError; nothing is left half-written.
     """
     check_replaceable(out)
+    if not Path(source).exists() and not hub.is_name(source):
+        raise CheckpointError(
+            f"There is no folder at {source}; import takes a folder as Hugging Face has them, or a model of its hub by "
+            "its name, owner/name."
+        )
     folder = read_folder(source)
     if not hf.is_folder(folder.path):
         raise ConfigError(f"{source} is a polytask checkpoint already; copy the folder, or use it where it is.")

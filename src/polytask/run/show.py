@@ -5,7 +5,16 @@ from typing import Any
 from polytask.interop.folder import read_folder
 from polytask.models import cost
 from polytask.models.config import TransformerConfig
+from polytask.nn.block import Placement
 from polytask.nn.part import Part, to_plain
+
+NORMS: dict[Placement, str] = {
+    "pre": "before each sub-layer",
+    "post": "after each sum",
+    "sandwich": "before and after each sub-layer",
+    "parallel": "one before both sub-layers, which run in parallel",
+    "parallel_norms": "one before each of two sub-layers, which run in parallel",
+}
 
 
 def describe(model: str) -> dict[str, Any]:
@@ -32,7 +41,7 @@ def architecture(config: TransformerConfig) -> dict[str, Any]:
     shown |= {"width": config.dim, "context": config.context_length, "vocabulary": config.vocab_size}
     for name in ("attention", "feedforward", "norm", "position"):
         shown[name] = words(getattr(config, name))
-    return shown | {"norms": f"{config.placement}-norm", "tied output": config.tied}
+    return shown | {"norms": NORMS[config.placement], "tied output": config.tied}
 
 
 def words(part: Any) -> str:

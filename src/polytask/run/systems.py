@@ -53,6 +53,8 @@ def describe(name: str, precision: str = "bfloat16") -> dict[str, Any]:
 def compare(names: list[str], precision: str = "bfloat16") -> dict[str, dict[str, Any]]:
     """By name: the figures of `describe` that can stand side by side, None where they are not public."""
     _check(precision)
+    if len(names) < 2:
+        raise ConfigError(f"compare takes two or more systems; look at one with: polytask systems show {names[0]}")
     return {name: _column(row, precision) for name, row in map(find, names)}
 
 

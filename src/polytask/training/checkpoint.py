@@ -40,6 +40,8 @@ class Made:
 # Puts a model's files into an existing folder.
 Save = Callable[[Path, Mapping[str, Tensor], Made], None]
 
+GO_ON = "Earlier checkpoints are untouched; free some disk space or choose another --out, then go on with --resume."
+
 
 @dataclass
 class RunState:
@@ -80,14 +82,14 @@ def save_weights(folder: Path, weights: Mapping[str, Tensor], made: Made) -> Non
 
 def write_model_folder(path: Path, save: Save, weights: Mapping[str, Tensor], made: Made) -> None:
     """A model folder at `path`, atomically. Raises CheckpointError where the disk refuses."""
-    with atomic_folder(path) as folder:
+    with atomic_folder(path, advice=GO_ON) as folder:
         _write(lambda: save(folder, weights, made))
 
 
 def write_checkpoint(out: Path, state: State, save_model: Callable[[Path], None]) -> Path:
     """Writes OUT/checkpoints/step-N atomically; an earlier one is never touched before the new one is whole."""
     path = checkpoints_folder(out) / f"step-{state.run.step:06d}"
-    with atomic_folder(path) as folder:
+    with atomic_folder(path, advice=GO_ON) as folder:
         _write(lambda: save_model(folder))
         inner = folder / "state"
         inner.mkdir()
@@ -181,7 +183,7 @@ def sweep(out: Path) -> None:
 
 def publish(checkpoint: Path, out: Path) -> Path:
     """Makes OUT/model the model of a checkpoint, without its training state; files are shared where the disk can."""
-    with atomic_folder(out / "model") as folder:
+    with atomic_folder(out / "model", advice=GO_ON) as folder:
         for file in checkpoint.rglob("*"):
             relative = file.relative_to(checkpoint)
             if file.is_dir() or relative.parts[0] == "state" or relative.name == "checksums.json":

@@ -20,9 +20,11 @@ from polytask.systems.open_weights.words import (
     Words,
     activation,
     first,
+    number,
     only,
     parts,
     rope,
+    size,
     their_activation,
     whole_rotary,
 )
@@ -30,10 +32,12 @@ from polytask.systems.open_weights.words import (
 
 def _read_bloom(words: Words) -> TransformerConfig:
     only(words, "apply_residual_connection_post_layernorm", False)
-    dim, norm = first(words, "hidden_size", "n_embed"), LayerNorm(words.get("layer_norm_epsilon", 1e-5))
+    if words.get("slow_but_exact"):
+        only(words, "pretraining_tp", 1)  # else products are rounded slice by slice
+    dim, norm = first(words, "hidden_size", "n_embed"), LayerNorm(number(words, "layer_norm_epsilon", 1e-5, zero=True))
     return TransformerConfig(
-        vocab_size=words["vocab_size"],
-        context_length=words.get("seq_length", 2048),
+        vocab_size=size(words, "vocab_size"),
+        context_length=size(words, "seq_length", 2048),
         layers=first(words, "n_layer", "num_hidden_layers"),
         dim=dim,
         attention=Attention(first(words, "n_head", "num_attention_heads"), bias=True),
@@ -89,17 +93,17 @@ BLOOM = Family(
 
 
 def _read_falcon(words: Words) -> TransformerConfig:
-    dim, heads = words["hidden_size"], words["num_attention_heads"]
+    dim, heads = size(words, "hidden_size"), size(words, "num_attention_heads")
     bias, grouped = words.get("bias", False), words.get("new_decoder_architecture", False)
     single = words.get("multi_query", True) and not grouped
     return TransformerConfig(
-        vocab_size=words["vocab_size"],
-        context_length=words.get("max_position_embeddings", 2048),
-        layers=words["num_hidden_layers"],
+        vocab_size=size(words, "vocab_size"),
+        context_length=size(words, "max_position_embeddings", 2048),
+        layers=size(words, "num_hidden_layers"),
         dim=dim,
-        attention=Attention(heads, 1 if single else words.get("num_kv_heads") or heads, bias=bias),
-        feedforward=MLP(words.get("ffn_hidden_size") or 4 * dim, activation(words, "activation", "gelu"), bias),
-        norm=LayerNorm(words.get("layer_norm_epsilon", 1e-5)),
+        attention=Attention(heads, 1 if single else size(words, "num_kv_heads", None) or heads, bias=bias),
+        feedforward=MLP(size(words, "ffn_hidden_size", None) or 4 * dim, activation(words, "activation", "gelu"), bias),
+        norm=LayerNorm(number(words, "layer_norm_epsilon", 1e-5, zero=True)),
         position=Alibi(scaled=True) if words.get("alibi", False) else whole_rotary(words),
         placement=_placement(words, grouped),
         tied=words.get("tie_word_embeddings", True),

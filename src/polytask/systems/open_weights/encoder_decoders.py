@@ -19,37 +19,41 @@ from polytask.nn.attention import Attention
 from polytask.nn.feedforward import MLP, GatedMLP
 from polytask.nn.norm import LayerNorm, RMSNorm
 from polytask.nn.position import RelativeBuckets, Sinusoidal
-from polytask.systems.open_weights.words import Words, activation, only, parts, their_activation
+from polytask.systems.open_weights.words import Words, activation, number, only, parts, size, their_activation
 
 
 def _read_t5(words: Words) -> TransformerConfig:
-    dim, kind = words["d_model"], words.get("feed_forward_proj", "relu")
+    dim, kind = size(words, "d_model"), str(words.get("feed_forward_proj", "relu"))
     gated, _, name = kind.rpartition("-")
     only({"feed_forward_proj": gated}, "feed_forward_proj", "", "gated")
     act = "gelu_tanh" if kind == "gated-gelu" else activation({"feed_forward_proj": name}, "feed_forward_proj", "relu")
+    only(words, "is_gated_act", bool(gated), None)
+    only(words, "dense_act_fn", "gelu_new" if kind == "gated-gelu" else name, None)
     tied = words.get("tie_word_embeddings", True)
-    _expect_encoder(words, "num_layers")
+    encoder_layers = _encoder(words, "num_layers")
     scaled = words.get("scale_decoder_outputs", tied)
     return TransformerConfig(
-        vocab_size=words["vocab_size"],
-        context_length=words.get("n_positions", 512),
-        layers=words.get("num_decoder_layers") or words["num_layers"],
-        encoder_layers=words["num_layers"],
+        vocab_size=size(words, "vocab_size"),
+        context_length=size(words, "n_positions", 512),
+        layers=size(words, "num_decoder_layers", None) or encoder_layers,
+        encoder_layers=encoder_layers,
         dim=dim,
-        attention=Attention(words["num_heads"], head_dim=words["d_kv"], scale=1.0),
-        feedforward=GatedMLP(words["d_ff"], act) if gated else MLP(words["d_ff"], act),
-        norm=RMSNorm(words.get("layer_norm_epsilon", 1e-6)),
+        attention=Attention(size(words, "num_heads"), head_dim=size(words, "d_kv"), scale=1.0),
+        feedforward=GatedMLP(size(words, "d_ff"), act) if gated else MLP(size(words, "d_ff"), act),
+        norm=RMSNorm(number(words, "layer_norm_epsilon", 1e-6, zero=True)),
         position=RelativeBuckets(
-            words.get("relative_attention_num_buckets", 32), words.get("relative_attention_max_distance", 128)
+            size(words, "relative_attention_num_buckets", 32), size(words, "relative_attention_max_distance", 128)
         ),
         tied=tied,
         logit_scale=dim**-0.5 if scaled else 1.0,
     )
 
 
-def _expect_encoder(words: Words, key: str) -> None:
-    if words[key] < 1:
-        raise ConfigError(f"{key}={words[key]} leaves out the encoder, which this family has.")
+def _encoder(words: Words, key: str) -> int:
+    layers = number(words, key, whole=True, zero=True)
+    if not layers:
+        raise ConfigError(f"{key}=0 leaves out the encoder, which this family has.")
+    return layers
 
 
 def _write_t5(c: TransformerConfig) -> dict[str, Any]:
@@ -129,17 +133,16 @@ def _read_marian(words: Words) -> TransformerConfig:
         only(words, key, False)
     only(words, "share_encoder_decoder_embeddings", True)
     only(words, "tie_word_embeddings", True)
-    only(words, "decoder_vocab_size", words["vocab_size"], None)
-    _expect_encoder(words, "encoder_layers")
-    heads, width = words["decoder_attention_heads"], words["decoder_ffn_dim"]
+    only(words, "decoder_vocab_size", size(words, "vocab_size"), None)
+    heads, width = size(words, "decoder_attention_heads"), size(words, "decoder_ffn_dim")
     only(words, "encoder_attention_heads", heads)
     only(words, "encoder_ffn_dim", width)
     return TransformerConfig(
-        vocab_size=words["vocab_size"],
-        context_length=words.get("max_position_embeddings", 1024),
-        layers=words["decoder_layers"],
-        encoder_layers=words["encoder_layers"],
-        dim=words["d_model"],
+        vocab_size=size(words, "vocab_size"),
+        context_length=size(words, "max_position_embeddings", 1024),
+        layers=size(words, "decoder_layers"),
+        encoder_layers=_encoder(words, "encoder_layers"),
+        dim=size(words, "d_model"),
         attention=Attention(heads, bias=True),
         feedforward=MLP(width, activation(words, "activation_function", "gelu"), True),
         norm=LayerNorm(),

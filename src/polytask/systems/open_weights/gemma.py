@@ -21,17 +21,16 @@ from polytask.systems.open_weights.llama import (
     llama_kin,
     llama_words,
 )
-from polytask.systems.open_weights.words import Words, activation, only, parts
+from polytask.systems.open_weights.words import Words, activation, number, only, parts, size
 
 
 def _config(words: Words, attention: Any, key: str, **fields: Any) -> TransformerConfig:
     only(words, "use_bidirectional_attention", None, False)
-    # Early folders say "gelu" and mean its tanh form, which transformers takes as well.
-    act = "gelu_tanh" if words.get(key) in (None, "gelu") else activation(words, key, "gelu_pytorch_tanh")
+    act = activation(words, key, "gelu_pytorch_tanh")
     return llama_config(
         words, attention,
-        feedforward=GatedMLP(words["intermediate_size"], act),
-        norm=RMSNorm(words.get("rms_norm_eps", 1e-6), offset=1.0),
+        feedforward=GatedMLP(size(words, "intermediate_size"), act),
+        norm=RMSNorm(number(words, "rms_norm_eps", 1e-6, zero=True), offset=1.0),
         scale_embedding=True,
         tied=words.get("tie_word_embeddings", True),
         **fields,
@@ -40,6 +39,8 @@ def _config(words: Words, attention: Any, key: str, **fields: Any) -> Transforme
 
 def _read_gemma(words: Words) -> TransformerConfig:
     words = {"max_position_embeddings": 8192, "head_dim": 256, **words}
+    if words.get("hidden_act") == "gelu":  # early folders mean its tanh form, which transformers takes as well
+        words["hidden_act"] = "gelu_pytorch_tanh"
     return _config(words, llama_attention(words, bias=words.get("attention_bias", False)), "hidden_act")
 
 
@@ -55,12 +56,13 @@ def _read_gemma2(words: Words) -> TransformerConfig:
     dense = llama_attention(
         words,
         bias=words.get("attention_bias", False),
-        scale=words.get("query_pre_attn_scalar", 256) ** -0.5,
-        cap=words.get("attn_logit_softcapping", 50.0),
+        scale=number(words, "query_pre_attn_scalar", 256) ** -0.5,
+        cap=number(words, "attn_logit_softcapping", 50.0, None),
     )
-    turns = ["full_attention" if layer % 2 else "sliding_attention" for layer in range(words["num_hidden_layers"])]
+    layers = size(words, "num_hidden_layers")
+    turns = ["full_attention" if layer % 2 else "sliding_attention" for layer in range(layers)]
     attention = banded(words, dense, words.get("layer_types") or turns)
-    cap = words.get("final_logit_softcapping", 30.0)
+    cap = number(words, "final_logit_softcapping", 30.0, None)
     return _config(words, attention, "hidden_activation", placement="sandwich", logit_cap=cap)
 
 

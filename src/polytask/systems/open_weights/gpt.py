@@ -17,7 +17,17 @@ from polytask.nn.attention import Attention
 from polytask.nn.feedforward import MLP
 from polytask.nn.norm import LayerNorm
 from polytask.nn.position import Learned
-from polytask.systems.open_weights.words import Words, activation, first, in_turn, only, parts, their_activation
+from polytask.systems.open_weights.words import (
+    Words,
+    activation,
+    first,
+    in_turn,
+    number,
+    only,
+    parts,
+    size,
+    their_activation,
+)
 
 
 def _read_gpt2(words: Words) -> TransformerConfig:
@@ -26,13 +36,15 @@ def _read_gpt2(words: Words) -> TransformerConfig:
     dim = first(words, "n_embd", "hidden_size")
     scaled = only(words, "scale_attn_weights", True, False)
     return TransformerConfig(
-        vocab_size=words["vocab_size"],
+        vocab_size=size(words, "vocab_size"),
         context_length=first(words, "n_positions", "max_position_embeddings", "n_ctx"),
         layers=first(words, "n_layer", "num_hidden_layers"),
         dim=dim,
         attention=Attention(first(words, "n_head", "num_attention_heads"), bias=True, scale=None if scaled else 1.0),
-        feedforward=MLP(words.get("n_inner") or 4 * dim, activation(words, "activation_function", "gelu_new"), True),
-        norm=LayerNorm(words.get("layer_norm_epsilon", 1e-5)),
+        feedforward=MLP(
+            size(words, "n_inner", None) or 4 * dim, activation(words, "activation_function", "gelu_new"), True
+        ),
+        norm=LayerNorm(number(words, "layer_norm_epsilon", 1e-5, zero=True)),
         position=Learned(),
         tied=words.get("tie_word_embeddings", True),
     )
@@ -80,24 +92,35 @@ GPT2 = Family(
 
 
 def _read_neo(words: Words) -> TransformerConfig:
-    dim = words["hidden_size"]
-    layers, width = first(words, "num_layers", "num_hidden_layers"), words.get("intermediate_size") or 4 * dim
-    kinds = [kind for turn, times in words["attention_types"] for kind in list(turn) * times]
-    if len(kinds) != layers or set(kinds) - {"global", "local"}:
-        only({"attention_types": kinds}, "attention_types", [f"global or local, {layers} times"])
+    dim = size(words, "hidden_size")
+    layers, width = first(words, "num_layers", "num_hidden_layers"), size(words, "intermediate_size", None) or 4 * dim
+    kinds = _kinds(words, layers)
     dense = Attention(first(words, "num_heads", "num_attention_heads"), bias=False, output_bias=True, scale=1.0)
-    banded = replace(dense, window=words.get("window_size", 256))
+    banded = replace(dense, window=size(words, "window_size", 256))
     return TransformerConfig(
-        vocab_size=words["vocab_size"],
-        context_length=words.get("max_position_embeddings", 2048),
+        vocab_size=size(words, "vocab_size"),
+        context_length=size(words, "max_position_embeddings", 2048),
         layers=layers,
         dim=dim,
         attention=in_turn([dense if kind == "global" else banded for kind in kinds]),
         feedforward=MLP(width, activation(words, "activation_function", "gelu_new"), True),
-        norm=LayerNorm(words.get("layer_norm_epsilon", 1e-5)),
+        norm=LayerNorm(number(words, "layer_norm_epsilon", 1e-5, zero=True)),
         position=Learned(),
         tied=words.get("tie_word_embeddings", True),
     )
+
+
+def _kinds(words: Words, layers: int) -> list[str]:
+    """global or local for each layer; the list of layers is taken before that of turns."""
+    key = "attention_types" if words.get("attention_layers") is None else "attention_layers"
+    kinds = words[key]
+    try:
+        if key == "attention_types":
+            kinds = [kind for turn, times in kinds for kind in list(turn) * times]
+        fits = len(kinds) == layers and set(kinds) <= {"global", "local"}
+    except (TypeError, ValueError):
+        fits = False
+    return kinds if fits else only({key: kinds}, key, [f"global or local, {layers} times"])
 
 
 def _write_neo(c: TransformerConfig) -> dict[str, Any]:
@@ -146,17 +169,17 @@ GPT_NEO = Family(
 
 
 def _read_opt(words: Words) -> TransformerConfig:
-    dim, before = words["hidden_size"], only(words, "do_layer_norm_before", True, False)
+    dim, before = size(words, "hidden_size"), only(words, "do_layer_norm_before", True, False)
     only({"word_embed_proj_dim": words.get("word_embed_proj_dim") or dim}, "word_embed_proj_dim", dim)
     only(words, "layer_norm_elementwise_affine", True)
     bias = words.get("enable_bias", True)
     return TransformerConfig(
-        vocab_size=words["vocab_size"],
-        context_length=words.get("max_position_embeddings", 2048),
-        layers=words["num_hidden_layers"],
+        vocab_size=size(words, "vocab_size"),
+        context_length=size(words, "max_position_embeddings", 2048),
+        layers=size(words, "num_hidden_layers"),
         dim=dim,
-        attention=Attention(words["num_attention_heads"], bias=bias),
-        feedforward=MLP(words["ffn_dim"], activation(words, "activation_function", "relu"), bias),
+        attention=Attention(size(words, "num_attention_heads"), bias=bias),
+        feedforward=MLP(size(words, "ffn_dim"), activation(words, "activation_function", "relu"), bias),
         norm=LayerNorm(),
         position=Learned(offset=2),
         placement="pre" if before else "post",

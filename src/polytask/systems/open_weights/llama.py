@@ -19,34 +19,36 @@ from polytask.systems.open_weights.words import (
     Words,
     activation,
     in_turn,
+    number,
     only,
     parts,
     rope,
+    size,
     their_activation,
     whole_rotary,
 )
 
 
 def llama_attention(words: Words, **fields: Any) -> Attention:
-    heads = words["num_attention_heads"]
-    width = words.get("head_dim") or words["hidden_size"] // heads
-    return Attention(heads, words.get("num_key_value_heads") or heads, width, **fields)
+    heads = size(words, "num_attention_heads")
+    width = size(words, "head_dim", None) or size(words, "hidden_size") // heads
+    return Attention(heads, size(words, "num_key_value_heads", None) or heads, width, **fields)
 
 
 def llama_config(words: Words, attention: Any, **fields: Any) -> TransformerConfig:
     """What all of the kin have in common; `fields` stand in for some of it."""
     common = {
-        "vocab_size": words["vocab_size"],
-        "context_length": words["max_position_embeddings"],
-        "layers": words["num_hidden_layers"],
-        "dim": words["hidden_size"],
+        "vocab_size": size(words, "vocab_size"),
+        "context_length": size(words, "max_position_embeddings"),
+        "layers": size(words, "num_hidden_layers"),
+        "dim": size(words, "hidden_size"),
         "attention": attention,
-        "norm": RMSNorm(words.get("rms_norm_eps", 1e-6)),
+        "norm": RMSNorm(number(words, "rms_norm_eps", 1e-6, zero=True)),
         "position": whole_rotary(words),
         "tied": words.get("tie_word_embeddings", False),
     }
     if "feedforward" not in fields:
-        common["feedforward"] = GatedMLP(words["intermediate_size"], activation(words, "hidden_act", "silu"))
+        common["feedforward"] = GatedMLP(size(words, "intermediate_size"), activation(words, "hidden_act", "silu"))
     return TransformerConfig(**(common | fields))
 
 
@@ -124,7 +126,7 @@ def llama_kin(model_type: str, architecture: str, read: Any, write: Any, rows: A
 def _read_llama(words: Words) -> TransformerConfig:
     bias = words.get("mlp_bias", False)
     attention = llama_attention(words, bias=words.get("attention_bias", False))
-    feedforward = GatedMLP(words["intermediate_size"], activation(words, "hidden_act", "silu"), bias)
+    feedforward = GatedMLP(size(words, "intermediate_size"), activation(words, "hidden_act", "silu"), bias)
     return llama_config({"max_position_embeddings": 2048, **words}, attention, feedforward=feedforward)
 
 
@@ -139,7 +141,7 @@ LLAMA = llama_kin("llama", "LlamaForCausalLM", _read_llama, _write_llama)
 def _read_mistral(words: Words) -> TransformerConfig:
     only(words, "layer_types", None)
     words = {"max_position_embeddings": 131_072, "num_key_value_heads": 8, **words}
-    return llama_config(words, llama_attention(words, window=words.get("sliding_window", 4096)))
+    return llama_config(words, llama_attention(words, window=size(words, "sliding_window", 4096, None)))
 
 
 def _write_mistral(c: TransformerConfig) -> dict[str, Any]:
@@ -151,11 +153,12 @@ MISTRAL = llama_kin("mistral", "MistralForCausalLM", _read_mistral, _write_mistr
 
 def banded(words: Words, dense: Attention, kinds: list[str]) -> Any:
     """The attention of each layer of `layer_types`."""
+    layers = size(words, "num_hidden_layers")
+    if not isinstance(kinds, list) or len(kinds) != layers:
+        only({"layer_types": kinds}, "layer_types", f"one for each of {layers} layers")
     for kind in kinds:
         only({"layer_types": kind}, "layer_types", "full_attention", "sliding_attention")
-    if len(kinds) != words["num_hidden_layers"]:
-        only({"layer_types": kinds}, "layer_types", f"one for each of {words['num_hidden_layers']} layers")
-    window = replace(dense, window=words.get("sliding_window", 4096))
+    window = replace(dense, window=size(words, "sliding_window", 4096, None))
     return in_turn([window if kind == "sliding_attention" else dense for kind in kinds])
 
 
@@ -167,8 +170,8 @@ def layer_types(c: TransformerConfig) -> dict[str, Any]:
 
 
 def _qwen_attention(words: Words, dense: Attention) -> Any:
-    layers, first = words["num_hidden_layers"], words.get("max_window_layers", 28)
-    windows = words.get("use_sliding_window", False) and words.get("sliding_window", 4096) is not None
+    layers, first = size(words, "num_hidden_layers"), number(words, "max_window_layers", 28, whole=True, zero=True)
+    windows = words.get("use_sliding_window", False) and size(words, "sliding_window", 4096, None) is not None
     above = ["sliding_attention" if windows and layer >= first else "full_attention" for layer in range(layers)]
     return banded(words, dense, words.get("layer_types") or above)
 
@@ -190,7 +193,7 @@ QWEN2 = llama_kin("qwen2", "Qwen2ForCausalLM", _read_qwen2, _qwen_words)
 
 def _read_qwen3(words: Words) -> TransformerConfig:
     words = {"max_position_embeddings": 32_768, "head_dim": 128, **words}
-    norm = RMSNorm(words.get("rms_norm_eps", 1e-6))
+    norm = RMSNorm(number(words, "rms_norm_eps", 1e-6, zero=True))
     dense = llama_attention(words, bias=words.get("attention_bias", False), qk_norm=norm)
     return llama_config(words, _qwen_attention(words, dense))
 

@@ -19,21 +19,21 @@ from polytask.systems.open_weights.llama import (
     llama_kin,
     llama_words,
 )
-from polytask.systems.open_weights.words import Words, activation, parts, whole_rotary
+from polytask.systems.open_weights.words import Words, activation, number, parts, size, whole_rotary
 
 
 def _read(words: Words) -> TransformerConfig:
     words = {"max_position_embeddings": 131_072, "num_key_value_heads": 8, "rms_norm_eps": 1e-5, **words}
     experts = Experts(
-        words.get("num_local_experts", 8),
-        words["intermediate_size"],
-        top_k=words.get("num_experts_per_tok", 2),
+        size(words, "num_local_experts", 8),
+        size(words, "intermediate_size"),
+        top_k=size(words, "num_experts_per_tok", 2),
         gated=True,
         activation=activation(words, "hidden_act", "silu"),
-        balance=words.get("router_aux_loss_coef", 0.001),
+        balance=number(words, "router_aux_loss_coef", 0.001, zero=True),
         balance_over="all",
     )
-    attention = llama_attention(words, window=words.get("sliding_window"))
+    attention = llama_attention(words, window=size(words, "sliding_window", None))
     return llama_config(words, attention, feedforward=experts, position=whole_rotary(words, theta=1e6))
 
 

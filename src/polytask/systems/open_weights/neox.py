@@ -7,6 +7,7 @@ for each, turns channel i with i + R/2, and keeps queries, keys and values in on
 
 from typing import Any
 
+from polytask.errors import ConfigError
 from polytask.interop.hf import Family
 from polytask.interop.rows import Grouped, Row, spread, stacked
 from polytask.models.config import TransformerConfig
@@ -14,20 +15,35 @@ from polytask.nn.attention import Attention
 from polytask.nn.feedforward import MLP
 from polytask.nn.norm import LayerNorm
 from polytask.nn.position import Rotary
-from polytask.systems.open_weights.words import Words, activation, first, only, parts, rope, rotary, their_activation
+from polytask.systems.open_weights.words import (
+    Words,
+    activation,
+    first,
+    number,
+    only,
+    parts,
+    rope,
+    rotary,
+    size,
+    their_activation,
+)
 
 
 def _read_gptj(words: Words) -> TransformerConfig:
     dim, heads = first(words, "n_embd", "hidden_size"), first(words, "n_head", "num_attention_heads")
-    turned = words.get("rotary_dim") or dim // heads
+    turned = size(words, "rotary_dim", 64)
+    if turned % 2 or turned * heads > dim:
+        raise ConfigError(f"rotary_dim={turned} must be even and at most the width of a head, {dim // heads}.")
     return TransformerConfig(
-        vocab_size=words["vocab_size"],
+        vocab_size=size(words, "vocab_size"),
         context_length=first(words, "n_positions", "max_position_embeddings"),
         layers=first(words, "n_layer", "num_hidden_layers"),
         dim=dim,
         attention=Attention(heads),
-        feedforward=MLP(words.get("n_inner") or 4 * dim, activation(words, "activation_function", "gelu_new"), True),
-        norm=LayerNorm(words.get("layer_norm_epsilon", 1e-5)),
+        feedforward=MLP(
+            size(words, "n_inner", None) or 4 * dim, activation(words, "activation_function", "gelu_new"), True
+        ),
+        norm=LayerNorm(number(words, "layer_norm_epsilon", 1e-5, zero=True)),
         position=Rotary(layout="interleaved", fraction=turned * heads / dim),
         placement="parallel",
         tied=only(words, "tie_word_embeddings", False),
@@ -78,17 +94,17 @@ GPTJ = Family(
 
 def _read_neox(words: Words) -> TransformerConfig:
     parallel = words.get("use_parallel_residual", True)
-    theta, share = words.get("rotary_emb_base") or 10_000.0, words.get("rotary_pct")
-    position = rotary(words, theta=theta, fraction=0.25 if share is None else share)
+    theta, share = number(words, "rotary_emb_base", 10_000.0), number(words, "rotary_pct", 0.25, zero=True)
+    own = {key: value for key, value in words.items() if key not in ("rope_theta", "partial_rotary_factor")}
     return TransformerConfig(
-        vocab_size=words["vocab_size"],
-        context_length=words.get("max_position_embeddings", 2048),
-        layers=words["num_hidden_layers"],
-        dim=words["hidden_size"],
-        attention=Attention(words["num_attention_heads"], bias=words.get("attention_bias", True)),
-        feedforward=MLP(words["intermediate_size"], activation(words, "hidden_act", "gelu"), True),
-        norm=LayerNorm(words.get("layer_norm_eps", 1e-5)),
-        position=position,
+        vocab_size=size(words, "vocab_size"),
+        context_length=size(words, "max_position_embeddings", 2048),
+        layers=size(words, "num_hidden_layers"),
+        dim=size(words, "hidden_size"),
+        attention=Attention(size(words, "num_attention_heads"), bias=words.get("attention_bias", True)),
+        feedforward=MLP(size(words, "intermediate_size"), activation(words, "hidden_act", "gelu"), True),
+        norm=LayerNorm(number(words, "layer_norm_eps", 1e-5, zero=True)),
+        position=rotary(own, theta=theta, fraction=share),  # it has no such keys, and transformers takes none
         placement="parallel_norms" if parallel else "pre",
         tied=words.get("tie_word_embeddings", False),
     )

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from polytask.errors import ConfigError
 from polytask.models.config import TransformerConfig
 from polytask.nn.attention import Attention
+from polytask.nn.part import unlike_number
 from polytask.nn.position import LinearScaling, Llama3Scaling, Rotary, Scaling, Yarn
 
 Words = Mapping[str, Any]
@@ -24,9 +25,26 @@ _ACTIVATIONS = {
 }  # fmt: skip
 
 
+def number(words: Words, key: str, *default: Any, whole: bool = False, zero: bool = False) -> Any:
+    """A number above 0, or with `zero` at least 0; the first default where the key is not given.
+
+    Raises ConfigError that names the key for anything else, and KeyError where it is needed; null passes where None is
+    a default.
+    """
+    value = words.get(key, default[0]) if default else words[key]
+    if (value is None and None in default) or not (wanted := unlike_number(value, whole=whole, zero=zero)):
+        return value
+    raise ConfigError(f"{key}={value!r} {wanted}")
+
+
+def size(words: Words, key: str, *default: Any) -> Any:
+    """A whole number of at least 1; see `number`."""
+    return number(words, key, *default, whole=True)
+
+
 def first(words: Words, *keys: str) -> Any:
-    """The value of the first key that is there: published folders know some sizes by two names."""
-    return next((words[key] for key in keys if words.get(key) is not None), None) or words[keys[0]]
+    """The size by the first key that is there: published folders know some by two names."""
+    return size(words, next((key for key in keys if words.get(key) is not None), keys[0]))
 
 
 def in_turn(parts: Sequence[T]) -> T | tuple[T, ...]:
@@ -59,9 +77,12 @@ def rotary(words: Words, *, theta: float = 10_000.0, fraction: float = 1.0) -> R
 
     theta and fraction: what the family has where config.json does not say.
     """
-    said = words.get("rope_scaling") or words.get("rope_parameters") or {}
-    base = said.get("rope_theta") or words.get("rope_theta") or theta
-    share = said.get("partial_rotary_factor", words.get("partial_rotary_factor"))
+    key = "rope_scaling" if words.get("rope_scaling") else "rope_parameters"
+    said = words.get(key) or {}
+    if not isinstance(said, Mapping):
+        raise ConfigError(f"{key}={said!r} must name the values of rotary positions by their keys.")
+    base = number(said, "rope_theta", None) or number(words, "rope_theta", None) or theta
+    share = number(said if "partial_rotary_factor" in said else words, "partial_rotary_factor", None, zero=True)
     return Rotary(float(base), fraction=fraction if share is None else share, scaling=_scaling(words, said))
 
 
@@ -77,22 +98,27 @@ def _scaling(words: Words, said: Words) -> Scaling | None:
     only({"rope_type": kind}, "rope_type", "default", "linear", "llama3", "yarn")
     if kind == "default":
         return None
-    original = words.get("original_max_position_embeddings") or said.get("original_max_position_embeddings")
-    original, factor = original or words["max_position_embeddings"], float(said["factor"])
+    key = "original_max_position_embeddings"
+    original = size(words, key, None) or size(said, key, None) or size(words, "max_position_embeddings")
+    factor = float(number(said, "factor"))
     if kind == "linear":
         return LinearScaling(factor)
     if kind == "llama3":
-        return Llama3Scaling(factor, original, low=said["low_freq_factor"], high=said["high_freq_factor"])
+        return Llama3Scaling(
+            factor, original, low=number(said, "low_freq_factor"), high=number(said, "high_freq_factor")
+        )
     return Yarn(
-        factor, original, fast=said.get("beta_fast") or 32.0, slow=said.get("beta_slow") or 1.0,
+        factor, original,
+        fast=number(said, "beta_fast", None) or 32.0, slow=number(said, "beta_slow", None) or 1.0,
         size=_yarn_size(factor, said), truncate=said.get("truncate", True),
     )  # fmt: skip
 
 
 def _yarn_size(factor: float, said: Words) -> float | None:
-    one, all_dim = said.get("mscale"), said.get("mscale_all_dim")
-    if said.get("attention_factor") is not None or not (one and all_dim) or factor <= 1:
-        return said.get("attention_factor")
+    one, all_dim = (number(said, key, None, zero=True) for key in ("mscale", "mscale_all_dim"))
+    given = number(said, "attention_factor", None)
+    if given is not None or not (one and all_dim) or factor <= 1:
+        return given
     return (0.1 * one * math.log(factor) + 1.0) / (0.1 * all_dim * math.log(factor) + 1.0)
 
 
