@@ -189,6 +189,30 @@ def test_the_same_text_is_encoded_once(encoder_decoder, monkeypatch):
         assert answer.ids == greedy(encoder_decoder, start, 6, read)
 
 
+def test_the_same_tokens_after_something_else_are_read_again(encoder_decoder):
+    """What an encoder read and what is seen from both sides decide keys and values too."""
+    own, (ids,) = case("two-sided"), prompts(1, 12, least=47, most=47)
+    for built, asked in (
+        (own.network, [Request(ids, Sampling(8), prefix=n) for n in (0, 30, 40)]),
+        (encoder_decoder, [Request(ids, Sampling(8), encoder_ids=source) for source in prompts(3, 13)]),
+    ):
+        engine = Engine(built, TOKENIZER)
+        for request in asked:
+            ((answer,),) = engine.run([request])
+            assert answer.ids == greedy(built, ids, 8, request.encoder_ids, request.prefix)
+        assert engine.stats().hit_tokens == 0
+        engine.run(asked)
+        assert engine.stats().hit_tokens == 3 * 2 * BLOCK
+
+
+def test_a_prompt_that_is_all_known_is_still_asked(decoder):
+    engine, (ids,) = Engine(decoder, TOKENIZER), prompts(1, 14, least=47, most=47)
+    wanted = greedy(decoder, ids, 8)
+    assert len(ids) == 3 * BLOCK
+    assert [engine.run([Request(ids, Sampling(8))])[0][0].ids for _ in range(3)] == [wanted] * 3
+    assert engine.stats().hit_tokens == 2 * 2 * BLOCK
+
+
 def test_a_collision_of_hashes_does_no_harm(monkeypatch):
     """With one hash for all contents, those of another text are still not taken."""
 
