@@ -32,7 +32,11 @@ class Case:
         self.network = network(system, seed=6, **words)
         first, second = prompts(2, 20, least=40, most=40)
         tails = prompts(6, 21, least=1, most=12)
-        self.prompts = [first[: 16 + 8 * i] + tail[1:] for i, tail in enumerate(tails[:4])] + [second, tails[4], first]
+        self.prompts = [first[: 16 + 8 * i] + tail[1:] for i, tail in enumerate(tails[:4])] + [
+            second,
+            tails[4],
+            first[:32],
+        ]
         reads = kind == "encoder-decoder"
         self.sources = [prompts(1, 30 + i % 2)[0] if reads else None for i in range(len(self.prompts))]
         self.prefixes = [(i % 3) * 9 if kind == "two-sided" else 0 for i in range(len(self.prompts))]
@@ -122,8 +126,9 @@ def test_who_gives_way_keeps_what_it_wrote():
     alone = Engine(own.network, TOKENIZER)
     for request, handle in zip(asked, handles):
         (completion,) = handle.result()
-        assert completion.ids == alone.run([request])[0][0].ids
-        assert completion.text == written[handle], "nothing is said twice"
+        ((wanted,),) = alone.run([request])
+        assert completion.ids == wanted.ids
+        assert completion.text == written[handle] == wanted.text, "nothing is said twice"
     assert everything_is_free(engine)
 
 
@@ -182,6 +187,30 @@ def test_the_same_text_is_encoded_once(encoder_decoder, monkeypatch):
     wanted = [(start, source) for start in starts] + [(starts[0], source), (starts[0], other)]
     for (answer,), (start, read) in zip(answers, wanted):
         assert answer.ids == greedy(encoder_decoder, start, 6, read)
+
+
+def test_the_same_tokens_after_something_else_are_read_again(encoder_decoder):
+    """What an encoder read and what is seen from both sides decide keys and values too."""
+    own, (ids,) = case("two-sided"), prompts(1, 12, least=47, most=47)
+    for built, asked in (
+        (own.network, [Request(ids, Sampling(8), prefix=n) for n in (0, 30, 40)]),
+        (encoder_decoder, [Request(ids, Sampling(8), encoder_ids=source) for source in prompts(3, 13)]),
+    ):
+        engine = Engine(built, TOKENIZER)
+        for request in asked:
+            ((answer,),) = engine.run([request])
+            assert answer.ids == greedy(built, ids, 8, request.encoder_ids, request.prefix)
+        assert engine.stats().hit_tokens == 0
+        engine.run(asked)
+        assert engine.stats().hit_tokens == 3 * 2 * BLOCK
+
+
+def test_a_prompt_that_is_all_known_is_still_asked(decoder):
+    engine, (ids,) = Engine(decoder, TOKENIZER), prompts(1, 14, least=47, most=47)
+    wanted = greedy(decoder, ids, 8)
+    assert len(ids) == 3 * BLOCK
+    assert [engine.run([Request(ids, Sampling(8))])[0][0].ids for _ in range(3)] == [wanted] * 3
+    assert engine.stats().hit_tokens == 2 * 2 * BLOCK
 
 
 def test_a_collision_of_hashes_does_no_harm(monkeypatch):

@@ -101,7 +101,7 @@ class Sight:
         mask = masks.causal(queries, keys, self.window)
         if any(row.prefix for row in self.rows):
             prefix = torch.tensor([row.prefix for row in self.rows], device=self.device)[:, None]
-            mask = mask | ((keys < prefix) & self._real)[:, None, None]
+            mask = mask | (keys < prefix)[:, None, None]
         return mask
 
     @property
