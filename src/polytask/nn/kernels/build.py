@@ -108,7 +108,9 @@ def _compile(compiler: str, place: Path) -> Path:
         made = Path(own) / "made.so"
         words = [compiler, *FLAGS, *map(str, SOURCES), "-o", str(made)]
         try:
-            done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE)
+            done = subprocess.run(
+                words, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=PATIENCE
+            )
             said = f"{' '.join(words)}\nended with {done.returncode}\n{done.stderr}" if done.returncode else ""
         except subprocess.TimeoutExpired:
             said = f"{' '.join(words)}\ntook more than {PATIENCE} seconds\n"

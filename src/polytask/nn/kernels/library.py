@@ -1,6 +1,7 @@
 """The kernels as functions: loaded where they have been built, built in the background where they have not.
 
 No answer waits for a compiler: until the kernels are there torch does the work, and where they never come it goes on.
+An answer that is under way when they come goes on with their rounding, once a machine.
 """
 
 import ctypes

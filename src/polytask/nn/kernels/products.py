@@ -30,6 +30,8 @@ def inferring(x: Tensor) -> bool:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """torch's: x (..., in) times weight (out, in), plus bias (out,)."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return F.linear(x, weight, bias)
     product = _plain(x, weight, bias, NO_NORM)
     return many(x, weight, bias) if product is None else product
 
@@ -48,6 +50,8 @@ def made_up(x: Tensor) -> bool:
 
 def apply(layer: nn.Module, x: Tensor, norm: nn.Module | None = None) -> Tensor:
     """layer(norm(x)); a linear layer's product does the norm on its way where the kernels do."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return layer(x if norm is None else norm(x))
     product = None
     if (form := fused(norm, x)) is not None:
         if type(layer) in PLAIN:
