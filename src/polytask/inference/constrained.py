@@ -32,7 +32,7 @@ KEPT = 64  # compiled grammars
 # The library's own limits, in its units: some 50,000 a millisecond to compile, 14,000 a millisecond in a step, of which
 # a large regular expression costs far more than its fuel says: ((a{100}){100}){10} took 25 ms for each token.
 LIMITS = {
-    "initial_lexer_fuel": 300_000, "step_lexer_fuel": 20_000, "max_items_in_row": 1_000, "step_max_items": 30_000,
+    "initial_lexer_fuel": 200_000, "step_lexer_fuel": 20_000, "max_items_in_row": 1_000, "step_max_items": 30_000,
     "max_lexer_states": 25_000, "max_grammar_size": 100_000, "verbose_errors": False,
 }  # fmt: skip
 # A run of blanks ends; left to itself a model may write them for ever, which every JSON grammar allows.
