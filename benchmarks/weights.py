@@ -96,8 +96,10 @@ def prefill(name: str, folder: Path, precision: str, tries: int) -> None:
     def run() -> Any:
         if name == "polytask":
             from polytask.nn.cache import Context
+            from polytask.nn.paged import BLOCK, Row
 
-            cache = network.new_cache(1, TOKENS).view([0], [0], TOKENS)
+            blocks = -(-TOKENS // BLOCK)
+            cache = network.new_cache(blocks).view([Row(range(blocks), 0, TOKENS)])
             return network.logits(network(ids, Context(torch.arange(TOKENS)[None], cache=cache))[:, -1])
         return network(ids, use_cache=True, logits_to_keep=1).logits
 

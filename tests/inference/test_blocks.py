@@ -97,7 +97,7 @@ def test_what_an_encoder_read_is_found_as_a_whole_or_not_at_all():
     table.record_whole(ids)
     table.release()
     assert Table(pool, "read").find_whole(ids)
-    pool.release([table for table in pool.references])
+    pool.release(list(pool.references))
     assert not Table(pool, "read").find_whole([*ids, 7])
 
 

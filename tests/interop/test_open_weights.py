@@ -6,7 +6,9 @@ import torch
 from polytask.interop import hf
 from polytask.models.heads import cross_entropy
 from polytask.nn.cache import Context
+from polytask.nn.paged import Row
 from tests.interop.families import CASES, VOCABULARY, case
+from tests.models.cached import cached
 
 
 def ids_of(rows: int, length: int, seed: int = 3) -> torch.Tensor:
@@ -84,9 +86,9 @@ def test_cache_and_greedy_continuation(name):
             ids, max_new_tokens=32, do_sample=False, eos_token_id=VOCABULARY, pad_token_id=1,
             return_dict_in_generate=True, output_logits=True,
         )  # fmt: skip
-    cache, chunk, at, made = ours.new_cache(2, 48), ids[:, :4], 0, []
+    cache, chunk, at, made = ours.new_cache(blocks=6), ids[:, :4], 0, []
     while len(made) < 32:
-        hidden = ours(chunk, Context(at + places(chunk), cache=cache.view([0, 1], [at, at], chunk.shape[1])))
+        hidden = cached(ours, cache, chunk, [Row(table, at, chunk.shape[1]) for table in ([0, 1, 2], [5, 3, 4])])
         at += chunk.shape[1]
         if at == 4:
             chunk = ids[:, 4:]

@@ -14,7 +14,9 @@ from polytask.nn.attention import Attention
 from polytask.nn.cache import Context
 from polytask.nn.feedforward import MLP, GatedMLP
 from polytask.nn.norm import LayerNorm, RMSNorm
+from polytask.nn.paged import Row
 from polytask.nn.position import Learned, Rotary, Sinusoidal, Unpositioned
+from tests.models.cached import cached
 
 
 def test_banded_mask_shows_the_last_w_positions():
@@ -86,16 +88,16 @@ def test_any_network_gives_with_a_cache_what_it_gives_without(config, chunks):
     if config.encoder_layers:
         memory = network.encode(ids, Context(positions))
     full = network(ids, Context(positions, memory=memory))
-    cache = network.new_cache(2, 12, memory_length=12)
+    cache = network.new_cache(blocks=4)
     if memory is not None:
-        network.remember(cache.view([0, 1], [0, 0], 0), memory, torch.tensor([length, length]))
+        reads = [Row([], 0, 0, 0, [block], length) for block in (2, 3)]
+        network.remember(cache.view(reads), memory.states.flatten(0, 1))
     parts, start = [], 0
     for size in chunks:
         size = min(size, length - start)
         if size:
-            view = cache.view([0, 1], [start, start], size)
-            span = slice(start, start + size)
-            parts.append(network(ids[:, span], Context(positions[:, span], cache=view)))
+            rows = [Row([i], start, size, 0, [2 + i], length if memory else 0) for i in range(2)]
+            parts.append(cached(network, cache, ids[:, start : start + size], rows))
             start += size
     torch.testing.assert_close(torch.cat(parts, 1), full, atol=1e-10, rtol=0)
 

@@ -50,9 +50,9 @@ def steps(draw):
     rows = []
     for _ in range(draw(st.integers(1, 4))):
         common = shared[: draw(st.sampled_from([0, len(shared), len(shared)]))]
-        start = len(common) * BLOCK + draw(st.integers(0, 20))
+        start = max(0, len(common) * BLOCK + draw(st.integers(-9, 20)))
         count = draw(st.sampled_from([1, 1, 1, 3, 12]))
-        own = -(-(start + count) // BLOCK) - len(common)
+        own = max(0, -(-(start + count) // BLOCK) - len(common))
         table = [*common, *(free.pop() for _ in range(own))]
         read = draw(st.sampled_from([0, 5, 20]))
         memory = shared[:2] if len(shared) > 1 and draw(st.booleans()) else [free.pop(), free.pop()]

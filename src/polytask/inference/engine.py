@@ -156,7 +156,7 @@ class Engine:
         """Ends a request, wherever it is; nothing happens where it has already ended."""
         with self._lock:
             self._receive()
-            for group in self._groups_of(handle):
+            for group in [] if handle.done else self._groups_of(handle):
                 self.scheduler.remove(group)
                 for sequence in group.sequences:
                     if not sequence.finish and sequence.index < handle.request.sampling.samples:

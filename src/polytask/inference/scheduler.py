@@ -1,6 +1,8 @@
 """Who runs next: a step is {sequence: number of its tokens to run}, for prompts, decoding and drafts alike."""
 
+import bisect
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 
 from polytask.inference.blocks import BLOCK, BlockPool
@@ -41,12 +43,22 @@ class Scheduler:
     ):
         self.pool, self.pace, self.clock, self.now = pool, Pace(chunk), clock, clock()
         self.slots = list(range(slots))  # free ones
-        self.waiting: list[Group] = []
+        self.waiting: list[Group] = []  # by priority, then as they came
+        self._arrivals: deque[Group] = deque()  # those that wait as they came, and some that no longer do
         self.running: list[Group] = []
         self.preemptions = self.hits = self.tokens = 0
 
     def add(self, group: Group) -> None:
-        self.waiting.append(group)
+        self._wait(group)
+        self._arrivals.append(group)
+
+    def _wait(self, group: Group) -> None:
+        group.waits = True
+        bisect.insort(self.waiting, group, key=lambda other: (other.request.priority, other.number))
+
+    def _go(self, group: Group) -> None:
+        self.waiting.remove(group)
+        group.waits = False
 
     def _rank(self, group: Group) -> tuple[bool, int, int]:
         old = self.now - group.arrived > PATIENCE
@@ -59,14 +71,21 @@ class Scheduler:
         self.now = self.clock()  # ranks stay as they are for a step
         admitted, left = [], self.pace.tokens
         while self.waiting and self.slots and left > 0:
-            group = min(self.waiting, key=self._rank)
+            group = self._next()
             if not self._enter(group):
                 break
-            self.waiting.remove(group)
+            self._go(group)
             self.running.append(group)
             admitted.append(group)
             left -= len(group.request.encoder_ids or [])  # all of these are read before the step
         return admitted
+
+    def _next(self) -> Group:
+        """The first in rank of those that wait."""
+        while not self._arrivals[0].waits:
+            self._arrivals.popleft()
+        oldest = self._arrivals[0]
+        return self.waiting[0] if self._rank(oldest)[0] else oldest
 
     def _enter(self, group: Group) -> bool:
         """Gives a group its slots, and what the cache already knows; nothing where that or the rest does not fit."""
@@ -158,7 +177,8 @@ class Scheduler:
             plan.pop(sequence, None)
         self.running.remove(group)
         self._vacate(group)
-        self.waiting.append(group)
+        self._wait(group)
+        self._arrivals.appendleft(group)
         self.preemptions += 1
 
     def ran(self, plan: dict[Sequence, int], seconds: float) -> None:
@@ -175,7 +195,7 @@ class Scheduler:
 
     def remove(self, group: Group) -> None:
         """Takes a group out, wherever it is, and frees all that it holds."""
-        (self.waiting if group in self.waiting else self.running).remove(group)
+        self._go(group) if group.waits else self.running.remove(group)
         self._vacate(group)
 
     def finish(self, sequences: list[Sequence]) -> None:

@@ -216,6 +216,7 @@ class Group:
     arrived: float
     beam: "BeamSearch | None" = None
     unread: bool = True
+    waits: bool = False  # to be admitted
 
     def __post_init__(self) -> None:
         for place, sequence in enumerate(self.sequences):

@@ -101,7 +101,7 @@ class Sight:
         mask = masks.causal(queries, keys, self.window)
         if any(row.prefix for row in self.rows):
             prefix = torch.tensor([row.prefix for row in self.rows], device=self.device)[:, None]
-            mask = mask | ((keys < prefix) & self._real)[:, None, None]
+            mask = mask | (keys < prefix)[:, None, None]
         return mask
 
     @property
@@ -199,17 +199,20 @@ def common(rows: Sequence[Row], memory: bool) -> int:
 
 
 def packets(
-    rows: Sequence[Row], window: int | None, memory: bool, width: int, device: torch.device
+    rows: Sequence[Row], window: int | None, memory: bool, width: int, device: torch.device, precise: bool = True
 ) -> list[Packet | Cluster]:
-    """All rows of a step, in order, for heads of `width`. A CPU reads rows of few tokens by products, other devices as
-    many as possible at once."""
+    """All rows of a step, in order, for heads of `width`.
+
+    A CPU reads rows of few tokens by products if they are `precise` (scores in bfloat16 would not be), other devices as
+    many rows as possible at once.
+    """
     made, start = [], 0
-    for group in _groups(rows, window, memory, device):
+    cpu = device.type == "cpu"
+    for group in _groups(rows, window, memory, device) if precise or not cpu else [[row] for row in rows]:
         tokens = slice(start, start + sum(row.count for row in group))
         start = tokens.stop
         large = (group[0].read if memory else group[0].end) * width > SMALL
-        products = len(group) > 1 or (group[0].count <= SHORT and large)
-        products = products and device.type == "cpu"
+        products = cpu and precise and (len(group) > 1 or (group[0].count <= SHORT and large))
         made.append((Cluster if products else Packet)(group, tokens, window, memory, device))
     return made
 

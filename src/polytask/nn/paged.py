@@ -100,5 +100,7 @@ class CacheView:
     def _packets(self, window: int | None, memory: bool = False) -> "list[Packet | Cluster]":
         key = (window, memory)
         if key not in self._kept:
-            self._kept[key] = packets(self.rows, window, memory, self.cache.keys.shape[-1], self.device)
+            store = self.cache.keys
+            precise = store.dtype in (torch.float32, torch.float64)
+            self._kept[key] = packets(self.rows, window, memory, store.shape[-1], self.device, precise)
         return self._kept[key]
