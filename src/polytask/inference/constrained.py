@@ -32,7 +32,7 @@ KEPT = 64  # compiled grammars
 # The library's own limits, in its units: some 50,000 a millisecond to compile, 14,000 a millisecond in a step, of which
 # a large regular expression costs far more than its fuel says: ((a{100}){100}){10} took 25 ms for each token.
 LIMITS = {
-    "initial_lexer_fuel": 300_000, "step_lexer_fuel": 20_000, "max_items_in_row": 1_000, "step_max_items": 30_000,
+    "initial_lexer_fuel": 200_000, "step_lexer_fuel": 20_000, "max_items_in_row": 1_000, "step_max_items": 30_000,
     "max_lexer_states": 25_000, "max_grammar_size": 100_000, "verbose_errors": False,
 }  # fmt: skip
 # A run of blanks ends; left to itself a model may write them for ever, which every JSON grammar allows.
@@ -189,7 +189,7 @@ class Grammars:
         """Which ids may come next (rows, V), boolean: of each constraint a row, and one after each of its `drafts`,
         which stand for what may follow. After a draft that may not come everything may: nobody goes so far.
         """
-        places, row = [], 0
+        places, row = list[tuple[Any, int, list[int]]](), 0
         for constraint, draft in zip(constraints, drafts):
             places.append((constraint.matcher, row, list(draft)))
             row += 1 + len(draft)
@@ -211,7 +211,7 @@ class _Ids:
     def __init__(self, tokenizer: TextTokenizer, vocabulary: int):
         pieces = tokenizer.spelling.pieces
         self.tokens = [*pieces, *[b""] * (vocabulary - len(pieces))]
-        self.eos_token_id, self.special_token_ids = tokenizer.ends[0], sorted(tokenizer.spelling.special)
+        self.eos_token_id, self.special_token_ids = next(iter(tokenizer.ends)), sorted(tokenizer.spelling.special)
         self._tokenizer = tokenizer.writing
         self._longest = max(map(len, pieces))
         self._known = {piece: i for i, piece in enumerate(pieces) if i not in tokenizer.spelling.special}
@@ -239,7 +239,8 @@ def _view(tokenizer: TextTokenizer, vocabulary: int) -> tuple[Any, Any]:
         from llguidance import LLExecutor, LLTokenizer
     except ImportError:
         raise MissingExtra("llguidance", "serve") from None
-    return LLTokenizer(_Ids(tokenizer, vocabulary), eos_token=list(tokenizer.ends)), LLExecutor()
+    ids: Any = _Ids(tokenizer, vocabulary)
+    return LLTokenizer(ids, eos_token=list(tokenizer.ends)), LLExecutor()
 
 
 def _refusal(kind: str, reason: str) -> ConfigError:

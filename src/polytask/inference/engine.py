@@ -99,8 +99,8 @@ class Engine:
         limit = min(sampling.max_tokens, self.length - len(request.ids))
         samples = range(max(sampling.samples, sampling.beam_size))
         sequences = [Sequence(request, sample, limit, self.tokenizer, self.pool) for sample in samples]
-        for sequence in sequences if constraint else []:
-            sequence.constraint = constraint.copy()
+        for sequence in sequences:
+            sequence.constraint = constraint and constraint.copy()
         # More samples than the engine writes at once form groups that come after each other.
         for start in range(0, len(sequences), size):
             read = tuple(request.encoder_ids or ())

@@ -294,14 +294,15 @@ class Sampler:
         """scores (B, V) of what the guide of each row allows; where that is nothing the sequence has failed."""
         last = {place.sequence: place.drafts for place in places}
         starts = dict(zip(last, itertools.accumulate((1 + drafts for drafts in last.values()), initial=0)))
-        for sequence in last:
-            sequence.constraint.follow(sequence.ids[sequence.prompt :])
-        allowed = self.grammars.masks([s.constraint for s in last], [s.drafts[:n] for s, n in last.items()])
+        constraints = {s: s.constraint for s in last if s.constraint is not None}
+        for sequence, constraint in constraints.items():
+            constraint.follow(sequence.ids[sequence.prompt :])
+        allowed = self.grammars.masks(list(constraints.values()), [s.drafts[:n] for s, n in last.items()])
         rows = [starts[place.sequence] + place.drafts for place in places]
         guided = scores.masked_fill(~allowed[rows], -math.inf)
         some = (guided > -math.inf).any(-1)
         for place, goes_on in zip(places, some.tolist()):
-            constraint = place.sequence.constraint
+            constraint = constraints[place.sequence]
             if constraint.failed or not (goes_on or place.drafts):
                 place.sequence.error = constraint.error()
         return torch.where(some[:, None], guided, scores.clamp(min=torch.finfo(scores.dtype).min))
@@ -365,7 +366,7 @@ class Sampler:
         if not rows:
             return draw(mass, uniforms[:, 0])
         drafts = torch.tensor([places[row].sequence.drafts[places[row].drafts] for row in rows], device=self.device)
-        odds = torch.stack([places[row].sequence.odds[places[row].drafts] for row in rows])  # (R, V)
+        odds = torch.stack([s.odds[n] for s, n in (places[row] for row in rows) if s.odds is not None])  # (R, V)
         accepted, rest = speculate(mass[rows], odds, drafts, uniforms[rows, 1])
         mass[rows] = rest
         ids = draw(mass, uniforms[:, 0])
