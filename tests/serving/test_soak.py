@@ -1,4 +1,4 @@
-"""The short form of benchmarks/soak.py: no block leaks, and every accepted request ends. How memory grows shows later."""
+"""The short form of benchmarks/soak.py: no block leaks and every accepted request ends; memory takes longer to tell."""
 
 import importlib.util
 from pathlib import Path
