@@ -118,17 +118,19 @@ def free_bytes(device: "torch.device | str" = "cpu") -> int:
         return free
 
 
-def prepare(count: int | None = None) -> int:
+def prepare(count: int | None = None, *, keep_memory: bool = True) -> int:
     """Readies torch for work: threads (`count`, else OMP_NUM_THREADS, else one a core), fast float32 products, memory.
 
     On a CPU with instructions for bfloat16 "medium" lets oneDNN split each float32 into parts of it: 1.5 to 2 times as
     fast where that keeps float32's accuracy, and rounding to bfloat16 where the CPU multiplies tiles (AMX), so the
-    error is measured first. Without them it is up to a tenth slower (docs/log.md). A GPU is left alone. Memory that is
-    freed is kept for the next step. Returns the number of threads.
+    error is measured first. Without them it is up to a tenth slower (docs/log.md). A GPU is left alone. keep_memory:
+    what is freed is kept for the next step, which a server, with many threads and requests of all sizes, must not do.
+    Returns the number of threads.
     """
     import torch
 
-    _keep_memory()
+    if keep_memory:
+        _keep_memory()
     named = os.environ.get("OMP_NUM_THREADS", "")
     chosen = count or (int(named) if named.isdigit() and int(named) else cores())
     torch.set_num_threads(chosen)

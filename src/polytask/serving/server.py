@@ -57,7 +57,7 @@ def load(paths: Mapping[str, str], loading: Mapping[str, Any]) -> "dict[str, Mod
         from polytask import runtime
         from polytask.model import Model
 
-        runtime.prepare()
+        runtime.prepare(keep_memory=False)
         for check in checks:
             check.result()
         return {name: Model.load(path, check=folders[name] is None, **loading) for name, path in paths.items()}

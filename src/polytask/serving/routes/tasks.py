@@ -1,5 +1,6 @@
 """/v1/tasks: whatever a model can be asked, by the task's own fields."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, get_args, get_origin
 
@@ -103,8 +104,12 @@ def _answer(served: Served, task: Task, body: TaskBody, index: int, one: Complet
 async def _choose(
     http: HttpRequest, served: Served, task: Task, body: TaskBody, choices: list[list[Segment]], frame: dict[str, Any]
 ) -> Response:  # fmt: skip
-    model, asked = served.model, prompt(task, body.example, body.shots or ())
-    served.expect_short(*(segment.text for segment in asked))
+    def build() -> list[Segment]:
+        asked = prompt(task, body.example, body.shots or ())
+        served.expect_short(*(segment.text for segment in asked))
+        return asked
+
+    model, asked = served.model, await asyncio.to_thread(build)
     scores = await while_there(http, served.worker.call(lambda: model.score([asked] * len(choices), choices)))
     shares = probabilities(scores)
     best = max(range(len(choices)), key=shares.__getitem__)
