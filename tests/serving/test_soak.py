@@ -1,4 +1,4 @@
-"""The short form of benchmarks/soak.py: nothing leaks, and every accepted request ends."""
+"""The short form of benchmarks/soak.py: no block leaks and every accepted request ends; memory takes longer to tell."""
 
 import importlib.util
 from pathlib import Path
@@ -22,4 +22,3 @@ def test_ten_seconds_of_all_kinds_of_clients(soak, monkeypatch):
     for name in ("still running", "leaked blocks", "never ended", "failures of the server", "exit code"):
         assert found[name] == 0, found
     assert found["requests"] > 16, found
-    assert found["growth after a quarter, MB"] < 100, found

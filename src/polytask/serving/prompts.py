@@ -29,6 +29,7 @@ def prompts_of(prompt: str | Sequence[Any]) -> list[str | list[int]]:
 def prompt_request(served: Served, prompt: str | list[int], sampling: Sampling) -> Request:
     """What the engine is asked. Ids are taken as they are; texts as the task `text` has them. Raises Refusal."""
     if isinstance(prompt, str):
+        served.expect_short(prompt)
         return served.model.request([Text(prompt, target=True)] if prompt else [], sampling)
     expect_ids(served, prompt, "prompt")
     expect(not served.model.config.encoder_layers, "'prompt': an encoder-decoder is asked by texts, not by ids.",

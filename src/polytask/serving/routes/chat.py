@@ -14,7 +14,7 @@ from polytask.serving.asking import answer, find, new_id, note, note_prompt, now
 from polytask.serving.conversation import Messages, chat_request, expect_chat, tool_form, turns
 from polytask.serving.logprobs import Token, chat_logprobs
 from polytask.serving.refusal import Json
-from polytask.serving.schema import Dials, Named, StreamOptions, Strict, expect, sampling
+from polytask.serving.schema import STREAMED, Dials, Named, StreamOptions, Strict, expect, sampling
 from polytask.serving.shelf import Served
 from polytask.serving.stream import DONE, event
 from polytask.serving.tools import Form, ToolText
@@ -44,7 +44,7 @@ class ChatBody(Named, Dials):
     messages: Messages
     max_tokens: Tokens | None = None
     max_completion_tokens: Tokens | None = None
-    stream: bool = False
+    stream: bool | None = None
     stream_options: StreamOptions | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
@@ -54,7 +54,7 @@ class ChatBody(Named, Dials):
     store: bool | None = None
 
 
-@router.post("/v1/chat/completions")
+@router.post("/v1/chat/completions", responses=STREAMED)
 async def chat(http: HttpRequest, body: ChatBody) -> Response:
     """The assistant's next turn."""
     served = find(http, body.model)

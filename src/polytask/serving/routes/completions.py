@@ -15,7 +15,7 @@ from polytask.serving.asking import answer, find, new_id, note, note_prompt, now
 from polytask.serving.logprobs import text_logprobs
 from polytask.serving.prompts import Echo, Prompt, echo, prompt_request, prompts_of
 from polytask.serving.refusal import Json
-from polytask.serving.schema import Dials, Named, StreamOptions, expect, sampling
+from polytask.serving.schema import STREAMED, Dials, Named, StreamOptions, expect, sampling
 from polytask.serving.shelf import Served
 from polytask.serving.stream import DONE, event
 from polytask.serving.worker import Job
@@ -29,7 +29,7 @@ class CompletionBody(Named, Dials):
 
     prompt: Prompt = ""
     max_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
-    stream: bool = False
+    stream: bool | None = None
     stream_options: StreamOptions | None = None
     logprobs: int | None = Field(None, ge=0, le=20)
     echo: bool | None = None
@@ -37,7 +37,7 @@ class CompletionBody(Named, Dials):
     best_of: int | None = Field(None, ge=1, le=128)
 
 
-@router.post("/v1/completions")
+@router.post("/v1/completions", responses=STREAMED)
 async def completions(http: HttpRequest, body: CompletionBody) -> Response:
     """What comes after each prompt."""
     served = find(http, body.model)
