@@ -16,6 +16,10 @@ export class Output {
     else if (this.code || !this.text.includes("```")) this.place.append(text);
     else this.place.replaceChildren(...prose(this.text));
   }
+
+  end() {
+    this.writer?.end();
+  }
 }
 
 /** Text in which what stands between fences is a block of code. */

@@ -91,6 +91,7 @@ function begin(result, code) {
     /** The answer as the task reads it; tokens stay where they say the same, and else beneath it. */
     end(last, example) {
       answer = last.answer;
+      output?.end();
       const tokens = output?.writer ? body : null;
       if (tokens && typeof answer === "string" && answer.trim() === output.text.trim()) return;
       const shown = answerView(answer, { probabilities: last.probabilities, example, code });

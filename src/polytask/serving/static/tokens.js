@@ -9,7 +9,7 @@ let shown = null;
 /** Writes an answer as spans, one a token; a character of several tokens becomes whole with the last of them. */
 export class TokenWriter {
   constructor(place) {
-    Object.assign(this, { place, decoder: new TextDecoder(), written: 0, rest: document.createTextNode("") });
+    Object.assign(this, { place, decoder: new TextDecoder(), written: 0, begun: null, rest: document.createTextNode("") });
     place.classList.add("tokens");
     place.addEventListener("keydown", walk);
     place.replaceChildren(this.rest);
@@ -22,8 +22,16 @@ export class TokenWriter {
       const shown = text.slice(this.written).startsWith(piece) ? piece : text.slice(this.written);
       if (shown) this.rest.before(this.#span(shown, token));
       this.written += shown.length;
+      this.begun = piece ? null : token;
     }
     this.rest.data = text.slice(this.written);
+  }
+
+  /** What is left in the end is of a last token that began a character and did not complete it. */
+  end() {
+    if (!this.rest.data || !this.begun) return;
+    this.rest.before(this.#span(this.rest.data, this.begun));
+    this.rest.data = "";
   }
 
   #text(token) {

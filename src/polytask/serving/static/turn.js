@@ -53,6 +53,7 @@ export class Turn {
   /** Ends writing with what is known of the answer, {tokens, seconds, finish}. */
   end(facts) {
     this.body.querySelector(".waiting")?.remove();
+    this.output?.end();
     this.element.removeAttribute("aria-busy");
     if (!this.content) this.body.replaceChildren(el("span", { className: "note" }, "The answer is empty."));
     this.#actions(footnote(facts));
