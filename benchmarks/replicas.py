@@ -133,14 +133,14 @@ async def streamed(client: httpx.AsyncClient, tokens: int, begun: asyncio.Event)
 
 async def load(server: Server, requests: int, tokens: int) -> tuple[Counter[str], float]:
     """What became of the requests, and the seconds until both replicas were ready again."""
-    begun = asyncio.Event()
+    begun, victim = asyncio.Event(), server.replicas()[0]
     async with httpx.AsyncClient(base_url=server.address, timeout=PATIENCE, limits=httpx.Limits()) as client:
         tasks = [
             asyncio.create_task(streamed(client, tokens, begun) if number % 2 else whole(client, tokens))
             for number in range(requests)
         ]
         await asyncio.wait_for(begun.wait(), PATIENCE)
-        server.replicas()[0].kill()
+        victim.kill()
         became = Counter(await asyncio.gather(*tasks))
     return became, await server.ready(2)
 
@@ -154,11 +154,11 @@ def tried_again(log: str) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=120)
-    parser.add_argument("--tokens", type=int, default=400)
-    parser.add_argument("--quick", action="store_true", help="24 requests of 200 tokens")
+    parser.add_argument("--tokens", type=int, default=1500)
+    parser.add_argument("--quick", action="store_true", help="24 requests of 800 tokens")
     parser.add_argument("--out", type=Path, default=harness.RESULTS)
     options = parser.parse_args()
-    requests, tokens = (24, 200) if options.quick else (options.requests, options.tokens)
+    requests, tokens = (24, 800) if options.quick else (options.requests, options.tokens)
     report = harness.Report("replicas", options.out)
     with tempfile.TemporaryDirectory() as place:
         save_model(Path(place) / "tiny")
