@@ -20,6 +20,7 @@ from polytask.inference.handle import Handle
 from polytask.inference.sampling import Sampling
 from polytask.inference.scoring import Score, probabilities
 from polytask.inference.sequence import Completion, Request
+from polytask.inference.speculative import Draft
 from polytask.interop import FORMATS
 from polytask.interop.folder import load_network, read_folder, write_folder
 from polytask.models import cost
@@ -52,29 +53,32 @@ class Model:
 
     truncate: what to do with a text that is longer than the model reads: None refuses it, "left" and "right" cut that
     end of the longest given part and warn ("right" keeps the beginning, where most tasks say what is to be done).
-    about: what the checkpoint knows of its origin.
+    about: what the checkpoint knows of its origin. draft: "ngram", or a smaller network with its tokenizer, guesses
+    several tokens ahead (see `inference.speculative`); answers stay what they are.
     """
 
     def __init__(
         self, network: Transformer, tokenizer: TextTokenizer, *, tasks: Mapping[str, Task] | None = None,
-        about: Mapping[str, Any] | None = None, truncate: Truncate | None = None,
+        about: Mapping[str, Any] | None = None, truncate: Truncate | None = None, draft: Draft = None,
     ):  # fmt: skip
         if truncate not in (None, "left", "right"):
             raise ConfigError(f"truncate={truncate!r} must be None, 'left' or 'right'.")
         self.network, self.tokenizer, self.truncate = network, tokenizer, truncate
         self.tasks, self.about = dict(tasks or {}), dict(about or {})
-        self.engine = Engine(network, tokenizer)
+        self.engine = Engine(network, tokenizer, draft=draft)
 
     @classmethod
     def load(
         cls, path: str | Path, *, dtype: str = "auto", int8: bool = False, device: str = "auto",
-        adapter: str | Path | None = None, truncate: Truncate | None = None, check: bool = True,
+        adapter: str | Path | None = None, truncate: Truncate | None = None, draft: str | Path | None = None,
+        check: bool = True,
     ) -> "Model":  # fmt: skip
         """The model of a checkpoint folder, or of a run's. Raises CheckpointError, ConfigError, TokenizerError.
 
         dtype: "auto" is bfloat16 on a GPU and float32 elsewhere. int8: weights of linear layers in 8 bits, fastest
         with bfloat16. adapter: a folder of LoRA weights, written here or by peft, to be added to the model's own.
-        check: whether the folder's checksums are verified, which reads all of it.
+        draft: "ngram", or the folder of a smaller model with the same tokenizer. check: whether the folder's checksums
+        are verified, which reads all of it.
         """
         place = runtime.pick_device(device)
         folder = read_folder(path, check=check)
@@ -92,7 +96,11 @@ class Model:
 
             quantize(network)
         tasks = {file.stem: get_task(file) for file in folder.task_files}
-        return cls(network.eval(), folder.tokenizer, tasks=tasks, about=folder.about, truncate=truncate)
+        guesses: Draft = None if draft is None else "ngram"
+        if draft not in (None, "ngram"):
+            small = read_folder(draft)
+            guesses = load_network(small, dtype=precision, device=str(place)).eval(), small.tokenizer
+        return cls(network.eval(), folder.tokenizer, tasks=tasks, about=folder.about, truncate=truncate, draft=guesses)
 
     def save(self, path: str | Path, card: str = "") -> None:
         """Writes a checkpoint folder that `load` reads. Raises CheckpointError where that cannot be done."""

@@ -86,6 +86,24 @@ def test_sampling_is_the_users_choice(polytask, trained):
     assert "top_p" in bad.stderr
 
 
+def test_answers_keep_to_a_guide_whatever_guesses_ahead(polytask, trained, folder, tmp_path):
+    run, _ = trained
+    options = ["--guide", "regex:[ab]{4}", "--logit-bias", "50=-3", "--best-of", 3, "--temperature", 1.0, "--seed", 1]
+    plain = polytask("generate", run, "This song", *options)
+    assert plain.exit_code == 0, plain.stderr
+    assert set(plain.stdout.strip()) <= set("ab")
+    assert len(plain.stdout.strip()) == 4
+    assert polytask("generate", run, "This song", *options, "--draft", "ngram").stdout == plain.stdout
+    greedy = polytask("generate", run, "This song", "--temperature", 0)
+    assert polytask("generate", run, "This song", "--temperature", 0, "--draft", run).stdout == greedy.stdout
+    (tmp_path / "schema.json").write_text('{"enum": ["yes"]}')
+    assert polytask("generate", run, "Is it?", "--guide", tmp_path / "schema.json").stdout.strip() == '"yes"'
+    for wrong in (["--guide", "xml"], ["--guide", "regex:("], ["--logit-bias", "fox=1"]):
+        bad = polytask("generate", run, "This song", *wrong)
+        assert bad.exit_code == 2
+        assert wrong[1] in bad.stderr or "regular expression" in bad.stderr
+
+
 def test_a_conversation_ends_with_an_empty_line(polytask, trained):
     run, _ = trained
     one = polytask("chat", run, "Hello!", "--max-tokens", 4)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from polytask.errors import ConfigError
+from polytask.inference.constrained import Guide
 
 _PANEL = "Sampling"
 
@@ -28,6 +29,10 @@ OPTIONS: dict[str, Any] = {
     "presence_penalty": Annotated[float | None, _option("Taken from the logits of tokens that were written.")],
     "frequency_penalty": Annotated[float | None, _option("The same, for each time they were written.")],
     "logit_bias": Annotated[list[str] | None, _option("ID=NUMBER, added to a token's logit; may be given again.")],
+    "guide": Annotated[
+        str | None,
+        _option("What the answer must be: json, regex:PATTERN, a file of a schema (.json) or grammar (.lark)."),
+    ],
     "stop": Annotated[list[str] | None, _option("End at this text; may be given again.")],
     "seed": Annotated[int | None, _option("The same seed gives the same answer.")],
     "n": Annotated[
@@ -46,6 +51,14 @@ LOADING: dict[str, Any] = {
     ],
     "adapter": Annotated[
         str | None, typer.Option(help="A folder of LoRA weights to add.", rich_help_panel="Loading", show_default=False)
+    ],
+    "draft": Annotated[
+        str | None,
+        typer.Option(
+            help="Guess ahead by ngram or by a smaller model, for speed.",
+            rich_help_panel="Loading",
+            show_default=False,
+        ),
     ],
     "truncate": Annotated[
         str | None,
@@ -93,6 +106,8 @@ def with_sampling(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def verb(**given: Any) -> Any:
         sampling = {name: value for name in OPTIONS if (value := given.pop(name)) not in (None, [])}
+        if "guide" in sampling:
+            sampling["guide"] = Guide.parse(sampling["guide"])
         if "logit_bias" in sampling:
             sampling["logit_bias"] = dict(map(_bias, sampling["logit_bias"]))
         loading = {name: value for name in LOADING if (value := given.pop(name))}

@@ -30,6 +30,9 @@ def serve(
     max_seconds: Annotated[float, _option("What a request may take.")] = 600,
     dtype: Annotated[str, _option("float32, bfloat16 or auto.", "Loading")] = "auto",
     int8: Annotated[bool, _option("Keep weights in 8 bits.", "Loading")] = False,
+    draft: Annotated[
+        str | None, _option("Guess ahead: ngram, or the folder of a smaller model with the same tokenizer.", "Loading")
+    ] = None,
     truncate: Annotated[
         str | None, _option("Cut this end of a text that is too long: left or right.", "Loading")
     ] = None,
@@ -55,13 +58,14 @@ def serve(
         read_keys(api_key_file), int(max_body * 1e6), max_prompt, max_queue, max_seconds, cors=tuple(cors or ()),
         log_prompts=log_prompts,
     )  # fmt: skip
-    loading = {"dtype": dtype, "int8": int8, "truncate": truncate}
+    loading = {"dtype": dtype, "int8": int8, "draft": draft, "truncate": truncate}
     if replicas is None and max_replicas is None and ray_address is None:
         run(paths, host=host, port=port, settings=settings, loading=loading, started=_started)
         return
     from polytask.serving.replicas import Replicas, serve_replicas
 
-    several = Replicas(1 if replicas is None else replicas, max_replicas, target_requests, replica_cpus, replica_gpus, ray_address)
+    least = 1 if replicas is None else replicas
+    several = Replicas(least, max_replicas, target_requests, replica_cpus, replica_gpus, ray_address)
     serve_replicas(
         paths, replicas=several, host=host, port=port, settings=settings, loading=loading, started=_started
     )  # fmt: skip

@@ -18,10 +18,11 @@ from polytask.inference.constrained import Grammars
 from polytask.inference.handle import Event, Handle
 from polytask.inference.room import Room, weight_bytes
 from polytask.inference.runner import Runner
-from polytask.inference.sampling import Sampler
+from polytask.inference.sampling import Chosen, Place, Sampler
 from polytask.inference.scheduler import Scheduler
 from polytask.inference.scoring import Score
 from polytask.inference.sequence import Completion, Finish, Group, Request, Sequence, TextOutput
+from polytask.inference.speculative import Draft, Speculator, proposer
 from polytask.models.transformer import Transformer
 from polytask.tokenizers.text import TextTokenizer
 
@@ -31,7 +32,8 @@ class Stats:
     """What an engine does and holds at a moment.
 
     waiting and running count requests (groups of samples that run together). cache_tokens: how many the cache holds at
-    most. hit_tokens: so many were found in it and not run again; run_tokens: so many were run, decoding included.
+    most. hit_tokens: so many were found in it and not run again; run_tokens: so many were run, decoding and drafts
+    included. drafted_tokens: so many were guessed ahead, of which accepted_tokens were right.
     """
 
     waiting: int
@@ -44,6 +46,8 @@ class Stats:
     hit_tokens: int
     run_tokens: int
     preemptions: int
+    drafted_tokens: int
+    accepted_tokens: int
 
 
 class Engine:
@@ -51,12 +55,13 @@ class Engine:
 
     max_requests bounds the answers that are written at once, max_length the tokens of one sequence, prompt included
     (the network's context by default). room: how large the key/value cache is. chunk: tokens of a step; None adapts
-    them to the speed of the network, so that a long prompt does not hold up the answers of others.
+    them to the speed of the network, so that a long prompt does not hold up the answers of others. draft: what guesses
+    several tokens ahead, "ngram" or a smaller network with its tokenizer (see `speculative`).
     """
 
     def __init__(
         self, network: Transformer, tokenizer: TextTokenizer, max_requests: int = 32, max_length: int | None = None, *,
-        room: Room | None = None, chunk: int | None = None,
+        room: Room | None = None, chunk: int | None = None, draft: Draft = None,
     ):  # fmt: skip
         if network.config.vocab_size < tokenizer.vocab_size:
             raise ConfigError(
@@ -81,6 +86,7 @@ class Engine:
         self.pool = BlockPool(self.cache.blocks)
         self.scheduler = Scheduler(self.pool, max_requests, chunk)
         self.runner = Runner(network, self.cache)
+        self.speculator = Speculator(proposer(draft, tokenizer, self.sampler, max_requests, self.length))
         self._lock, self._submitted, self._numbers = threading.RLock(), deque[Group](), itertools.count()
 
     def submit(self, request: Request) -> Handle:
@@ -117,6 +123,7 @@ class Engine:
             free_blocks=pool.free, total_blocks=pool.total, cache_tokens=pool.total * BLOCK,
             weight_bytes=weight_bytes(self.network), cache_bytes=self.cache.bytes,
             hit_tokens=scheduler.hits, run_tokens=scheduler.tokens, preemptions=scheduler.preemptions,
+            drafted_tokens=self.speculator.drafted, accepted_tokens=self.speculator.accepted,
         )  # fmt: skip
 
     def run(self, requests: Listing[Request]) -> list[list[Completion]]:
@@ -174,6 +181,7 @@ class Engine:
                     self.runner.read(unread)
                 for group in unread:
                     group.unread = False
+                self.speculator.draft(self.scheduler.running)
                 admitted, plan = [], self.scheduler.plan()
                 return self._run(plan) if plan else []
             except BaseException as error:
@@ -209,14 +217,15 @@ class Engine:
         events: list[Event] = []
         if logits.rows is None:
             return events
+        places = [Place(s, n) for s, count in zip(logits.sequences, logits.counts) for n in range(count)]
         beams, samples = [], []
-        for row, sequence in enumerate(logits.sequences):
-            (samples if sequence.group.beam is None else beams).append(row)
+        for row, place in enumerate(places):
+            (samples if place.sequence.group.beam is None else beams).append(row)
         if samples:
             part = logits.rows if not beams else logits.rows[samples]
-            self._sample([logits.sequences[row] for row in samples], part, events)
+            self._sample([places[row] for row in samples], part, events)
         if beams:
-            self._search([logits.sequences[row] for row in beams], logits.rows[beams], events)
+            self._search([places[row].sequence for row in beams], logits.rows[beams], events)
         return events
 
     def _check(self, request: Request) -> int:
@@ -258,41 +267,59 @@ class Engine:
 
     # Samples
 
-    def _sample(self, ready: list[Sequence], logits: Tensor, events: list[Event]) -> None:
-        """Each sequence takes its next token from its row of logits; where a prompt has just been read, so do the other
-        samples of its group."""
-        forked = [(row, child) for row, s in enumerate(ready) for child in self._fork(s)]
+    def _sample(self, places: list[Place], logits: Tensor, events: list[Event]) -> None:
+        """Each sequence takes its next token from its row of logits, and goes on to the next row while the tokens are
+        its drafts; where a prompt has just been read, the other samples of its group take theirs."""
+        forked = [(row, Place(child)) for row, place in enumerate(places) for child in self._fork(place.sequence)]
         if forked:
             logits = torch.cat([logits, logits[[row for row, _ in forked]]])
-            ready = [*ready, *(child for _, child in forked)]
-        chosen = self.sampler.choose(logits, ready)
-        finished: list[Sequence] = []
-        for row, sequence in enumerate(ready):
+            places = [*places, *(place for _, place in forked)]
+        chosen = self.sampler.choose(logits, places)
+        starts = {place.sequence: row for row, place in reversed(list(enumerate(places)))}
+        finished, written = list[Sequence](), list[tuple[Sequence, int]]()
+        for sequence, row in sorted(starts.items(), key=lambda pair: pair[1]):
             if sequence.error is not None:
                 events += self._fail(sequence.group, sequence.error)
             if sequence.group.handle.error is not None:
                 continue
-            i = chosen.ids[row]
-            if chosen.top is not None and sequence.sampling.logprobs and i not in self.ends:
-                best = dict(list(chosen.top[row].items())[: sequence.sampling.logprobs])
-                sequence.logprobs.append(best | {i: chosen.logprobs[row]})
-            if chosen.ties is not None and chosen.ties[row] and sequence.sampling.temperature == 0:
-                sequence.ties.append(sequence.produced)
-            text = sequence.accept(i, chosen.logprobs[row], self.ends)
-            self._report(sequence, text, events)
+            before = len(sequence.ids)
+            self._take(sequence, chosen, row, events)
+            written += [(sequence, i) for i in sequence.ids[before:]]
             if sequence.finish:
                 finished.append(sequence)
+        self.sampler.count(written)
         self.scheduler.finish(finished)
 
-    def _report(self, sequence: Sequence, text: str, events: list[Event]) -> None:
+    def _take(self, sequence: Sequence, chosen: Chosen, row: int, events: list[Event]) -> None:
+        """What was chosen for a sequence, in its rows from `row` on."""
+        drafts, before = sequence.drafts, len(sequence.ids)
+        for right in range(len(drafts) + 1):
+            i = chosen.ids[row + right]
+            if chosen.top is not None and sequence.sampling.logprobs and i not in self.ends:
+                best = dict(list(chosen.top[row + right].items())[: sequence.sampling.logprobs])
+                sequence.logprobs.append(best | {i: chosen.logprobs[row + right]})
+            if chosen.ties is not None and chosen.ties[row + right] and sequence.sampling.temperature == 0:
+                sequence.ties.append(sequence.produced)
+            text = sequence.accept(i, chosen.logprobs[row + right], self.ends)
+            token = (i, sequence.logprobs[-1]) if sequence.sampling.logprobs and i not in self.ends else None
+            self._report(sequence, text, events, token)
+            if sequence.finish or right == len(drafts) or i != drafts[right]:
+                break
+        if drafts:
+            self.speculator.learn(sequence, right)
+            sequence.keep(before + right)
+
+    def _report(
+        self, sequence: Sequence, text: str, events: list[Event], token: tuple[int, dict[int, float]] | None = None
+    ) -> None:  # fmt: skip
         """Passes on what a sequence has just written; of those among which the best are taken, once all are there."""
         handle, sampling = sequence.group.handle, sequence.sampling
         if sampling.samples > sampling.n:
             for sample, best in enumerate(handle.rank(sequence.completion()) if sequence.finish else []):
                 self._deliver(handle, sample, best, events)
             return
-        if text or sequence.finish:
-            events.append(Event(handle, sequence.index, text, sequence.finish))
+        if text or sequence.finish or token:
+            events.append(Event(handle, sequence.index, text, sequence.finish, token))
         handle.write(sequence.index, text)
         if sequence.finish:
             handle.complete(sequence.index, sequence.completion())
@@ -321,7 +348,7 @@ class Engine:
 
     def _search(self, ready: list[Sequence], logits: Tensor, events: list[Event]) -> None:
         logprobs = logits.float().log_softmax(dim=-1)
-        scores = self.sampler.adjust(logprobs, ready)
+        scores = self.sampler.adjust(logprobs, [Place(sequence) for sequence in ready])
         for group in {id(s.group): s.group for s in ready}.values():
             beam = group.beam
             assert beam is not None
@@ -346,7 +373,7 @@ class Engine:
                 table.release()
             rows = [s.slot for s in beam.sequences[: beam.live]]
             self.sampler.reorder(rows, [slots[p] for p in parents])
-            self.sampler.count(beam.sequences[: beam.live], [s.ids[-1] for s in beam.sequences[: beam.live]])
+            self.sampler.count((s, s.ids[-1]) for s in beam.sequences[: beam.live])
 
     def _complete(self, group: Group, beam: BeamSearch, events: list[Event]) -> None:
         n = group.request.sampling.n

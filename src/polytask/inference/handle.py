@@ -9,12 +9,14 @@ from polytask.inference.sequence import Completion, Finish, Request
 
 @dataclass(frozen=True)
 class Event:
-    """A piece of an answer: of which request and sample, its text, and why the answer ended where it did."""
+    """A piece of an answer: of which request and sample, its text, and why the answer ended where it did. token: the id
+    that was taken and the log-probabilities in its place, where the request asks for them."""
 
     handle: "Handle"
     sample: int
     text: str
     finish: Finish | None = None
+    token: tuple[int, dict[int, float]] | None = None
 
 
 @dataclass(eq=False)

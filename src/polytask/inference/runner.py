@@ -43,8 +43,8 @@ class Runner:
 
     def run(self, plan: Mapping[Sequence, int]) -> Logits:
         """Runs plan[s] pending ids of each sequence, all in one pass; what comes next where none are left."""
-        # Rows with as many tokens may be read together, so they stand side by side.
-        sequences = sorted(plan, key=lambda s: plan[s])
+        # Rows with as many tokens, or with the same first blocks, may be read together if they stand side by side.
+        sequences = sorted(plan, key=lambda s: (plan[s], s.table.blocks))
         counts = [plan[s] for s in sequences]
         ids = torch.tensor([list(chain.from_iterable(map(Sequence.upcoming, sequences, counts)))], device=self.device)
         places = chain.from_iterable(range(s.computed, s.computed + n) for s, n in zip(sequences, counts))

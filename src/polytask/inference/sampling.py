@@ -1,11 +1,12 @@
 """How the next token is chosen: the dials of a request, and one choice for all rows of a batch."""
 
+import itertools
 import math
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as List
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -150,15 +151,45 @@ def threshold(logits: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
     return torch.where((top_p[:, None] >= 1) & (limit == size), -math.inf, edge)
 
 
-def draw(logits: Tensor, uniform: Tensor) -> Tensor:
-    """Ids (B,) drawn from softmax(logits (B, V)) by numbers (B,) uniform in [0, 1): the inverse of the distribution.
+def draw(mass: Tensor, uniform: Tensor) -> Tensor:
+    """Ids (B,) drawn in proportion to mass (B, V) by numbers (B,) uniform in [0, 1): the inverse of the distribution.
 
     One number a row makes the draw independent of the batch that it happens in.
     """
-    mass = logits.softmax(-1).to(uniform.dtype).cumsum(-1)
+    mass = mass.to(uniform.dtype).cumsum(-1)
     whole = mass[:, -1:]
     wanted = torch.minimum(uniform[:, None] * whole, torch.nextafter(whole, torch.zeros_like(whole)))
     return torch.searchsorted(mass, wanted, right=True)[:, 0]
+
+
+def speculate(mass: Tensor, odds: Tensor, drafts: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """Which drafts (B,) are accepted, and by what (B, V) another is drawn where one is not.
+
+    A draft drawn by `odds` q is accepted with probability min(1, p / q) of its own, p being `mass`; what comes in its
+    place has the probabilities max(p - q, 0), made to sum to one. What comes out is distributed by p (Leviathan et al.
+    2023, arXiv:2211.17192, theorem in appendix A.1; Chen et al. 2023, arXiv:2302.01318, theorem 1).
+    """
+    ours, theirs = (one.gather(1, drafts[:, None])[:, 0].to(uniform.dtype) for one in (mass, odds))
+    rest = (mass - odds).clamp(min=0)
+    # Where the two are equal but for rounding nothing is left, and nothing is refused.
+    rest = torch.where((rest > 0).any(-1, keepdim=True), rest, mass)
+    return uniform * theirs < ours, rest
+
+
+class Place(NamedTuple):
+    """Where a token is wanted: after a sequence's ids and its first so many drafts."""
+
+    sequence: "Sequence"
+    drafts: int = 0
+
+    @property
+    def produced(self) -> int:
+        return self.sequence.produced + self.drafts
+
+    @property
+    def ids(self) -> list[int]:
+        sequence = self.sequence
+        return sequence.ids + sequence.drafts[: self.drafts] if self.drafts else sequence.ids
 
 
 @dataclass
@@ -191,7 +222,8 @@ class Sampler:
         self.never = torch.tensor(never, dtype=torch.long, device=device)
         self.dtype = torch.float32 if device.type == "mps" else torch.float64
         self.options = torch.zeros(slots, len(_COLUMNS), device=device)
-        self.uniforms = torch.zeros(slots, length + 1, dtype=self.dtype, device=device)
+        # For each token three numbers: to draw it, to accept a draft of it, and to draw that.
+        self.uniforms = torch.zeros(slots, 3, length + 1, dtype=self.dtype, device=device)
         self.counts: Tensor | None = None  # (slots, V): how often a token was produced; made when first needed
         self.prompted: Tensor | None = None  # (slots, V): whether a token is in the prompt
         self.bias: Tensor | None = None  # (slots, V)
@@ -203,8 +235,8 @@ class Sampler:
         if sampling.temperature > 0:
             seed = secrets.randbits(62) if sampling.seed is None else sampling.seed
             generator = torch.Generator().manual_seed((seed + sequence.index * 0x9E3779B97F4A7C15) % 2**63)
-            numbers = torch.rand(sequence.limit, generator=generator, dtype=torch.float64)
-            self.uniforms[slot, : sequence.limit] = numbers.to(self.dtype)
+            numbers = torch.rand(3, sequence.limit, generator=generator, dtype=torch.float64)
+            self.uniforms[slot, :, : sequence.limit] = numbers.to(self.dtype)
         if sampling.penalised:
             if self.counts is None or self.prompted is None:
                 self.counts = torch.zeros(self.slots, self.vocabulary, device=self.device)
@@ -228,88 +260,114 @@ class Sampler:
         if self.counts is not None:
             self.counts[slots] = self.counts[parents]
 
-    def count(self, sequences: "List[Sequence]", ids: List[int]) -> None:
+    def count(self, produced: "Iterable[tuple[Sequence, int]]") -> None:
         """Notes the tokens that were produced, for penalties."""
-        rows = [(s.slot, i) for s, i in zip(sequences, ids) if s.sampling.penalised]
+        rows = [(s.slot, i) for s, i in produced if s.sampling.penalised]
         if rows and self.counts is not None:
             slots, tokens = torch.tensor(rows, device=self.device).T
-            self.counts[slots, tokens] += 1
+            self.counts.index_put_((slots, tokens), torch.ones_like(slots, dtype=self.counts.dtype), accumulate=True)
 
-    def adjust(self, logits: Tensor, sequences: "List[Sequence]") -> Tensor:
+    def adjust(self, logits: Tensor, places: "List[Place]") -> Tensor:
         """logits (B, V) without the ids that are never produced, then penalties, biases, hooks, guides, min_tokens: a
-        new tensor."""
+        new tensor. The places in one sequence stand side by side, in order."""
         adjusted = logits.index_fill(1, self.never, -math.inf)
+        sequences = [place.sequence for place in places]
         if rows := [row for row, s in enumerate(sequences) if s.sampling.penalised]:
-            adjusted[rows] = self._penalise(adjusted[rows], [sequences[row].slot for row in rows])
+            adjusted[rows] = self._penalise(adjusted[rows], [places[row] for row in rows])
         if rows := [row for row, s in enumerate(sequences) if s.sampling.logit_bias]:
             assert self.bias is not None
             adjusted[rows] += self.bias[[sequences[row].slot for row in rows]].to(adjusted.dtype)
-        for row, sequence in enumerate(sequences):
+        for row, place in enumerate(places):
             try:
-                for hook in sequence.hooks:
-                    adjusted[row] = hook(adjusted[row : row + 1], [sequence.ids], [sequence.prompt])[0]
+                for hook in place.sequence.hooks:
+                    adjusted[row] = hook(adjusted[row : row + 1], [place.ids], [place.sequence.prompt])[0]
             except Exception as error:  # of others' code; it ends this request alone
-                sequence.error = error
+                place.sequence.error = error
         if rows := [row for row, s in enumerate(sequences) if s.constraint is not None]:
-            adjusted[rows] = self._guide(adjusted[rows], [sequences[row] for row in rows])
-        if rows := [row for row, s in enumerate(sequences) if s.produced < s.sampling.min_tokens]:
+            adjusted[rows] = self._guide(adjusted[rows], [places[row] for row in rows])
+        if rows := [row for row, place in enumerate(places) if place.produced < place.sequence.sampling.min_tokens]:
             on = adjusted[rows].index_fill(1, self.ends, -math.inf)
             adjusted[rows] = torch.where((on > -math.inf).any(-1, keepdim=True), on, adjusted[rows])
         return adjusted
 
-    def _guide(self, scores: Tensor, sequences: "List[Sequence]") -> Tensor:
+    def _guide(self, scores: Tensor, places: "List[Place]") -> Tensor:
         """scores (B, V) of what the guide of each row allows; where that is nothing the sequence has failed."""
-        constraints = [s.constraint for s in sequences if s.constraint is not None]
-        for sequence, constraint in zip(sequences, constraints):
-            constraint.follow(sequence.ids[sequence.prompt :])
-        allowed = self.grammars.masks(constraints, [[]] * len(constraints))
-        guided = scores.masked_fill(~allowed, -math.inf)
+        last = {place.sequence: place.drafts for place in places}
+        starts = dict(zip(last, itertools.accumulate((1 + drafts for drafts in last.values()), initial=0)))
+        for sequence in last:
+            sequence.constraint.follow(sequence.ids[sequence.prompt :])
+        allowed = self.grammars.masks([s.constraint for s in last], [s.drafts[:n] for s, n in last.items()])
+        rows = [starts[place.sequence] + place.drafts for place in places]
+        guided = scores.masked_fill(~allowed[rows], -math.inf)
         some = (guided > -math.inf).any(-1)
-        for sequence, constraint, goes_on in zip(sequences, constraints, some.tolist()):
-            if constraint.failed or not goes_on:
-                sequence.error = constraint.error()
+        for place, goes_on in zip(places, some.tolist()):
+            constraint = place.sequence.constraint
+            if constraint.failed or not (goes_on or place.drafts):
+                place.sequence.error = constraint.error()
         return torch.where(some[:, None], guided, scores.clamp(min=torch.finfo(scores.dtype).min))
 
-    def _penalise(self, logits: Tensor, slots: list[int]) -> Tensor:
+    def _penalise(self, logits: Tensor, places: "List[Place]") -> Tensor:
         assert self.counts is not None
         assert self.prompted is not None
+        slots = [place.sequence.slot for place in places]
         counts = self.counts[slots]
+        if drafted := [(row, i) for row, (s, n) in enumerate(places) for i in s.drafts[:n]]:
+            rows, tokens = torch.tensor(drafted, device=self.device).T
+            counts.index_put_((rows, tokens), torch.ones_like(rows, dtype=counts.dtype), accumulate=True)
         repetition, presence, frequency = self.options[slots, 4:, None].unbind(1)  # (B, 1) each
         seen = self.prompted[slots] | (counts > 0)
         scaled = torch.where(logits > 0, logits / repetition, logits * repetition)
         return torch.where(seen, scaled, logits) - presence * (counts > 0) - frequency * counts
 
-    def choose(self, logits: Tensor, sequences: "List[Sequence]") -> Chosen:
-        """The next token of each row from logits (B, V)."""
+    def choose(self, logits: Tensor, places: "List[Place]") -> Chosen:
+        """The next token in each place from logits (B, V)."""
         precise = logits.dtype in (torch.float32, torch.float64)
         logits = logits if precise else logits.float()
-        scores = self.adjust(logits, sequences)
+        scores = self.adjust(logits, places)
         ids = scores.argmax(-1)
-        drawn = [row for row, s in enumerate(sequences) if s.sampling.temperature > 0]
+        drawn = [row for row, place in enumerate(places) if place.sequence.sampling.temperature > 0]
         if drawn:
-            part = scores if len(drawn) == len(sequences) else scores[drawn]
-            ids[drawn] = self._draw(part, [sequences[row] for row in drawn])
+            part = scores if len(drawn) == len(places) else scores[drawn]
+            ids[drawn] = self._draw(self.weigh(part, some := [places[row] for row in drawn]), some)
         picked = logits.gather(1, ids[:, None])[:, 0]
         total = logits.logsumexp(-1)
         chosen = Chosen(ids.tolist(), (picked - total).tolist(), None, None)
-        if count := max(s.sampling.logprobs for s in sequences):
+        if count := max(place.sequence.sampling.logprobs for place in places):
             values, indices = logits.topk(min(count, logits.shape[1]), dim=-1)
             rows = zip(indices.tolist(), (values - total[:, None]).tolist())
             chosen.top = [dict(zip(names, numbers)) for names, numbers in rows]
-        if not precise and len(drawn) < len(sequences):
+        if not precise and len(drawn) < len(places):
             first, second = scores.topk(2, dim=-1).values.unbind(-1)
             chosen.ties = (first - second <= TIE * first.abs().clamp(min=1)).tolist()
-        self.count(sequences, chosen.ids)
         return chosen
 
-    def _draw(self, scores: Tensor, sequences: "List[Sequence]") -> Tensor:
-        slots = torch.tensor([s.slot for s in sequences], device=self.device)
+    def weigh(self, scores: Tensor, places: "List[Place]") -> Tensor:
+        """The probabilities (B, V) by which tokens are drawn, from adjusted scores (B, V)."""
+        slots = torch.tensor([place.sequence.slot for place in places], device=self.device)
         temperature, top_k, top_p, min_p = self.options[slots, :4].to(scores.dtype).unbind(-1)
         scores = scores - scores.amax(-1, keepdim=True)  # a small temperature must not overflow
         scores = scores / temperature[:, None]
-        if any(s.sampling.top_k or s.sampling.top_p < 1 for s in sequences):
+        dials = [place.sequence.sampling for place in places]
+        if any(s.top_k or s.top_p < 1 for s in dials):
             scores = scores.masked_fill(scores < threshold(scores, top_k.long(), top_p), -math.inf)
-        if any(s.sampling.min_p for s in sequences):
+        if any(s.min_p for s in dials):
             scores = scores.masked_fill(scores < min_p.log()[:, None], -math.inf)
-        steps = torch.tensor([s.produced for s in sequences], device=self.device)
-        return draw(scores, self.uniforms[slots, steps])
+        return scores.softmax(-1)
+
+    def numbers(self, places: "List[Place]") -> Tensor:
+        """(B, 3) uniform in [0, 1): for the token of each place, for accepting a draft of it, and for drawing that."""
+        return self.uniforms[[place.sequence.slot for place in places], :, [place.produced for place in places]]
+
+    def _draw(self, mass: Tensor, places: "List[Place]") -> Tensor:
+        """Ids (B,) by probabilities (B, V); where a draft was drawn, that one if it is accepted, else another."""
+        uniforms = self.numbers(places)
+        rows = [row for row, (s, n) in enumerate(places) if s.odds is not None and n < len(s.drafts)]
+        if not rows:
+            return draw(mass, uniforms[:, 0])
+        drafts = torch.tensor([places[row].sequence.drafts[places[row].drafts] for row in rows], device=self.device)
+        odds = torch.stack([places[row].sequence.odds[places[row].drafts] for row in rows])  # (R, V)
+        accepted, rest = speculate(mass[rows], odds, drafts, uniforms[rows, 1])
+        mass[rows] = rest
+        ids = draw(mass, uniforms[:, 0])
+        ids[rows] = torch.where(accepted, drafts, ids[rows])
+        return ids

@@ -4,6 +4,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from torch import Tensor
+
 from polytask.inference.blocks import BlockPool, Table
 from polytask.inference.constrained import Constraint
 from polytask.inference.hooks import LogitsHook
@@ -105,22 +107,25 @@ class Sequence:
     """Ids that grow: a prompt and what is produced after it. Its keys and values lie in the blocks of `table`.
 
     drafts: guesses of what comes after `ids`, run with it in the next step; whoever made them takes those that are
-    right into `ids` and calls `keep`. slot: its row in the tables of the sampler.
+    right into `ids` and calls `keep`. odds: the probabilities (drafts, V) by which they were drawn, None where they
+    were not. slot: its row in the tables of the sampler.
     """
 
     __slots__ = (
         "closed", "computed", "constraint", "drafts", "error", "finish", "group", "hooks", "ids", "index", "limit",
-        "logprob", "logprobs", "output", "pieces", "prefix", "prompt", "sampling", "slot", "table", "ties", "waits",
+        "logprob", "logprobs", "odds", "output", "pieces", "prefix", "prompt", "sampling", "slot", "table", "ties",
+        "waits",
     )  # fmt: skip
 
     def __init__(self, request: Request, index: int, limit: int, tokenizer: TextTokenizer, pool: BlockPool):
         self.sampling, self.hooks, self.index, self.limit = request.sampling, request.hooks, index, limit
         self.ids, self.prompt, self.prefix = list(request.ids), len(request.ids), request.prefix
         # What decides keys and values beside the tokens before them.
-        both = tuple(request.ids[: request.prefix]) if request.prefix > 1 else ()
-        self.table = Table(pool, (request.encoder_ids and tuple(request.encoder_ids), both))
+        read, both = tuple(request.encoder_ids or ()), tuple(request.ids[: request.prefix])
+        self.table = Table(pool, (read, both))
         self.computed = 0  # how many ids have keys and values in the cache
         self.drafts: list[int] = []
+        self.odds: Tensor | None = None
         self.slot = -1
         self.waits = False  # for the first of its group to run the prompt that they share
         self.logprob = 0.0
@@ -154,7 +159,7 @@ class Sequence:
 
     def keep(self, computed: int) -> None:
         """Turns back to the first `computed` places: what lies beyond belonged to drafts that were wrong."""
-        self.computed, self.drafts = computed, []
+        self.computed, self.drafts, self.odds = computed, [], None
 
     def share(self, table: Table, computed: int) -> list[tuple[int, int]]:
         """Goes on from another sequence's first `computed` ids; (source, target) of the blocks to copy for that."""

@@ -123,8 +123,14 @@ def _capped(
 ) -> Tensor:
     """Attention written out: no kernel of torch bends its scores."""
     scores = q @ k.mT * (q.shape[-1] ** -0.5 if scale is None else scale)
-    scores = cap * (scores if added is None else scores + added).div(cap).tanh()
-    return (scores if bias is None else scores + bias).softmax(dim=-1) @ v
+    return bend(scores, cap, bias, added).softmax(dim=-1) @ v
+
+
+def bend(scores: Tensor, cap: float | None, bias: Tensor | None, added: Tensor | None) -> Tensor:
+    """Products of queries and keys become scores: what positions add, the cap, and a mask as a bias."""
+    scores = scores if added is None else scores + added
+    scores = cap * scores.div(cap).tanh() if cap else scores
+    return scores if bias is None else scores + bias
 
 
 class SelfAttention(_Heads):

@@ -110,6 +110,7 @@ def chat_request(
     served: Served, said: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], sampling: Sampling
 ) -> Request:  # fmt: skip
     """What the engine is asked; a last turn of the assistant is gone on with. Raises TaskError, TooLong and Refusal."""
+    served.expect_short(*(turn["content"] or "" for turn in said))
     calls = bool(tools) or any(turn["role"] == "tool" or turn.get("tool_calls") for turn in said)
     template = served.model.tokenizer.template
     if calls:

@@ -1,6 +1,7 @@
 """Log-probabilities of tokens as the OpenAI API writes them down."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 from polytask.tokenizers.text import TextTokenizer
@@ -8,31 +9,29 @@ from polytask.tokenizers.text import TextTokenizer
 LEAST = -9999.0  # stands for minus infinity, which JSON does not have
 
 
-def chat_logprobs(
-    tokenizer: TextTokenizer, ids: Sequence[int], places: Sequence[Mapping[int, float]], top: int
-) -> dict[str, Any]:  # fmt: skip
+Token = tuple[int, Mapping[int, float]]  # an id, and the log-probabilities in its place, its own among them
+
+
+def chat_logprobs(tokenizer: TextTokenizer, tokens: Iterable[Token], top: int) -> dict[str, Any]:
     """For each token itself, its bytes and the `top` likeliest ones in its place."""
     content = []
-    for i, place in zip(ids, places):
+    for i, place in tokens:
         best = [_token(tokenizer, other, place[other]) for other in _likeliest(place, top)]
         content.append({**_token(tokenizer, i, place[i]), "top_logprobs": best})
     return {"content": content, "refusal": None}
 
 
 def text_logprobs(
-    tokenizer: TextTokenizer, ids: Sequence[int], places: Sequence[Mapping[int, float] | None], top: int, offset: int
+    tokenizer: TextTokenizer, tokens: Sequence[tuple[int, Mapping[int, float] | None]], top: int, offset: int
 ) -> dict[str, Any]:  # fmt: skip
     """Lists with an entry for each token; nothing is known of the first one of a prompt. offset: where the text begins,
     in characters."""
-    tokens = [_text(tokenizer, i) for i in ids]
-    offsets = []
-    for token in tokens:
-        offsets.append(offset)
-        offset += len(token)
-    best = [place and {_text(tokenizer, i): _finite(place[i]) for i in _likeliest(place, top)} for place in places]
+    texts = [_text(tokenizer, i) for i, _ in tokens]
+    offsets = list(accumulate(map(len, texts), initial=offset))[:-1]
+    best = [place and {_text(tokenizer, i): _finite(place[i]) for i in _likeliest(place, top)} for _, place in tokens]
     return {
-        "tokens": tokens,
-        "token_logprobs": [place and _finite(place[i]) for i, place in zip(ids, places)],
+        "tokens": texts,
+        "token_logprobs": [place and _finite(place[i]) for i, place in tokens],
         "top_logprobs": best if top else None,
         "text_offset": offsets,
     }

@@ -9,7 +9,6 @@ from pydantic import Field
 from polytask.errors import TooLong
 from polytask.inference.sampling import Sampling
 from polytask.inference.sequence import Request
-from polytask.serving.logprobs import text_logprobs
 from polytask.serving.refusal import Refusal
 from polytask.serving.schema import expect
 from polytask.serving.shelf import Served
@@ -30,6 +29,7 @@ def prompts_of(prompt: str | Sequence[Any]) -> list[str | list[int]]:
 def prompt_request(served: Served, prompt: str | list[int], sampling: Sampling) -> Request:
     """What the engine is asked. Ids are taken as they are; texts as the task `text` has them. Raises Refusal."""
     if isinstance(prompt, str):
+        served.expect_short(prompt)
         return served.model.request([Text(prompt, target=True)] if prompt else [], sampling)
     expect_ids(served, prompt, "prompt")
     expect(not served.model.config.encoder_layers, "'prompt': an encoder-decoder is asked by texts, not by ids.",
@@ -50,10 +50,11 @@ class Echo:
 
     text: str
     ids: list[int]
-    places: list[dict[int, float] | None] | None
+    places: list[dict[int, float] | None]
 
-    def logprobs(self, served: Served, top: int) -> dict[str, Any]:
-        return text_logprobs(served.model.tokenizer, self.ids, self.places or [], top, 0)
+    @property
+    def tokens(self) -> list[tuple[int, dict[int, float] | None]]:
+        return list(zip(self.ids, self.places))
 
 
 async def echo(served: Served, prompt: str | list[int], request: Request, logprobs: int | None) -> Echo:
@@ -66,7 +67,7 @@ async def echo(served: Served, prompt: str | list[int], request: Request, logpro
     own = len(model.tokenizer.encode(prompt)) if isinstance(prompt, str) else len(prompt)
     begin = len(request.ids) - own
     if logprobs is None:
-        return Echo(text, request.ids[begin:], None)
+        return Echo(text, request.ids[begin:], [])
     fits = not model.config.encoder_layers and not model.config.prefix
     expect(fits, "'logprobs' with 'echo': this model reads a prompt from both sides; leave one out.", "logprobs")
     first, rest = request.ids[:1], request.ids[1:]

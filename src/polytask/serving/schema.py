@@ -15,6 +15,7 @@ OWN = (
     "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed",
     "n", "min_tokens", "beam_size", "length_penalty", "stop",
 )  # fmt: skip
+STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}  # beside JSON
 
 
 class Strict(BaseModel):
@@ -102,7 +103,8 @@ def sampling(served: Served, task: str | Task, body: Dials, max_tokens: int | No
         given["logit_bias"] = {int(i): value for i, value in body.logit_bias.items()}
     if body.response_format is not None:
         given["guide"] = body.response_format.guide()
-    return served.model.sampling(task, **given, max_tokens=max_tokens or served.model.engine.length, **more)
+    given["max_tokens"] = max_tokens or served.model.engine.length
+    return served.model.sampling(task, **given | more)
 
 
 def expect(fits: bool, message: str, param: str, code: str | None = "unsupported_value") -> None:

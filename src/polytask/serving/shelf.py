@@ -3,8 +3,9 @@
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
-from polytask.errors import ConfigError
+from polytask.errors import ConfigError, TooLong
 from polytask.model import Model
 from polytask.serving.metrics import Figures
 from polytask.serving.names import expect_name
@@ -21,6 +22,23 @@ class Served:
     model: Model
     worker: Worker
     created: int = field(default_factory=lambda: int(time.time()))
+
+    @cached_property
+    def room(self) -> int | None:
+        """Bytes of text that the model could ever read, None where that is not known. A tokenizer may shorten a text
+        before it cuts it (blanks, marks that are joined), by less than the factor here."""
+        spelling, truncated = self.model.tokenizer.piece(0), self.model.truncate
+        if spelling is None or truncated:
+            return None
+        longest = max(len(self.model.tokenizer.piece(i) or ()) for i in range(self.model.tokenizer.vocab_size))
+        return 4 * longest * self.model.config.context_length
+
+    def expect_short(self, *texts: str) -> None:
+        """Raises TooLong for texts that could never fit; cutting them into tokens would take memory and time."""
+        if self.room is not None and (size := sum(map(len, texts))) > self.room:
+            raise TooLong(
+                f"The text has {size} characters, which no {self.model.config.context_length} tokens hold; shorten it."
+            )
 
 
 class Shelf:

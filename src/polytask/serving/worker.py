@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from polytask.inference.engine import Engine
@@ -35,11 +35,13 @@ class Meter(Protocol):
 
 @dataclass
 class Piece:
-    """Text of one answer since the last piece; its completion where it has ended."""
+    """Text of one answer since the last piece, and where they are asked for its ids with the log-probabilities in their
+    places; its completion where it has ended."""
 
     index: int
     text: str
     completion: Completion | None = None
+    tokens: list[tuple[int, dict[int, float]]] = field(default_factory=list)
 
 
 class Job:
@@ -69,6 +71,7 @@ class Job:
         for piece in pieces:
             kept = self._pieces.setdefault(piece.index, Piece(piece.index, ""))
             kept.text += piece.text
+            kept.tokens += piece.tokens
             kept.completion = piece.completion or kept.completion
             self._left -= piece.completion is not None
         self._error = self._error or error
@@ -222,7 +225,8 @@ class Worker:
     def _piece(self, job: Job, event: Event) -> Piece:
         number = job.handles[event.handle]
         completion = event.handle.completions.get(event.sample) if event.finish else None
-        return Piece(number * job.requests[number].sampling.n + event.sample, event.text, completion)
+        tokens = [event.token] if event.token else []
+        return Piece(number * job.requests[number].sampling.n + event.sample, event.text, completion, tokens)
 
     def _fail(self, job: Job, error: BaseException) -> None:
         self._withdraw(job)

@@ -1,6 +1,6 @@
 """/v1/chat/completions."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
@@ -12,9 +12,9 @@ from polytask.inference.sampling import Sampling
 from polytask.inference.sequence import Completion
 from polytask.serving.asking import answer, find, new_id, note, note_prompt, now, streamed, submit, usage
 from polytask.serving.conversation import Messages, chat_request, expect_chat, tool_form, turns
-from polytask.serving.logprobs import chat_logprobs
+from polytask.serving.logprobs import Token, chat_logprobs
 from polytask.serving.refusal import Json
-from polytask.serving.schema import Dials, Named, StreamOptions, Strict, expect, sampling
+from polytask.serving.schema import STREAMED, Dials, Named, StreamOptions, Strict, expect, sampling
 from polytask.serving.shelf import Served
 from polytask.serving.stream import DONE, event
 from polytask.serving.tools import Form, ToolText
@@ -44,7 +44,7 @@ class ChatBody(Named, Dials):
     messages: Messages
     max_tokens: Tokens | None = None
     max_completion_tokens: Tokens | None = None
-    stream: bool = False
+    stream: bool | None = None
     stream_options: StreamOptions | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
@@ -54,7 +54,7 @@ class ChatBody(Named, Dials):
     store: bool | None = None
 
 
-@router.post("/v1/chat/completions")
+@router.post("/v1/chat/completions", responses=STREAMED)
 async def chat(http: HttpRequest, body: ChatBody) -> Response:
     """The assistant's next turn."""
     served = find(http, body.model)
@@ -98,15 +98,13 @@ def _choice(served: Served, body: ChatBody, form: Form | None, index: int, one: 
     return {
         "index": index,
         "message": message,
-        "logprobs": _logprobs(served, body, one),
+        "logprobs": _logprobs(served, body, zip(one.ids, one.logprobs or [])),
         "finish_reason": "tool_calls" if calls else one.finish,
     }
 
 
-def _logprobs(served: Served, body: ChatBody, one: Completion) -> dict[str, Any] | None:
-    if not body.logprobs:
-        return None
-    return chat_logprobs(served.model.tokenizer.writing, one.ids, one.logprobs or [], body.top_logprobs or 0)
+def _logprobs(served: Served, body: ChatBody, tokens: Iterable[Token]) -> dict[str, Any] | None:
+    return chat_logprobs(served.model.tokenizer.writing, tokens, body.top_logprobs or 0) if body.logprobs else None
 
 
 async def _events(
@@ -130,14 +128,14 @@ async def _events(
         if piece.completion is not None and parts:
             rest, calls = parts[piece.index].finish(piece.completion.ids)
             text, calls = text + rest, calls[:1] if body.parallel_tool_calls is False else calls
-        if text:
-            yield chunk(piece.index, {"content": text})
+        if text or piece.tokens:
+            yield chunk(piece.index, {"content": text}, None, _logprobs(served, body, piece.tokens))
         for number, call in enumerate(calls):
             yield chunk(piece.index, {"tool_calls": [{"index": number, **call}]})
         if piece.completion is not None:
             completions.append(piece.completion)
             finish = "tool_calls" if calls else piece.completion.finish
-            yield chunk(piece.index, {}, finish, _logprobs(served, body, piece.completion))
+            yield chunk(piece.index, {}, finish)
     total = usage(job.requests, completions)
     note(http, **total)
     if with_usage:

@@ -1,7 +1,8 @@
 """/v1/completions: texts gone on with."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter
@@ -14,7 +15,7 @@ from polytask.serving.asking import answer, find, new_id, note, note_prompt, now
 from polytask.serving.logprobs import text_logprobs
 from polytask.serving.prompts import Echo, Prompt, echo, prompt_request, prompts_of
 from polytask.serving.refusal import Json
-from polytask.serving.schema import Dials, Named, StreamOptions, expect, sampling
+from polytask.serving.schema import STREAMED, Dials, Named, StreamOptions, expect, sampling
 from polytask.serving.shelf import Served
 from polytask.serving.stream import DONE, event
 from polytask.serving.worker import Job
@@ -28,7 +29,7 @@ class CompletionBody(Named, Dials):
 
     prompt: Prompt = ""
     max_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
-    stream: bool = False
+    stream: bool | None = None
     stream_options: StreamOptions | None = None
     logprobs: int | None = Field(None, ge=0, le=20)
     echo: bool | None = None
@@ -36,7 +37,7 @@ class CompletionBody(Named, Dials):
     best_of: int | None = Field(None, ge=1, le=128)
 
 
-@router.post("/v1/completions")
+@router.post("/v1/completions", responses=STREAMED)
 async def completions(http: HttpRequest, body: CompletionBody) -> Response:
     """What comes after each prompt."""
     served = find(http, body.model)
@@ -82,20 +83,19 @@ def _choice(
     served: Served, body: CompletionBody, index: int, before: Echo | None, one: Completion | None
 ) -> dict[str, Any]:  # fmt: skip
     text = (before.text if before else "") + (one.text if one else "")
+    tokens = [*(before.tokens if before else []), *(zip(one.ids, one.logprobs or []) if one else [])]
     return {
-        "index": index, "text": text, "logprobs": _logprobs(served, body, before, one),
+        "index": index, "text": text, "logprobs": _logprobs(served, body, tokens),
         "finish_reason": one.finish if one else "length",
     }  # fmt: skip
 
 
 def _logprobs(
-    served: Served, body: CompletionBody, before: Echo | None, one: Completion | None
+    served: Served, body: CompletionBody, tokens: Iterable[tuple[int, Any]], offset: int = 0
 ) -> dict[str, Any] | None:  # fmt: skip
     if body.logprobs is None:
         return None
-    ids, places = (before.ids, before.places or []) if before else ([], [])
-    ids, places = [*ids, *(one.ids if one else [])], [*places, *((one.logprobs if one else None) or [])]
-    return text_logprobs(served.model.tokenizer.writing, ids, places, body.logprobs, 0)
+    return text_logprobs(served.model.tokenizer.writing, list(tokens), body.logprobs, offset)
 
 
 async def _events(
@@ -108,17 +108,21 @@ async def _events(
         choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
         return event({**frame, "choices": [choice], **({"usage": None} if with_usage else {})})
 
-    n = job.requests[0].sampling.n
+    n, offsets = job.requests[0].sampling.n, Counter[int]()
     for number, before in enumerate(await _echoes(served, body, prompts, job.requests)):
         for index in range(number * n, (number + 1) * n) if before else ():
-            yield chunk(index, before.text, None, _logprobs(served, body, before, None))  # type: ignore[union-attr]
+            assert before is not None
+            yield chunk(index, before.text, None, _logprobs(served, body, before.tokens))
+            offsets[index] = len(before.text)
     completions = []
     async for piece in job:
-        if piece.text:
-            yield chunk(piece.index, piece.text)
+        if piece.text or piece.tokens:
+            logprobs = _logprobs(served, body, piece.tokens, offsets[piece.index])
+            yield chunk(piece.index, piece.text, None, logprobs)
+            offsets[piece.index] += len("".join(logprobs["tokens"])) if logprobs else 0
         if piece.completion is not None:
             completions.append(piece.completion)
-            yield chunk(piece.index, "", piece.completion.finish, _logprobs(served, body, None, piece.completion))
+            yield chunk(piece.index, "", piece.completion.finish)
     total = usage(job.requests, completions)
     note(http, **total)
     if with_usage:

@@ -60,6 +60,7 @@ def _ids(served: Served, inputs: Sequence[str | list[int]], most: int | None) ->
     for number, one in enumerate(inputs):
         expect(len(one) > 0, f"'input[{number}]' is empty.", "input", None)
         if isinstance(one, str):
+            served.expect_short(one)
             one = [*opener, *tokenizer.encode(one)]
         expect_ids(served, one, "input")
         if len(one) > room:

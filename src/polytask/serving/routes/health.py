@@ -5,7 +5,7 @@ import asyncio
 from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request as HttpRequest
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from polytask.serving.refusal import Json
 
@@ -26,7 +26,7 @@ async def ready(http: HttpRequest) -> Response:
     return Json({"ready": not draining, "running": http.app.state.life.running - 1}, 503 if draining else 200)
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(http: HttpRequest) -> Response:
     """Figures for Prometheus."""
     text = await asyncio.to_thread(http.app.state.figures.text)

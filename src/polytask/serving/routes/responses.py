@@ -12,7 +12,7 @@ from polytask.inference.sequence import Completion, Request
 from polytask.serving.asking import answer, find, new_id, note, note_prompt, now, streamed, submit, usage
 from polytask.serving.conversation import Call, Function, Message, Part, chat_request, expect_chat, tool_form, turns
 from polytask.serving.refusal import Json, Refusal
-from polytask.serving.schema import Dials, Named, Strict, expect, sampling
+from polytask.serving.schema import STREAMED, Dials, Named, Strict, expect, sampling
 from polytask.serving.shelf import Served
 from polytask.serving.stream import event
 from polytask.serving.tools import Form, ToolText
@@ -65,7 +65,7 @@ class ResponseBody(Named):
     max_output_tokens: int | None = Field(None, ge=1, lt=2**31)
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, ge=0, le=1)
-    stream: bool = False
+    stream: bool | None = None
     stream_options: dict[str, Any] | None = None
     tools: Annotated[list[FunctionTool], Field(max_length=128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
@@ -83,7 +83,7 @@ class ResponseBody(Named):
     max_tool_calls: int | None = None
 
 
-@router.post("/v1/responses")
+@router.post("/v1/responses", responses=STREAMED)
 async def create(http: HttpRequest, body: ResponseBody) -> Response:
     """The model's answer to a conversation."""
     served = find(http, body.model)

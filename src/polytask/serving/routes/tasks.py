@@ -1,5 +1,6 @@
 """/v1/tasks: whatever a model can be asked, by the task's own fields."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, get_args, get_origin
 
@@ -13,7 +14,7 @@ from polytask.inference.sequence import Completion, Request
 from polytask.serving.asking import answer, find, new_id, note, note_prompt, now, streamed, submit, usage
 from polytask.serving.logprobs import chat_logprobs
 from polytask.serving.refusal import Json, unknown
-from polytask.serving.schema import Dials, Named, sampling
+from polytask.serving.schema import STREAMED, Dials, Named, sampling
 from polytask.serving.shelf import Served
 from polytask.serving.stream import DONE, EventStream, event, while_there
 from polytask.serving.worker import Job
@@ -33,7 +34,7 @@ class TaskBody(Named, Dials):
     shots: Annotated[list[dict[str, Any]], Field(max_length=1000)] | None = None
     max_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     logprobs: int | None = Field(None, ge=0, le=20)
-    stream: bool = False
+    stream: bool | None = None
 
 
 @router.get("/v1/tasks")
@@ -44,7 +45,7 @@ async def tasks(http: HttpRequest, model: str | None = None) -> Response:
     return Json({"object": "list", "model": served.name, "data": [_described(served, name) for name in names]})
 
 
-@router.post("/v1/tasks/{name}")
+@router.post("/v1/tasks/{name}", responses=STREAMED)
 async def ask(http: HttpRequest, name: str, body: TaskBody) -> Response:
     """The answer to an example. Where the answers are a given set, each comes with its probability."""
     served = find(http, body.model)
@@ -58,7 +59,9 @@ async def ask(http: HttpRequest, name: str, body: TaskBody) -> Response:
     dials = sampling(served, task, body, body.max_tokens or 256, logprobs=body.logprobs or 0)
 
     def build() -> list[Request]:
-        return [served.model.request(prompt(task, body.example, body.shots or ()), dials)]
+        asked = prompt(task, body.example, body.shots or ())
+        served.expect_short(*(segment.text for segment in asked))
+        return [served.model.request(asked, dials)]
 
     if body.stream:
         job = await submit(http, served, build)
@@ -94,14 +97,19 @@ def _type(kind: Any) -> str:
 
 def _answer(served: Served, task: Task, body: TaskBody, index: int, one: Completion) -> dict[str, Any]:
     value, top = task.parse([Text(one.text, target=True)]), body.logprobs
-    logprobs = chat_logprobs(served.model.tokenizer.writing, one.ids, one.logprobs or [], top) if top else None
+    logprobs = chat_logprobs(served.model.tokenizer.writing, zip(one.ids, one.logprobs or []), top) if top else None
     return {"index": index, "answer": value, "finish_reason": one.finish, "probabilities": None, "logprobs": logprobs}
 
 
 async def _choose(
     http: HttpRequest, served: Served, task: Task, body: TaskBody, choices: list[list[Segment]], frame: dict[str, Any]
 ) -> Response:  # fmt: skip
-    model, asked = served.model, prompt(task, body.example, body.shots or ())
+    def build() -> list[Segment]:
+        asked = prompt(task, body.example, body.shots or ())
+        served.expect_short(*(segment.text for segment in asked))
+        return asked
+
+    model, asked = served.model, await asyncio.to_thread(build)
     scores = await while_there(http, served.worker.call(lambda: model.score([asked] * len(choices), choices)))
     shares = probabilities(scores)
     best = max(range(len(choices)), key=shares.__getitem__)

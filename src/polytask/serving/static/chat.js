@@ -111,7 +111,8 @@ export function chatPanel(model) {
     const { path, body } = request();
     const turn = add("assistant", "");
     turn.begin();
-    running = new AbortController();
+    const mine = new AbortController();
+    running = mine;
     mark();
     follow(true);
     announce("The model is writing.");
@@ -119,7 +120,7 @@ export function chatPanel(model) {
     const facts = { tokens: 0, finish: "" };
     try {
       const wish = { ...body, stream_options: { include_usage: true } };
-      for await (const event of stream(path, wish, running.signal)) {
+      for await (const event of stream(path, wish, mine.signal)) {
         const choice = event.choices?.[0];
         const near = isNear();
         const text = choice?.delta?.content ?? choice?.message?.content ?? "";
@@ -131,19 +132,14 @@ export function chatPanel(model) {
       }
       facts.seconds = (performance.now() - started) / 1000;
       turn.end(facts);
+      announce("The answer is complete.");
     } catch (error) {
       if (error.name === "AbortError") turn.end({ ...facts, finish: "stopped" });
-      else fail(turn, error);
+      else turn.fail(error, () => regenerate(turn));
     }
-    running = null;
+    if (running === mine) running = null;
     mark();
     follow(isNear());
-    announce("The answer is complete.");
-  }
-
-  function fail(turn, error) {
-    turn.fail(error, () => regenerate(turn));
-    follow(true);
   }
 
   function typed(event) {

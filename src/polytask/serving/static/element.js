@@ -42,10 +42,10 @@ export function action(name, label, onclick) {
   return el("button", { type: "button", className: "quiet", onclick }, icon(name), el("span", {}, label));
 }
 
-/** Copies a text and says so on the button that was made for it; without a secure origin there is no clipboard but the old command. */
+/** Copies a text and says so on the button that was made for it; where there is no clipboard, by the old command. */
 export async function copy(text, button) {
-  if (window.isSecureContext) await navigator.clipboard.writeText(text);
-  else {
+  const done = await navigator.clipboard?.writeText(text).then(() => true, () => false);
+  if (!done) {
     const area = el("textarea", { value: text, className: "hidden" });
     (button.closest("dialog") ?? document.body).append(area);
     area.select();

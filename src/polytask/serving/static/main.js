@@ -32,11 +32,12 @@ async function choose(models) {
   at("facts").textContent = chosen ? facts(chosen) : "";
   const all = await list(`tasks?model=${encodeURIComponent(model())}`);
   tasks = all.sort((a, b) => isChat(b) - isChat(a));
-  const link = ({ name }) => el("a", { href: `#${encodeURIComponent(name)}` }, title(name));
+  const link = ({ name }) => el("a", { href: address(name) }, title(name));
   at("tasks").replaceChildren(el("ul", {}, tasks.map((task) => el("li", {}, link(task)))));
   show();
 }
 
+const address = (name) => `#${encodeURIComponent(name)}`;
 const isChat = (task) => Object.values(task.fields).some((field) => field.type === "list[dict]");
 
 /** "30.1 M parameters · reads 2,048 tokens" */
@@ -50,12 +51,10 @@ function facts({ parameters, max_model_len: context }) {
 }
 
 function show() {
-  const wanted = decodeURIComponent(location.hash.slice(1));
-  const task = tasks.find(({ name }) => name === wanted) ?? tasks[0];
+  const task = tasks.find(({ name }) => address(name) === location.hash) ?? tasks[0];
   if (!task) return;
   for (const link of at("tasks").querySelectorAll("a")) {
-    const current = link.getAttribute("href") === `#${encodeURIComponent(task.name)}`;
-    if (current) {
+    if (link.getAttribute("href") === address(task.name)) {
       link.setAttribute("aria-current", "page");
       link.scrollIntoView({ block: "nearest", inline: "center" });
     } else link.removeAttribute("aria-current");

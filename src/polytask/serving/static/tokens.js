@@ -58,8 +58,8 @@ function walk(event) {
 function show(span, token) {
   shown = span;
   const others = token.top_logprobs?.length ? token.top_logprobs : [token];
-  const all = others.some((other) => other.token === token.token) ? others : [...others, token];
-  card.replaceChildren(...all.map((other) => row(other, other.token === token.token)));
+  const all = others.some((other) => same(other, token)) ? others : [...others, token];
+  card.replaceChildren(...all.map((other) => row(other, same(other, token))));
   card.hidden = false;
   span.setAttribute("aria-describedby", "alternatives");
   const box = span.getClientRects()[0];
@@ -83,14 +83,20 @@ function row(token, chosen) {
   return el(
     "div",
     { className: chosen ? "chosen" : "" },
-    el("code", {}, visible(token.token)),
+    el("code", {}, visible(token)),
     bar,
     el("span", { className: "number" }, percent(Math.exp(token.logprob))),
   );
 }
 
-/** White space with a shape. */
-const visible = (text) => text.replaceAll(" ", "␣").replaceAll("\n", "⏎").replaceAll("\t", "⇥") || "∅";
+/** Tokens that are parts of characters look alike as texts, and differ in their bytes. */
+const same = (one, other) => one.token === other.token && String(one.bytes) === String(other.bytes);
+
+/** A token's text, with a shape for white space; the bytes where they are no character by themselves. */
+function visible({ token, bytes }) {
+  if (token.includes("\ufffd") && bytes) return bytes.map((byte) => `\\x${byte.toString(16).padStart(2, "0")}`).join("");
+  return token.replaceAll(" ", "␣").replaceAll("\n", "⏎").replaceAll("\t", "⇥") || "∅";
+}
 
 /** 0.1234 as "12.3%". */
 export function percent(share) {
