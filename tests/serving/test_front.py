@@ -142,7 +142,7 @@ def test_a_client_that_leaves_ends_the_work_of_a_replica():
 
 
 def test_figures_are_those_of_the_front_and_of_each_replica():
-    text = b"# HELP a_total A.\n# TYPE a_total counter\na_total{model=\"m\"} %d.0\n"
+    text = b'# HELP a_total A.\n# TYPE a_total counter\na_total{model="m"} %d.0\n'
     front = Replicas(whole({}), figures={"one": text % 1, "two": text % 2}).front()
     ask(front, json={})
     lines = ask(front, "/metrics", "GET").text.splitlines()
