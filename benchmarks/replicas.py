@@ -18,6 +18,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import harness
@@ -106,8 +108,8 @@ async def whole(client: httpx.AsyncClient, tokens: int) -> str:
     return "answered" if response.json()["choices"][0]["text"] == "x" * tokens else "answered with another text"
 
 
-async def streamed(client: httpx.AsyncClient, tokens: int, begun: asyncio.Event) -> str:
-    """What became of a request for a stream."""
+async def streamed(client: httpx.AsyncClient, tokens: int, begin: Callable[[], None]) -> str:
+    """What became of a request for a stream; `begin` is called with each line."""
     body = {
         "messages": [{"role": "user", "content": "a"}], "max_tokens": tokens, "logit_bias": ENDLESS, "stream": True,
     }  # fmt: skip
@@ -117,7 +119,7 @@ async def streamed(client: httpx.AsyncClient, tokens: int, begun: asyncio.Event)
             if response.status_code != 200:
                 return f"refused with {response.status_code} {json.loads(await response.aread())['error']['code']}"
             async for line in response.aiter_lines():
-                begun.set()
+                begin()
                 if line == "data: [DONE]":
                     done = True
                 elif line.startswith("data: "):
@@ -133,14 +135,22 @@ async def streamed(client: httpx.AsyncClient, tokens: int, begun: asyncio.Event)
 
 async def load(server: Server, requests: int, tokens: int) -> tuple[Counter[str], float]:
     """What became of the requests, and the seconds until both replicas were ready again."""
-    begun = asyncio.Event()
+    begun, many, victim = set(), asyncio.Event(), server.replicas()[0]
+
+    def begin(number: int) -> None:
+        begun.add(number)
+        if len(begun) >= 3 * requests // 8:  # three quarters of the streams, so that the victim has some of them
+            many.set()
+
     async with httpx.AsyncClient(base_url=server.address, timeout=PATIENCE, limits=httpx.Limits()) as client:
         tasks = [
-            asyncio.create_task(streamed(client, tokens, begun) if number % 2 else whole(client, tokens))
+            asyncio.create_task(
+                streamed(client, tokens, partial(begin, number)) if number % 2 else whole(client, tokens)
+            )
             for number in range(requests)
         ]
-        await asyncio.wait_for(begun.wait(), PATIENCE)
-        server.replicas()[0].kill()
+        await asyncio.wait_for(many.wait(), PATIENCE)
+        victim.kill()
         became = Counter(await asyncio.gather(*tasks))
     return became, await server.ready(2)
 
@@ -154,11 +164,11 @@ def tried_again(log: str) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=120)
-    parser.add_argument("--tokens", type=int, default=400)
-    parser.add_argument("--quick", action="store_true", help="24 requests of 200 tokens")
+    parser.add_argument("--tokens", type=int, default=1500)
+    parser.add_argument("--quick", action="store_true", help="24 requests of 800 tokens")
     parser.add_argument("--out", type=Path, default=harness.RESULTS)
     options = parser.parse_args()
-    requests, tokens = (24, 200) if options.quick else (options.requests, options.tokens)
+    requests, tokens = (24, 800) if options.quick else (options.requests, options.tokens)
     report = harness.Report("replicas", options.out)
     with tempfile.TemporaryDirectory() as place:
         save_model(Path(place) / "tiny")

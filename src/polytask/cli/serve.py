@@ -65,9 +65,8 @@ def serve(
         return
     from polytask.serving.replicas import Replicas, serve_replicas
 
-    several = Replicas(
-        1 if replicas is None else replicas, max_replicas, target_requests, replica_cpus, replica_gpus, ray_address
-    )
+    least = 1 if replicas is None else replicas
+    several = Replicas(least, max_replicas, target_requests, replica_cpus, replica_gpus, ray_address)
     serve_replicas(
         paths, replicas=several, host=host, port=port, settings=settings, loading=loading, started=_started
     )  # fmt: skip
