@@ -88,7 +88,7 @@ def listen(host: str, port: int) -> socket.socket:
 def _web() -> "Callable[[Mapping[str, Model], Settings], Starlette]":
     """Imports the web's libraries; what makes an app of models. Raises MissingExtra."""
     try:
-        from polytask.serving import lasting  # noqa: F401
+        import polytask.serving.lasting  # noqa: F401
         from polytask.serving.app import create_app
     except ImportError as error:
         if error.name and error.name.startswith("polytask"):
