@@ -122,7 +122,7 @@ def test_models_tasks_and_addresses_that_are_not_there(http):
         b'{"prompt": "a", "seed": ' + b"9" * 5000 + b"}", b'{"prompt": "a", "stop": "\\ud800"}',
         b'{"prompt": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", b'{"prompt":' * 50_000,
         b'{"prompt": "a", "metadata": ' + b'{"a":' * 3000 + b"1" + b"}" * 3000 + b"}",
-        b'"' + b'\\"' * 1_000_000,  # a string without an end: hours of work for a pattern that looks for it from each quote
+        b'"' + b'\\"' * 1_000_000,  # a string without an end, which nothing may look for from each quote
     ],
 )  # fmt: skip
 def test_bodies_that_are_no_request(http, body):
