@@ -47,7 +47,7 @@ def test_prepare_counts_the_data(polytask, folder):
 
 def test_training_ends_with_the_next_commands(trained):
     run, result = trained
-    for word in (f"polytask ask {run}/model", "polytask eval", "polytask show"):
+    for word in (f"polytask ask {run}/model", "polytask eval", "polytask serve", "polytask show"):
         assert word in result.stdout
     assert (run / "recipe.yaml").exists()
 

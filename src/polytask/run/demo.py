@@ -198,6 +198,7 @@ def _show(console: Console, report: Report, out: Path) -> None:
             '--question "What colour is the circle?"',
             f'polytask translate {model} "A large red circle is at the top." --to de',
             f"polytask eval {model} --task translation --data blocksworld --limit 100",
+            f"polytask serve {model}",
             f"polytask show {model}",
         ],
         console,

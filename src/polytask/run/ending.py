@@ -13,12 +13,13 @@ STOPPED = 130  # exit status of a run that was interrupted, so that what a shell
 
 
 def next_commands(model: Path, tasks: Iterable[str] = ()) -> list[str]:
-    """Commands for a model: ask it, evaluate it, look at it."""
+    """Commands for a model: ask it, evaluate it, serve it, look at it."""
     folder = shlex.quote(str(model))
     task = next(iter(tasks), "translation")
     return [
         f"polytask ask {folder} {task} {_fields(model, task)}",
         f"polytask eval {folder} --task {task} --data FILE",
+        f"polytask serve {folder}",
         f"polytask show {folder}",
     ]
 
