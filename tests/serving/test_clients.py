@@ -165,6 +165,24 @@ def test_responses_at_once_and_streamed(client):
     assert events[-1].response.output_text == whole.output_text
 
 
+def test_log_probabilities_of_a_response(client):
+    words = {"model": "tiny", "input": "Hello.", "temperature": 0, "max_output_tokens": 8, "top_logprobs": 2,
+             "include": ["message.output_text.logprobs"]}  # fmt: skip
+    text = client.responses.create(**words).output[0].content[0]
+    chat = client.chat.completions.create(
+        model="tiny", messages=[{"role": "user", "content": "Hello."}], logprobs=True, top_logprobs=2, **FEW
+    ).choices[0]
+    assert [token.logprob for token in text.logprobs] == [token.logprob for token in chat.logprobs.content]
+    assert all(len(token.top_logprobs) == 2 for token in text.logprobs)
+    events = list(client.responses.create(**words, stream=True))
+    streamed = [token for event in events if event.type == "response.output_text.delta" for token in event.logprobs]
+    ended = next(event for event in events if event.type == "response.output_text.done")
+    assert [token.logprob for token in ended.logprobs] == [token.logprob for token in text.logprobs]
+    assert [token.token for token in streamed] == [token.token for token in text.logprobs[: len(streamed)]]
+    with pytest.raises(openai.BadRequestError, match="top_logprobs"):
+        client.responses.create(**{**words, "include": None})
+
+
 def test_responses_keep_nothing(client):
     words = {"model": "tiny", "input": "And?"}
     with pytest.raises(openai.BadRequestError, match="previous_response_id"):

@@ -140,8 +140,8 @@ def test_a_client_gets_calls(client, monkeypatch):
 
 def test_what_tools_cannot_be(client):
     words = {"model": "qwen", "messages": [{"role": "user", "content": "a"}]}
-    with pytest.raises(openai.BadRequestError, match="tool_choice"):
-        client.chat.completions.create(**words, tools=TOOLS, tool_choice="required")
+    with pytest.raises(openai.BadRequestError, match="there are no 'tools'"):
+        client.chat.completions.create(**words, tool_choice="required")
     with pytest.raises(openai.BadRequestError, match="leave one of them out"):
         client.chat.completions.create(**words, tools=TOOLS, response_format={"type": "json_object"})
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{"}}
@@ -160,3 +160,46 @@ def test_a_base_model_says_that_it_is_one():
             client.chat.completions.create(model="base", messages=[{"role": "user", "content": "a"}])
         assert caught.value.code == "no_chat_template"
         assert client.completions.create(model="base", prompt="a", max_tokens=3).choices
+
+
+SCHEMAS = [
+    {"type": "function", "function": {"name": name, "parameters": {
+        "type": "object", "properties": {"town": {"$ref": "#/$defs/town"}}, "required": ["town"],
+        "additionalProperties": False, "$defs": {"town": {"enum": ["Rome", "Bonn"]}}}}}
+    for name in ("weather", "time")
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("form", range(3))
+def test_an_answer_is_held_to_calls(form):
+    from polytask.inference.sampling import Sampling
+    from polytask.inference.sequence import Request
+    from polytask.serving.tools import calls_only
+
+    model = Model(network(context=512, vocab_size=TOKENIZER.vocab_size), TOKENIZER)
+    guide = calls_only(FORMS[form], TOKENIZER, [tool["function"] for tool in SCHEMAS], several=True)
+    # A random network would call for ever: it ends where it may.
+    bias = {next(iter(TOKENIZER.ends)): 100.0, TOKENIZER.encode("]")[0]: 50.0}
+    dials = Sampling(max_tokens=400, guide=guide, seed=3, logit_bias=bias)
+    (answer,) = model.engine.run([Request(TOKENIZER.encode("a"), dials)])
+    parts = ToolText(FORMS[form], TOKENIZER)
+    rest, calls = parts.finish(answer[0].ids)
+    assert (rest, bool(calls)) == ("", True)
+    for call in calls:
+        assert call["function"]["name"] in ("weather", "time")
+        assert json.loads(call["function"]["arguments"])["town"] in ("Rome", "Bonn")
+
+
+def test_a_client_chooses_the_tool(client):
+    words = {"model": "qwen", "messages": [MESSAGES[0]], "tools": SCHEMAS, "temperature": 0, "max_tokens": 300}
+    named = {"type": "function", "function": {"name": "time"}}
+    answer = client.chat.completions.create(**words, tool_choice=named).choices[0]
+    (call,) = answer.message.tool_calls
+    assert (call.function.name, answer.finish_reason) == ("time", "tool_calls")
+    assert json.loads(call.function.arguments)["town"] in ("Rome", "Bonn")
+    tools = [{"type": "function", **tool["function"]} for tool in SCHEMAS]
+    words = {"model": "qwen", "input": "Rome?", "tools": tools, "temperature": 0, "max_output_tokens": 300}
+    (item,) = client.responses.create(**words, tool_choice="required", parallel_tool_calls=False).output
+    assert (item.type, item.name in ("weather", "time")) == ("function_call", True)
+    with pytest.raises(openai.BadRequestError, match="names none of the 'tools'"):
+        client.responses.create(**words, tool_choice={"type": "function", "name": "other"})

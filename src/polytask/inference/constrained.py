@@ -56,8 +56,6 @@ class Guide:
             raise _refusal(self.kind, f"its brackets lie more than {DEEPEST} deep in each other")
         if self.kind == "schema":
             _check_schema(self.text)
-        if self.kind == "lark" and "%json" in self.text:
-            raise _refusal(self.kind, "%json is not taken in a grammar; give the schema itself, as a schema")
 
     @classmethod
     def json(cls) -> "Guide":
@@ -80,6 +78,8 @@ class Guide:
     @classmethod
     def lark(cls, grammar: str) -> "Guide":
         """A text of the grammar, in the syntax of Lark as llguidance reads it; its first rule is `start`."""
+        if "%json" in grammar:
+            raise _refusal("lark", "%json is not taken in a grammar; give the schema itself, as a schema")
         return cls("lark", grammar)
 
     @classmethod

@@ -6,12 +6,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from polytask.inference.constrained import Guide
 from polytask.inference.sampling import Sampling
 from polytask.inference.sequence import Request
 from polytask.serving.refusal import Refusal
 from polytask.serving.schema import expect
 from polytask.serving.shelf import Served
-from polytask.serving.tools import Form, form_of
+from polytask.serving.tools import Form, calls_only, form_of
 from polytask.tasks import check
 
 
@@ -96,14 +97,29 @@ def expect_chat(served: Served) -> None:
         )  # fmt: skip
 
 
-def tool_form(served: Served, tools: bool, choice: Any) -> Form | None:
+def tool_form(served: Served, tools: Sequence[Any], choice: Any) -> Form | None:
     """How the model calls tools, where it is given any and may call them. Raises Refusal where it cannot."""
     if not tools or choice == "none":
+        expect(choice in (None, "none", "auto"), "'tool_choice': there are no 'tools' to choose.", "tool_choice")
         return None
-    expect(choice in (None, "auto"), "'tool_choice': the model decides itself; use 'auto' or 'none'.", "tool_choice")
     form = form_of(served.model.tokenizer)
     expect(form is not None, f"'{served.name}' has no chat template that knows tools; leave 'tools' out.", "tools")
     return form
+
+
+def forced(
+    served: Served, form: Form | None, tools: Sequence[Mapping[str, Any]], choice: Any, several: bool
+) -> Guide | None:  # fmt: skip
+    """What holds the answer to calls where `tool_choice` asks for one, of any tool or of the one it names; else None.
+    tools: name and parameters. Raises Refusal."""
+    if form is None or choice in (None, "auto", "none"):
+        return None
+    if choice != "required":
+        name = choice.get("name") or (choice.get("function") or {}).get("name")
+        tools, several = [tool for tool in tools if tool["name"] == name], False
+        known = choice.get("type") == "function" and bool(tools)
+        expect(known, "'tool_choice': this names none of the 'tools'.", "tool_choice", "invalid_value")
+    return calls_only(form, served.model.tokenizer, tools, several)
 
 
 def chat_request(

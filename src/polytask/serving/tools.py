@@ -3,11 +3,27 @@
 import json
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from polytask.inference.constrained import Guide
 from polytask.tokenizers.text import TextTokenizer
+
+# Templates lay calls out as `tojson` writes them, and so they are written.
+WRITING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+
+
+@dataclass(frozen=True)
+class Frame:
+    """How calls are written: `begin`, each between `open` and `close` with its arguments under `key`, `end`."""
+
+    begin: str
+    open: str
+    key: str
+    close: str
+    between: str
+    end: str
 
 
 @dataclass(frozen=True)
@@ -19,6 +35,7 @@ class Form:
     marks: tuple[str, ...]
     first: bool
     read: Callable[[str], list[tuple[str, Any]]]
+    frame: Frame
 
 
 def _hermes(text: str) -> list[tuple[str, Any]]:
@@ -46,10 +63,13 @@ def _named(called: Any) -> tuple[str, Any]:
 
 
 FORMS = (
-    Form(re.compile(r"<tool_call>"), ("<tool_call>",), False, _hermes),
-    Form(re.compile(r"\[TOOL_CALLS\]"), ("[TOOL_CALLS]", "[{"), True, _mistral),
-    Form(re.compile(r"<\|python_tag\|>|ipython|\"parameters\":"), ("<|python_tag|>", "{"), True, _llama),
-)
+    Form(re.compile(r"<tool_call>"), ("<tool_call>",), False, _hermes,
+         Frame("", "<tool_call>\n", "arguments", "\n</tool_call>", "\n", "")),
+    Form(re.compile(r"\[TOOL_CALLS\]"), ("[TOOL_CALLS]", "[{"), True, _mistral,
+         Frame("[TOOL_CALLS][", "", "arguments", "", ", ", "]")),
+    Form(re.compile(r"<\|python_tag\|>|ipython|\"parameters\":"), ("<|python_tag|>", "{"), True, _llama,
+         Frame("", "", "parameters", "", "; ", "")),
+)  # fmt: skip
 
 
 def form_of(tokenizer: TextTokenizer) -> Form | None:
@@ -58,6 +78,35 @@ def form_of(tokenizer: TextTokenizer) -> Form | None:
     if source is None or not re.search(r"\btools\b", source):
         return None
     return next((form for form in FORMS if form.hint.search(source)), None)
+
+
+def calls_only(form: Form, tokenizer: TextTokenizer, tools: Sequence[Mapping[str, Any]], several: bool) -> Guide:
+    """Holds an answer to calls of these tools (name, parameters). Raises ConfigError for a broken schema."""
+    frame, special = form.frame, {tokenizer.decode([i], special=True): i for i in tokenizer.spelling.special}
+
+    def written(text: str) -> str:
+        parts = re.split("|".join(f"({re.escape(mark)})" for mark in special), text) if special else [text]
+        return " ".join(f"<[{special[part]}]>" if part in special else json.dumps(part) for part in parts if part)
+
+    objects = []
+    for tool in tools:
+        parameters = tool.get("parameters") or {"type": "object"}
+        Guide.schema(parameters)
+        wanted = {"name": {"const": tool["name"]}, frame.key: parameters}
+        schema = {"type": "object", "properties": wanted, "required": list(wanted), "additionalProperties": False}
+        objects.append(f"tool{len(objects)}: %json {json.dumps(_hoisted(schema, frame.key) | {'x-guidance': WRITING})}")
+    names = " | ".join(f"tool{number}" for number in range(len(objects)))
+    more = f"({written(frame.between)} call)*" if several else ""
+    start = f"start: {written(frame.begin)} call {more} {written(frame.end)}"
+    call = f"call: {written(frame.open)} ({names}) {written(frame.close)}"
+    return Guide("lark", "\n".join((start, call, *objects)))
+
+
+def _hoisted(schema: dict[str, Any], key: str) -> dict[str, Any]:
+    """Definitions of the parameters at the top, where their references look for them."""
+    inner = dict(schema["properties"][key])
+    found = {name: inner.pop(name) for name in ("$defs", "definitions") if name in inner}
+    return {**schema, "properties": {**schema["properties"], key: inner}, **found}
 
 
 class ToolText:

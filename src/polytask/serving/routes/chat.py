@@ -11,7 +11,7 @@ from starlette.responses import Response
 from polytask.inference.sampling import Sampling
 from polytask.inference.sequence import Completion
 from polytask.serving.asking import answer, find, new_id, note, note_prompt, now, streamed, submit, usage
-from polytask.serving.conversation import Messages, chat_request, expect_chat, tool_form, turns
+from polytask.serving.conversation import Messages, chat_request, expect_chat, forced, tool_form, turns
 from polytask.serving.logprobs import Token, chat_logprobs
 from polytask.serving.refusal import Json
 from polytask.serving.schema import STREAMED, Dials, Named, StreamOptions, Strict, expect, sampling
@@ -59,10 +59,10 @@ async def chat(http: HttpRequest, body: ChatBody) -> Response:
     """The assistant's next turn."""
     served = find(http, body.model)
     expect_chat(served)
-    form = tool_form(served, bool(body.tools), body.tool_choice)
+    form = tool_form(served, body.tools or [], body.tool_choice)
     said, tools = turns(body.messages), [tool.model_dump(exclude_none=True) for tool in body.tools or []]
     note_prompt(http, said)
-    dials = _dials(served, body)
+    dials = _dials(served, body, form)
     identity = new_id("chatcmpl")
     frame = {"id": identity, "created": now(), "model": served.name, "system_fingerprint": None}
 
@@ -77,12 +77,15 @@ async def chat(http: HttpRequest, body: ChatBody) -> Response:
     return Json({**frame, "object": "chat.completion", "choices": choices, "usage": usage(requests, completions)})
 
 
-def _dials(served: Served, body: ChatBody) -> Sampling:
+def _dials(served: Served, body: ChatBody, form: Form | None) -> Sampling:
     expect(body.logprobs or not body.top_logprobs, "'top_logprobs' needs 'logprobs': true.", "top_logprobs", None)
     free = body.response_format is None or body.response_format.type == "text" or not body.tools
     expect(free, "'response_format': an answer of a form calls no tools; leave one of them out.", "response_format")
-    logprobs = max(body.top_logprobs or 0, 1) if body.logprobs else 0
-    return sampling(served, "chat", body, body.max_completion_tokens or body.max_tokens, logprobs=logprobs)
+    more: dict[str, Any] = {"logprobs": max(body.top_logprobs or 0, 1) if body.logprobs else 0}
+    tools = [tool.function.model_dump() for tool in body.tools or []]
+    if guide := forced(served, form, tools, body.tool_choice, body.parallel_tool_calls is not False):
+        more["guide"] = guide
+    return sampling(served, "chat", body, body.max_completion_tokens or body.max_tokens, **more)
 
 
 def _choice(served: Served, body: ChatBody, form: Form | None, index: int, one: Completion) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """/v1/responses: the conversation API whose answers are lists of items. Nothing is kept between two requests."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
@@ -8,9 +8,21 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
+from polytask.inference.sampling import Sampling
 from polytask.inference.sequence import Completion, Request
 from polytask.serving.asking import answer, find, new_id, note, note_prompt, now, streamed, submit, usage
-from polytask.serving.conversation import Call, Function, Message, Part, chat_request, expect_chat, tool_form, turns
+from polytask.serving.conversation import (
+    Call,
+    Function,
+    Message,
+    Part,
+    chat_request,
+    expect_chat,
+    forced,
+    tool_form,
+    turns,
+)  # fmt: skip
+from polytask.serving.logprobs import Token, chat_logprobs
 from polytask.serving.refusal import Json, Refusal
 from polytask.serving.schema import STREAMED, Dials, Named, Strict, expect, sampling
 from polytask.serving.shelf import Served
@@ -19,6 +31,7 @@ from polytask.serving.tools import Form, ToolText
 from polytask.serving.worker import Job
 
 router = APIRouter()
+LOGPROBS = "message.output_text.logprobs"  # what `include` says to have them
 
 
 class Item(BaseModel):
@@ -89,11 +102,10 @@ async def create(http: HttpRequest, body: ResponseBody) -> Response:
     served = find(http, body.model)
     _expect_possible(body)
     expect_chat(served)
-    form = tool_form(served, bool(body.tools), body.tool_choice)
+    form = tool_form(served, body.tools or [], body.tool_choice)
     said, tools = turns(_messages(body), "input"), [_tool(tool) for tool in body.tools or []]
     note_prompt(http, said)
-    dials = sampling(served, "chat", _dials(body), body.max_output_tokens)
-    frame = _frame(served, body)
+    dials, frame = _sampling(served, body, form), _frame(served, body)
 
     def build() -> list[Request]:
         return [chat_request(served, said, tools if form else [], dials)]
@@ -105,7 +117,8 @@ async def create(http: HttpRequest, body: ResponseBody) -> Response:
     parts = ToolText(form, served.model.tokenizer) if form else None
     text = parts.push(one.text) if parts else one.text
     rest, calls = parts.finish(one.ids) if parts else ("", [])
-    items = _items(text + rest, calls[:1] if body.parallel_tool_calls is False else calls)
+    logprobs = _logprobs(served, body, zip(one.ids, one.logprobs or []))
+    items = _items(text + rest, calls[:1] if body.parallel_tool_calls is False else calls, logprobs)
     return Json({**frame, **_ended(one, usage(requests, [one])), "output": items})
 
 
@@ -120,10 +133,27 @@ def _expect_possible(body: ResponseBody) -> None:
     for name in ("previous_response_id", "conversation", "prompt"):
         expect(getattr(body, name) is None, f"'{name}': {kept}", name)
     expect(not body.background, "'background': this server answers at once or streams; leave it out.", "background")
-    expect(not body.include, "'include': there is nothing more to include; leave it out.", "include")
-    expect(not body.top_logprobs, "'top_logprobs': use /v1/chat/completions for them.", "top_logprobs")
+    known = set(body.include or []) <= {LOGPROBS}
+    expect(known, f"'include': nothing but '{LOGPROBS}' can be had; leave the rest out.", "include")
+    asked = LOGPROBS in (body.include or []) or not body.top_logprobs
+    expect(asked, f"'top_logprobs' needs '{LOGPROBS}' in 'include'.", "top_logprobs", None)
     free = body.text is None or body.text.format.type == "text" or not body.tools
     expect(free, "'text.format': an answer of a form calls no tools; leave one of them out.", "text.format")
+
+
+def _sampling(served: Served, body: ResponseBody, form: Form | None) -> Sampling:
+    more: dict[str, Any] = {"logprobs": max(body.top_logprobs or 0, 1) if LOGPROBS in (body.include or []) else 0}
+    tools = [tool.model_dump() for tool in body.tools or []]
+    if guide := forced(served, form, tools, body.tool_choice, body.parallel_tool_calls is not False):
+        more["guide"] = guide
+    return sampling(served, "chat", _dials(body), body.max_output_tokens, **more)
+
+
+def _logprobs(served: Served, body: ResponseBody, tokens: Iterable[Token]) -> list[dict[str, Any]]:
+    """Of the tokens of a text, calls of tools included; nothing where they were not asked for."""
+    if LOGPROBS not in (body.include or []):
+        return []
+    return chat_logprobs(served.model.tokenizer.writing, tokens, body.top_logprobs or 0)["content"]
 
 
 def _dials(body: ResponseBody) -> Dials:
@@ -171,9 +201,9 @@ def _frame(served: Served, body: ResponseBody) -> dict[str, Any]:
         "output": [], "parallel_tool_calls": body.parallel_tool_calls is not False, "previous_response_id": None,
         "reasoning": {"effort": None, "summary": None}, "store": False, "temperature": body.temperature,
         "text": {"format": form}, "tool_choice": body.tool_choice or "auto",
-        "tools": [tool.model_dump() for tool in body.tools or []], "top_logprobs": 0, "top_p": body.top_p,
-        "truncation": body.truncation or "disabled", "usage": None, "user": body.user,
-        "metadata": body.metadata or {},
+        "tools": [tool.model_dump() for tool in body.tools or []], "top_p": body.top_p,
+        "top_logprobs": body.top_logprobs or 0, "truncation": body.truncation or "disabled", "usage": None,
+        "user": body.user, "metadata": body.metadata or {},
     }  # fmt: skip
 
 
@@ -190,13 +220,13 @@ def _ended(one: Completion, total: dict[str, int]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _items(text: str, calls: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    said = [_message(new_id("msg"), [_text(text)])] if text or not calls else []
+def _items(text: str, calls: list[dict[str, Any]], logprobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    said = [_message(new_id("msg"), [_text(text, logprobs)])] if text or not calls else []
     return [*said, *map(_function_call, calls)]
 
 
-def _text(text: str) -> dict[str, Any]:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+def _text(text: str, logprobs: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": list(logprobs)}
 
 
 def _message(identity: str, content: list[dict[str, Any]], status: str = "completed") -> dict[str, Any]:
@@ -227,9 +257,10 @@ async def _events(
     yield say("response.in_progress", response=frame)
     identity, whole, calls = new_id("msg"), "", list[dict[str, Any]]()
     place: dict[str, Any] = {"item_id": identity, "output_index": 0, "content_index": 0}
-    begun, one = False, None
+    begun, one, likely, unsaid = False, None, list[dict[str, Any]](), list[dict[str, Any]]()
     async for piece in job:
         text, one = parts.push(piece.text) if parts else piece.text, piece.completion
+        unsaid += _logprobs(served, body, piece.tokens)
         if one is not None and parts:
             rest, calls = parts.finish(one.ids)
             text, calls = text + rest, calls[:1] if body.parallel_tool_calls is False else calls
@@ -238,14 +269,16 @@ async def _events(
             yield say("response.output_item.added", output_index=0, item=_message(identity, [], "in_progress"))
             yield say("response.content_part.added", **place, part=_text(""))
         if text:
-            whole += text
-            yield say("response.output_text.delta", **place, delta=text, logprobs=[])
+            whole, likely = whole + text, likely + unsaid
+            yield say("response.output_text.delta", **place, delta=text, logprobs=unsaid)
+            unsaid = []
     assert one is not None
     items = []
     if begun:
-        items.append(_message(identity, [_text(whole)]))
-        yield say("response.output_text.done", **place, text=whole, logprobs=[])
-        yield say("response.content_part.done", **place, part=_text(whole))
+        likely += unsaid
+        items.append(_message(identity, [_text(whole, likely)]))
+        yield say("response.output_text.done", **place, text=whole, logprobs=likely)
+        yield say("response.content_part.done", **place, part=_text(whole, likely))
         yield say("response.output_item.done", output_index=0, item=items[0])
     for item in map(_function_call, calls):
         number, items = len(items), [*items, item]
