@@ -124,13 +124,12 @@ def prepare(count: int | None = None, *, keep_memory: bool = True) -> int:
     On a CPU with instructions for bfloat16 "medium" lets oneDNN split each float32 into parts of it: 1.5 to 2 times as
     fast where that keeps float32's accuracy, and rounding to bfloat16 where the CPU multiplies tiles (AMX), so the
     error is measured first. Without them it is up to a tenth slower (docs/log.md). A GPU is left alone. keep_memory:
-    what is freed is kept for the next step, which a server, with many threads and requests of all sizes, must not do.
+    what is freed is kept for the next step; a server, with many threads and requests of all sizes, must not do so.
     Returns the number of threads.
     """
     import torch
 
-    if keep_memory:
-        _keep_memory()
+    _set_malloc(keep_memory)
     named = os.environ.get("OMP_NUM_THREADS", "")
     chosen = count or (int(named) if named.isdigit() and int(named) else cores())
     torch.set_num_threads(chosen)
@@ -150,12 +149,12 @@ def _product_error(size: int = 256) -> float:
     return float((left @ right - exact).norm() / exact.norm())
 
 
-def _keep_memory() -> None:
-    """Has the C library keep freed memory instead of giving it back.
+def _set_malloc(keep: bool) -> None:
+    """Has the C library keep freed memory instead of giving it back, or else hold little of it.
 
     Each step of training frees its activations and takes as much again; fresh pages from the system, cleared one by
-    one, cost a quarter of a step (docs/log.md). Only glibc has these dials; a user who set them by the environment
-    knows better.
+    one, cost a quarter of a step. A server's threads would each fill an arena of their own with what is left between
+    requests (docs/log.md). Only glibc has these dials; a user who set them by the environment knows better.
     """
     import ctypes
 
@@ -165,9 +164,10 @@ def _keep_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # another C library
         return
-    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
-    mallopt(mmap_threshold, 1 << 30)
-    mallopt(trim_threshold, 2**31 - 1)
+    trim_threshold, mmap_threshold, arena_max = -1, -3, -8  # M_... of malloc.h
+    dials = {mmap_threshold: 1 << 30, trim_threshold: 2**31 - 1} if keep else {arena_max: 1}
+    for dial, value in dials.items():
+        mallopt(dial, value)
 
 
 def set_seed(seed: int) -> None:

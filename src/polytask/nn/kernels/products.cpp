@@ -152,6 +152,78 @@ template <class W, int R> void dense_rows(const Call& c, const float* x, int64_t
   for (; o < end; o++) dense_block<W, R, 1, 1>(c, x, padded, row, o);
 }
 
+template <class W> void few(const Call& c, const float* x, int64_t padded) {
+  typedef void (*Rows)(const Call&, const float*, int64_t, int64_t, int64_t, int64_t);
+  static constexpr Rows by_count[4] = {dense_rows<W, 1>, dense_rows<W, 2>, dense_rows<W, 3>, dense_rows<W, 4>};
+  const int64_t step = (SHARE / (c.in * (int64_t)sizeof(W)) + 4) / 4 * 4;
+  share(c.out, step, c.threads, [&](int64_t start, int64_t end) { by_count[c.rows - 1](c, x, padded, 0, start, end); });
+}
+
+// ---- the same for up to 64 rows, which lie side by side in V vectors: each weight is multiplied by all of them at once
+
+// x (rows, padded) as (padded, V, 16); what lies beside the rows is never looked at.
+void aside(const Call& c, const float* x, int64_t padded, int64_t width, float* to) {
+  share(padded / LANES, 4, c.threads, [&](int64_t start, int64_t end) {
+    for (int64_t r = 0; r < c.rows; r++)
+      for (int64_t i = start * LANES; i < end * LANES; i++) to[i * width + r] = x[r * padded + i];
+  });
+}
+
+template <class W, int V, int O> void wide_block(const Call& c, const float* x, int64_t o) {
+  const W* w = (const W*)c.weight + o * c.in;
+  constexpr int64_t EACH = O * sizeof(W);  // bytes of weights for each column
+  const char* next = (const char*)(w + O * c.in);  // comes from the memory while these are multiplied
+  f32x16 sums[O][V] = {};
+  for (int64_t k = 0; k < c.in; k += CHUNK) {
+    float wide[O][CHUNK];
+    const int64_t count = c.in - k < CHUNK ? c.in - k : CHUNK;
+    for (int j = 0; j < O; j++) {
+      W rest[CHUNK] = {};
+      const W* from = w + j * c.in + k;
+      if (count < CHUNK) std::memcpy(rest, from, count * sizeof(W)), from = rest;
+      f32x16 a, b;
+      both(from, a, b);
+      store(wide[j], a), store(wide[j] + LANES, b);
+    }
+    for (int i = 0; i < CHUNK; i++, next += EACH) {
+      for (int64_t p = 0; p < EACH; p += 48) __builtin_prefetch(next + p, 0, 2);
+      f32x16 rows[V];
+      for (int v = 0; v < V; v++) rows[v] = load<f32x16>(x + ((k + i) * V + v) * LANES);
+      for (int j = 0; j < O; j++)
+        for (int v = 0; v < V; v++) sums[j][v] += rows[v] * wide[j][i];
+    }
+  }
+  float y[O][V * LANES], scale[O], bias[O];
+  std::memcpy(y, sums, sizeof y);
+  for (int j = 0; j < O; j++) {
+    scale[j] = c.scales ? ((const float*)c.scales)[o + j] : 1;
+    bias[j] = c.bias ? value(c.bias, o + j, c.kind) : 0;
+  }
+  const int64_t count = c.rows, line = c.out;
+  if (c.kind == BFLOAT16) {
+    uint16_t* to = (uint16_t*)c.y + o;
+    for (int64_t r = 0; r < count; r++)
+      for (int j = 0; j < O; j++) to[r * line + j] = narrow(y[j][r] * scale[j] + bias[j]);
+  } else {
+    float* to = (float*)c.y + o;
+    for (int64_t r = 0; r < count; r++)
+      for (int j = 0; j < O; j++) to[r * line + j] = y[j][r] * scale[j] + bias[j];
+  }
+}
+
+template <class W, int V> void many(const Call& c, const float* rows, int64_t padded) {
+  constexpr int O = V == 1 ? 16 : 24 / V;
+  static thread_local std::vector<float> room;
+  room.resize(padded * V * LANES);
+  aside(c, rows, padded, V * LANES, room.data());
+  const float* x = room.data();
+  const int64_t step = (c.out / (8 * c.threads) / O + 1) * O;
+  share(c.out, step, c.threads, [&](int64_t o, int64_t end) {
+    for (; o + O <= end; o += O) wide_block<W, V, O>(c, x, o);
+    for (; o < end; o++) wide_block<W, V, 1>(c, x, o);
+  });
+}
+
 template <class W> void dense(const Call& c) {
   const int64_t padded = (c.in + CHUNK - 1) / CHUNK * CHUNK;
   static thread_local std::vector<float> room;
@@ -160,17 +232,9 @@ template <class W> void dense(const Call& c) {
     widen_row(c, r, padded, room.data() + r * padded);
     order((const W*)nullptr, room.data() + r * padded, padded);
   }
-  const float* x = room.data();
-  typedef void (*Rows)(const Call&, const float*, int64_t, int64_t, int64_t, int64_t);
-  static constexpr Rows by_count[4] = {dense_rows<W, 1>, dense_rows<W, 2>, dense_rows<W, 3>, dense_rows<W, 4>};
-  const int64_t step = (SHARE / (c.in * (int64_t)sizeof(W)) + 4) / 4 * 4;
-  share(c.out, step, c.threads, [&](int64_t start, int64_t end) {
-    for (int64_t o = start; o < end; o += 4)  // which stay in the cache for all groups of rows
-      for (int64_t r = 0; r < c.rows; r += 4) {
-        const int64_t n = c.rows - r < 4 ? c.rows - r : 4;
-        by_count[n - 1](c, x + r * padded, padded, r, o, o + 4 < end ? o + 4 : end);
-      }
-  });
+  typedef void (*Rows)(const Call&, const float*, int64_t);
+  static constexpr Rows by_vectors[5] = {few<W>, many<W, 1>, many<W, 2>, many<W, 3>, many<W, 4>};
+  by_vectors[c.rows <= 4 ? 0 : (c.rows + LANES - 1) / LANES](c, room.data(), padded);
 }
 
 // ---- weights of 4 bits, in tiles of 16 outputs, one a lane; x in 16 bits with a scale for each chunk of a row

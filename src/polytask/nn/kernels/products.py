@@ -9,7 +9,7 @@ from polytask.nn.kernels.library import KINDS, LOADER, NO_NORM, Library, Norm
 from polytask.nn.norm import RootMeanSquare
 from polytask.nn.stacked import Stacked
 
-FEW = 16  # rows up to which a product is bound by the memory that its weights lie in (docs/log.md)
+FEW = 64  # rows up to which a product is bound by the memory that its weights lie in (docs/log.md)
 LEAST = 1 << 15  # weights: below, a call costs as much as the product
 PLAIN = (nn.Linear, Stacked)
 
