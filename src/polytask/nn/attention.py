@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polytask.errors import ConfigError
-from polytask.nn import cpu_attention
+from polytask.nn import cpu_attention, varlen
 from polytask.nn.cache import Context
 from polytask.nn.kernels.products import apply
 from polytask.nn.part import Part
@@ -89,6 +89,10 @@ class _Heads(nn.Module):
             mixed = cpu_attention.attention(q, k, v, bias, causal, scale=self.scale, scores=scores, window=window)
         elif self.cap or scores is not None:
             mixed = mix(q, k, v, context.bias(q, k, window, cross), False, self.scale, self.cap, scores)
+        elif not cross and varlen.takes(q, context, window):
+            assert context.starts is not None
+            k, v = repeated(q, k, v)
+            mixed = varlen.attention(q, k, v, context.starts, window, self.scale)
         else:
             mask, is_causal = (context.cross_mask(), False) if cross else context.self_mask(window)
             mixed = mix(q, k, v, mask, is_causal, self.scale, None, None)
