@@ -121,7 +121,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
 
 def _aligned(matrix: Tensor) -> Tensor:
-    """With rows of zeros behind, up to a multiple of GPU_ROWS; their logits are 0, and so are the gradients of these."""
+    """With rows of zeros behind, up to a multiple of GPU_ROWS; their logits and the gradients of these are 0."""
     return F.pad(matrix, (0, 0, 0, -len(matrix) % GPU_ROWS)).contiguous()
 
 

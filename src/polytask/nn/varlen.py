@@ -9,7 +9,7 @@ WIDEST = 256  # of a head
 
 
 def takes(q: Tensor, context: Context, window: int | None) -> bool:
-    """Whether the kernel takes queries (B, H, T, K); where rows are whole and see all, torch's own choice is as good."""
+    """Whether the kernel takes queries (B, H, T, K); where rows are whole and see all torch's own choice is as good."""
     if context.starts is None or not context.ordered or not q.is_cuda or q.dtype not in (float16, bfloat16):
         return False
     return q.shape[-1] <= WIDEST and q.shape[-1] % 8 == 0 and not (context.whole and window is None)

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polytask import runtime
+from polytask.nn.kernels import gpu
 from polytask.nn.kernels.library import KINDS, LOADER, NO_NORM, Library, Norm
 from polytask.nn.norm import RootMeanSquare
 from polytask.nn.stacked import Stacked
@@ -82,6 +83,8 @@ def alike(x: Tensor, *others: Tensor | None) -> bool:
 
 
 def _plain(x: Tensor, weight: Tensor, bias: Tensor | None, norm: Norm) -> Tensor | None:
+    if x.is_cuda:
+        return gpu.product(x, weight, bias, norm)
     if (library := kernels(x, *weight.shape)) is None or not alike(x, weight, bias):
         return None
     if not weight.is_cpu or not weight.is_contiguous():
