@@ -57,9 +57,11 @@ class FixedView(CacheView):
         return self.positions[:, None], torch.arange(self.tables.shape[1] * BLOCK, device=self.tables.device)[None]
 
     def _places(self) -> Tensor:
-        """(B, S): where the keys of each row lie."""
+        """(B, S): where the keys of each row lie; in place of what was not written its first one, which holds numbers."""
         within = torch.arange(BLOCK, device=self.tables.device)
-        return (self.tables[:, :, None] * BLOCK + within).flatten(1)
+        places = (self.tables[:, :, None] * BLOCK + within).flatten(1)
+        queries, keys = self._positions()
+        return torch.where(keys <= queries, places, places[:, :1])
 
     def _slots(self) -> Tensor:
         """(B,): where the new keys lie."""
