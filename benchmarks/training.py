@@ -355,7 +355,7 @@ def main() -> None:
     options.device = str(runtime.pick_device()) if options.size in GPUS else "cpu"
     if options.quick:
         options.size = "gpu-tiny" if options.size in GPUS else "tiny"
-        options.steps, options.warmup, options.repeats = "tiny", 3, 1, 1
+        options.steps, options.warmup, options.repeats = 3, 1, 1
     if options.contend:
         return contend(options.contend, options)
     report = harness.Report(f"training-{options.size}-{options.precision}", options.out)

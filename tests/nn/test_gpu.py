@@ -1,5 +1,7 @@
 """What runs on a GPU alone, against torch's plain operations on the same numbers."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,6 +14,7 @@ from polytask.models.heads import Head, cross_entropy
 from polytask.models.transformer import Transformer
 from polytask.nn.attention import Attention
 from polytask.nn.cache import Context
+from polytask.nn.feedforward import MLP, GatedMLP
 from polytask.nn.fixed import FixedView
 from polytask.nn.kernels import gpu
 from polytask.nn.kernels.library import NO_NORM, Norm
@@ -119,6 +122,19 @@ def test_products_of_one_row_on_cuda(width, out, dtype):
             assert found is not None
             wanted = F.linear(normed, wide[1], None if shift is None else wide[2])
             assert off(found, wanted) < TYPES[dtype], name
+
+
+@needs_gpu
+@pytest.mark.parametrize("activation", ["relu", "gelu", "gelu_tanh", "silu", "relu_squared"])
+@pytest.mark.parametrize("part", [MLP, GatedMLP])
+@pytest.mark.parametrize("dtype", list(TYPES))
+def test_activations_within_products_on_cuda(activation, part, dtype):
+    torch.manual_seed(0)
+    layer = part(768, activation).build(256).cuda()
+    x = torch.randn(1, 1, 256, device="cuda")
+    with torch.no_grad():
+        double = copy.deepcopy(layer).double()(x.double())
+        assert off(layer.to(dtype)(x.to(dtype)), double) < TYPES[dtype]
 
 
 @needs_gpu

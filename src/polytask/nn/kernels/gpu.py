@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from polytask.nn.kernels.library import Norm
+from polytask.nn.kernels.library import NO_NORM, Norm
 
 if TYPE_CHECKING:
     from polytask.nn.position import Turn
@@ -32,14 +32,17 @@ def takes(x: Tensor) -> bool:
     return ready() and not (torch.is_autocast_enabled("cuda") or torch.compiler.is_compiling())
 
 
-def product(x: Tensor, weight: Tensor, bias: Tensor | None, norm: Norm) -> Tensor | None:
-    """norm(x) (..., in) of one row times weight (out, in), plus bias: (..., out)."""
-    width = x.shape[-1]
-    if x.numel() != width or weight.dtype != x.dtype or not weight.is_contiguous() or not takes(x):
+def product(
+    x: Tensor, weight: Tensor, bias: Tensor | None, norm: Norm = NO_NORM, activation: str = ""
+) -> Tensor | None:  # fmt: skip
+    """norm(x) (..., in) of one row times weight (out, in), plus bias: (..., out). activation: the name of what is
+    applied to x; where x is twice as wide, to its first half, which its second half is then multiplied by."""
+    width = weight.shape[1] * (2 if activation and x.shape[-1] > weight.shape[1] else 1)
+    if x.shape[-1] != width or x.numel() != width or weight.dtype != x.dtype or not weight.is_contiguous() or not takes(x):
         return None
     from polytask.nn.kernels import triton
 
-    return triton.product(x.contiguous(), weight, bias, norm)
+    return triton.product(x.contiguous(), weight, bias, norm, activation)
 
 
 def attend(

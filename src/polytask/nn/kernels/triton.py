@@ -20,22 +20,43 @@ LOWEST = tl.constexpr(-1e30)
 PART = 2048  # logits that one program of `choose` reads
 
 
-def product(x: Tensor, weight: Tensor, bias: Tensor | None, norm: Norm) -> Tensor:
+ACTIVATIONS = ("", "relu", "gelu", "gelu_tanh", "silu", "relu_squared")
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None, norm: Norm, activation: str = "") -> Tensor:
+    """norm(x), or what an activation makes of x, times weight (out, in); x twice as wide has a gate in its first half."""
     out, width = weight.shape
     y = torch.empty(*x.shape[:-1], out, dtype=x.dtype, device=x.device)
-    rows = 4 if out >= 2048 else 2
+    rows = 8 if out >= 8192 else 4 if out >= 2048 else 2
     step = 512 if width % 512 == 0 else 256
     _product[(triton.cdiv(out, rows),)](
         x, weight, bias, y, norm.scale, norm.bias, out, norm.eps, norm.offset, width, triton.next_power_of_2(width),
-        norm.kind, bias is not None, norm.bias is not None, rows, step, num_warps=4,
+        norm.kind, bias is not None, norm.bias is not None, ACTIVATIONS.index(activation), x.shape[-1] > width, rows,
+        step, num_warps=4,
     )  # fmt: skip
     return y
 
 
 @triton.jit
+def _active(x, KIND: tl.constexpr):
+    if KIND == 2:
+        x = 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
+    elif KIND == 3:
+        x = x * tl.sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))  # (1 + tanh(z)) / 2 = sigmoid(2 z)
+    elif KIND == 4:
+        x = x * tl.sigmoid(x)
+    else:
+        x = tl.maximum(x, 0.0)
+        if KIND == 5:
+            x = x * x
+    return x
+
+
+@triton.jit
 def _product(
     x, weight, bias, y, norm_scale, norm_bias, out, eps, offset, WIDTH: tl.constexpr, PADDED: tl.constexpr,
-    NORM: tl.constexpr, BIASED: tl.constexpr, SHIFTED: tl.constexpr, ROWS: tl.constexpr, STEP: tl.constexpr,
+    NORM: tl.constexpr, BIASED: tl.constexpr, SHIFTED: tl.constexpr, ACTIVATION: tl.constexpr, GATED: tl.constexpr,
+    ROWS: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     mean, inverse = 0.0, 1.0
@@ -60,6 +81,11 @@ def _product(
             if SHIFTED:
                 value += tl.load(norm_bias + at, mask=inside, other=0.0).to(tl.float32)
             value = value.to(x.dtype.element_ty).to(tl.float32)
+        if ACTIVATION > 0:
+            value = _active(value, ACTIVATION).to(x.dtype.element_ty).to(tl.float32)
+            if GATED:
+                value *= tl.load(x + WIDTH + at, mask=inside, other=0.0).to(tl.float32)
+                value = value.to(x.dtype.element_ty).to(tl.float32)
         total += taken.to(tl.float32) * value[None, :]
     result = tl.sum(total, axis=1)
     if BIASED:
