@@ -3,8 +3,8 @@
     python benchmarks/gpu.py --out benchmarks/results/gpu
     python benchmarks/gpu.py --out /tmp/gpu --tiny          # on any machine: does the script work?
 
-Each part is a process of its own with a limit of time, so that one that fails leaves the others; what it prints is shown
-as it comes, and its last lines say where it failed.
+Each part is a process of its own with a limit of time, so that one that fails leaves the others; what it prints is
+shown as it comes, and its last lines say where it failed.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -33,7 +34,9 @@ class Part:
 def parts(group: str, out: Path, tiny: bool) -> list[Part]:
     if group == "tests":
         chosen = [] if tiny else ["-k", "cuda"]
-        return [Part("tests", ["-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen, *TESTS])]
+        if not tiny and find_spec("xdist"):
+            chosen += ["-n", "6"]  # most of the time compilers are at work
+        return [Part("tests", ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short", *chosen, *TESTS])]
     if group == "training":
         words = ["benchmarks/training.py", "--repeats", "1", "--out", str(out)]
         if tiny:
@@ -44,8 +47,7 @@ def parts(group: str, out: Path, tiny: bool) -> list[Part]:
     if tiny:
         return [Part("generation, tiny", [*words, "--shape", "tiny", "--rows", "1", "4", "--new", "8", "--tries", "1",
                      "--contenders", "polytask", "transformers"])]  # fmt: skip
-    plain = [Part(f"generation, {shape}", [*words, "--shape", shape], 0.6) for shape in ("124m", "1.1b")]
-    return plain
+    return [Part(f"generation, {shape}", [*words, "--shape", shape], 0.5) for shape in ("1.1b", "124m")]
 
 
 def run(part: Part, limit: float) -> bool:

@@ -4,8 +4,8 @@
     python benchmarks/training.py --size gpt2-124m --repeats 1
 
 Each contender runs in a process of its own, in turn, several times; figures are medians over those processes. The
-machine's matmul rate is measured between them, so that shares of it are of the same minutes. On a GPU both sides compile
-their blocks; where a batch does not fit its rows are halved, as the table says.
+machine's matmul rate is measured between them, so that shares of it are of the same minutes. On a GPU both sides
+compile their blocks; where a batch does not fit its rows are halved, as the table says.
 """
 
 import argparse

@@ -95,7 +95,8 @@ def test_a_mix_of_requests_in_little_room(device):
     """Some are drawn, have several samples, penalties, or end by a text; blocks run out, and groups give way."""
     built = network()
     mixed = [
-        Sampling(max_tokens=20), Sampling(max_tokens=9, temperature=0.8, seed=1), Sampling(max_tokens=12, n=3, temperature=1.0, seed=2),
+        Sampling(max_tokens=20), Sampling(max_tokens=9, temperature=0.8, seed=1),
+        Sampling(max_tokens=12, n=3, temperature=1.0, seed=2),
         Sampling(max_tokens=30, repetition_penalty=1.3), Sampling(max_tokens=30, stop=("a",)),
         Sampling(max_tokens=15, logprobs=2), Sampling(max_tokens=8, beam_size=2),
     ]  # fmt: skip

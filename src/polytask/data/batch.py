@@ -7,6 +7,7 @@ from torch import Tensor
 
 STARTS = 64  # `starts` has a power of two of numbers, at least so many: compiled code is made for few of them
 
+
 @dataclass
 class Batch:
     """B rows of T positions; documents in a row never see each other.

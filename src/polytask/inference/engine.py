@@ -57,8 +57,8 @@ class Engine:
     max_requests bounds the answers that are written at once, max_length the tokens of one sequence, prompt included
     (the network's context by default). room: how large the key/value cache is. chunk: tokens of a step; None adapts
     them to the speed of the network, so that a long prompt does not hold up the answers of others. draft: what guesses
-    several tokens ahead, "ngram" or a smaller network with its tokenizer (see `speculative`). capture: what records steps
-    of decoding; None records them as CUDA graphs on a GPU (see `graphs`).
+    several tokens ahead, "ngram" or a smaller network with its tokenizer (see `speculative`). capture: what records
+    steps of decoding; None records them as CUDA graphs on a GPU (see `graphs`).
     """
 
     def __init__(

@@ -29,10 +29,10 @@ class Context:
 
     positions (B, T) restart in each document. documents (B, T) number the packed documents of a row; padding is a
     document of its own, so no query is ever without a visible key. starts: see `data.batch.Batch`. prefix (B, T) marks
-    tokens that all of their document sees (prefix language modelling). scores (1 or B, H, T, S) are what positions add to the scores of every
-    layer. With a cache the batch is (1, N), the new tokens of its rows one row after the other; `positions` are places
-    in each row's sequence, the cache knows the rows, and `scorer` makes the scores of some of them. routing is
-    filled by layers of experts, without a cache; None where nobody wants it.
+    tokens that all of their document sees (prefix language modelling). scores (1 or B, H, T, S) are what positions add
+    to the scores of every layer. With a cache the batch is (1, N), the new tokens of its rows one row after the other;
+    `positions` are places in each row's sequence, the cache knows the rows, and `scorer` makes the scores of some of
+    them. routing is filled by layers of experts, without a cache; None where nobody wants it.
     """
 
     positions: Tensor

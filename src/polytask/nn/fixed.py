@@ -14,7 +14,7 @@ from polytask.nn.position import Turn
 
 
 class FixedView(CacheView):
-    """What `paged.CacheView` is for rows that are known: tables (B, blocks) of blocks, positions (B,) of the new tokens.
+    """What `paged.CacheView` is of rows: tables (B, blocks) of their blocks, positions (B,) of their new tokens.
 
     Rows may be equal: they write the same numbers in the same places.
     """
@@ -57,7 +57,7 @@ class FixedView(CacheView):
         return self.positions[:, None], torch.arange(self.tables.shape[1] * BLOCK, device=self.tables.device)[None]
 
     def _places(self) -> Tensor:
-        """(B, S): where the keys of each row lie; in place of what was not written its first one, which holds numbers."""
+        """(B, S): where the keys of each row lie; in place of those not written yet its first, which holds numbers."""
         within = torch.arange(BLOCK, device=self.tables.device)
         places = (self.tables[:, :, None] * BLOCK + within).flatten(1)
         queries, keys = self._positions()

@@ -1,18 +1,21 @@
 """Attention of packed documents on a GPU: a kernel that is told where they begin, in place of a mask of all pairs."""
 
+import inspect
+
 from torch import Tensor, bfloat16, float16
 from torch.nn.attention.varlen import varlen_attn
 
 from polytask.nn.cache import Context
 
 WIDEST = 256  # of a head
+WINDOWED = "window_size" in inspect.signature(varlen_attn).parameters  # which says "causal", too
 
 
 def takes(q: Tensor, context: Context, window: int | None) -> bool:
     """Whether the kernel takes queries (B, H, T, K); where rows are whole and see all torch's own choice is as good."""
-    if context.starts is None or not context.ordered or not q.is_cuda or q.dtype not in (float16, bfloat16):
+    if not WINDOWED or context.starts is None or not context.ordered or (context.whole and window is None):
         return False
-    return q.shape[-1] <= WIDEST and q.shape[-1] % 8 == 0 and not (context.whole and window is None)
+    return q.is_cuda and q.dtype in (float16, bfloat16) and q.shape[-1] <= WIDEST and q.shape[-1] % 8 == 0
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, window: int | None, scale: float | None) -> Tensor:

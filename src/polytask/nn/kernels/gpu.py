@@ -38,7 +38,9 @@ def product(
     """norm(x) (..., in) of one row times weight (out, in), plus bias: (..., out). activation: the name of what is
     applied to x; where x is twice as wide, to its first half, which its second half is then multiplied by."""
     width = weight.shape[1] * (2 if activation and x.shape[-1] > weight.shape[1] else 1)
-    if x.shape[-1] != width or x.numel() != width or weight.dtype != x.dtype or not weight.is_contiguous() or not takes(x):
+    if x.shape[-1] != width or x.numel() != width or weight.dtype != x.dtype:
+        return None
+    if not weight.is_contiguous() or not takes(x):
         return None
     from polytask.nn.kernels import triton
 

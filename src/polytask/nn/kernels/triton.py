@@ -24,7 +24,7 @@ ACTIVATIONS = ("", "relu", "gelu", "gelu_tanh", "silu", "relu_squared")
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None, norm: Norm, activation: str = "") -> Tensor:
-    """norm(x), or what an activation makes of x, times weight (out, in); x twice as wide has a gate in its first half."""
+    """norm(x), or what an activation makes of x, times weight (out, in); of an x twice as wide the first half gates."""
     out, width = weight.shape
     y = torch.empty(*x.shape[:-1], out, dtype=x.dtype, device=x.device)
     rows = 8 if out >= 8192 else 4 if out >= 2048 else 2
@@ -77,7 +77,9 @@ def _product(
         )  # fmt: skip
         value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
         if NORM > 0:
-            value = (value - mean) * inverse * (tl.load(norm_scale + at, mask=inside, other=0.0).to(tl.float32) + offset)
+            value = (
+                (value - mean) * inverse * (tl.load(norm_scale + at, mask=inside, other=0.0).to(tl.float32) + offset)
+            )
             if SHIFTED:
                 value += tl.load(norm_bias + at, mask=inside, other=0.0).to(tl.float32)
             value = value.to(x.dtype.element_ty).to(tl.float32)
@@ -156,7 +158,9 @@ def _part(
         cos_row, sin_row = cos + row * TURNED, sin + row * TURNED
         start_q = q + row * q_row + (head * GROUP + member[:, None]) * q_head
         real = (member < GROUP)[:, None] & (channel >= 0)[None, :]
-        query = _turned(start_q + channel[None, :], start_q + partner[None, :], cos_row, sin_row, channel[None, :], real, TURNED)
+        query = _turned(
+            start_q + channel[None, :], start_q + partner[None, :], cos_row, sin_row, channel[None, :], real, TURNED
+        )
         top = tl.full((PADDED,), LOWEST, tl.float32)
         mass = tl.zeros((PADDED,), tl.float32)
         total = tl.zeros((PADDED, WIDTH), tl.float32)
@@ -267,5 +271,3 @@ def _chosen(parts, state, records, state_row, record_row, count, tie, PADDED: tl
     tl.store(into + 2, tl.where(best - second <= tie * tl.maximum(tl.abs(best), 1.0), 1.0, 0.0))
     tl.store(own, where.to(tl.int64))
     tl.store(own + 1, position + 1)
-
-
