@@ -42,7 +42,8 @@ def parts(group: str, out: Path, tiny: bool) -> list[Part]:
         if tiny:
             return [Part("training, tiny", [*words, "--size", "gpu-tiny", "--quick", "--no-compile"])]
         words += ["--steps", "10", "--limit", "60"]
-        return [Part(f"training, {size}", [*words, "--size", size], 0.6) for size in SIZES]
+        probe = Part("attention", ["benchmarks/gpu_attention.py"], 0.2)
+        return [probe, *(Part(f"training, {size}", [*words, "--size", size], 0.6) for size in SIZES)]
     words = ["benchmarks/gpu_generation.py", "--out", str(out)]
     if tiny:
         return [Part("generation, tiny", [*words, "--shape", "tiny", "--rows", "1", "4", "--new", "8", "--tries", "1",
