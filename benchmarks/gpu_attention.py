@@ -41,7 +41,9 @@ def main() -> None:
         for kind in KINDS:
             try:
                 taken = seconds(kind, rows, heads, length, width, device)
-                print(f"attention, {name}, {kind}: {1e3 * taken:.2f} ms, {flops / taken / 1e12:.0f} TFLOP/s", flush=True)
+                print(
+                    f"attention, {name}, {kind}: {1e3 * taken:.2f} ms, {flops / taken / 1e12:.0f} TFLOP/s", flush=True
+                )
             except Exception as error:
                 print(f"attention, {name}, {kind}: {str(error).splitlines()[0]}", flush=True)
 

@@ -118,10 +118,11 @@ def test_products_of_one_row_on_cuda(width, out, dtype):
             "root": (None, Norm(2, scale, None, 1e-6, 1.0), F.rms_norm(wide[0], (width,), wide[3] + 1, 1e-6)),
         }
         for name, (shift, norm, normed) in cases.items():
-            found = gpu.product(x, weight, shift, norm)
-            assert found is not None
             wanted = F.linear(normed, wide[1], None if shift is None else wide[2])
-            assert off(found, wanted) < TYPES[dtype], name
+            for onto in (None, bias):
+                found = gpu.product(x, weight, shift, norm, onto=onto)
+                assert found is not None
+                assert off(found, wanted if onto is None else wanted + wide[2]) < TYPES[dtype], name
 
 
 @needs_gpu

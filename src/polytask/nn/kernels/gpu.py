@@ -33,10 +33,12 @@ def takes(x: Tensor) -> bool:
 
 
 def product(
-    x: Tensor, weight: Tensor, bias: Tensor | None, norm: Norm = NO_NORM, activation: str = ""
+    x: Tensor, weight: Tensor, bias: Tensor | None, norm: Norm = NO_NORM, activation: str = "",
+    onto: Tensor | None = None,
 ) -> Tensor | None:  # fmt: skip
-    """norm(x) (..., in) of one row times weight (out, in), plus bias: (..., out). activation: the name of what is
-    applied to x; where x is twice as wide, to its first half, which its second half is then multiplied by."""
+    """norm(x) (..., in) of one row times weight (out, in), plus bias, added to `onto`: (..., out). activation: the name
+    of what is applied to x; where x is twice as wide, to its first half, which its second half is then multiplied by.
+    """
     width = weight.shape[1] * (2 if activation and x.shape[-1] > weight.shape[1] else 1)
     if x.shape[-1] != width or x.numel() != width or weight.dtype != x.dtype:
         return None
@@ -44,7 +46,7 @@ def product(
         return None
     from polytask.nn.kernels import triton
 
-    return triton.product(x.contiguous(), weight, bias, norm, activation)
+    return triton.product(x.contiguous(), weight, bias, norm, activation, None if onto is None else onto.contiguous())
 
 
 def attend(

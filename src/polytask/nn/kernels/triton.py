@@ -23,16 +23,18 @@ PART = 2048  # logits that one program of `choose` reads
 ACTIVATIONS = ("", "relu", "gelu", "gelu_tanh", "silu", "relu_squared")
 
 
-def product(x: Tensor, weight: Tensor, bias: Tensor | None, norm: Norm, activation: str = "") -> Tensor:
+def product(
+    x: Tensor, weight: Tensor, bias: Tensor | None, norm: Norm, activation: str = "", onto: Tensor | None = None
+) -> Tensor:  # fmt: skip
     """norm(x), or what an activation makes of x, times weight (out, in); of an x twice as wide the first half gates."""
     out, width = weight.shape
     y = torch.empty(*x.shape[:-1], out, dtype=x.dtype, device=x.device)
     rows = 8 if out >= 8192 else 4 if out >= 2048 else 2
     step = 512 if width % 512 == 0 else 256
     _product[(triton.cdiv(out, rows),)](
-        x, weight, bias, y, norm.scale, norm.bias, out, norm.eps, norm.offset, width, triton.next_power_of_2(width),
-        norm.kind, bias is not None, norm.bias is not None, ACTIVATIONS.index(activation), x.shape[-1] > width, rows,
-        step, num_warps=4,
+        x, weight, bias, onto, y, norm.scale, norm.bias, out, norm.eps, norm.offset, width,
+        triton.next_power_of_2(width), norm.kind, bias is not None, onto is not None, norm.bias is not None,
+        ACTIVATIONS.index(activation), x.shape[-1] > width, rows, step, num_warps=4,
     )  # fmt: skip
     return y
 
@@ -54,9 +56,9 @@ def _active(x, KIND: tl.constexpr):
 
 @triton.jit
 def _product(
-    x, weight, bias, y, norm_scale, norm_bias, out, eps, offset, WIDTH: tl.constexpr, PADDED: tl.constexpr,
-    NORM: tl.constexpr, BIASED: tl.constexpr, SHIFTED: tl.constexpr, ACTIVATION: tl.constexpr, GATED: tl.constexpr,
-    ROWS: tl.constexpr, STEP: tl.constexpr,
+    x, weight, bias, onto, y, norm_scale, norm_bias, out, eps, offset, WIDTH: tl.constexpr, PADDED: tl.constexpr,
+    NORM: tl.constexpr, BIASED: tl.constexpr, ADDED: tl.constexpr, SHIFTED: tl.constexpr, ACTIVATION: tl.constexpr,
+    GATED: tl.constexpr, ROWS: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     mean, inverse = 0.0, 1.0
@@ -92,6 +94,9 @@ def _product(
     result = tl.sum(total, axis=1)
     if BIASED:
         result += tl.load(bias + row, mask=row < out, other=0.0).to(tl.float32)
+    if ADDED:
+        result = result.to(y.dtype.element_ty).to(tl.float32)
+        result += tl.load(onto + row, mask=row < out, other=0.0).to(tl.float32)
     tl.store(y + row, result.to(y.dtype.element_ty), mask=row < out)
 
 
