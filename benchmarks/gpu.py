@@ -29,6 +29,7 @@ class Part:
     name: str
     words: list[str]
     share: float = 1.0  # of what is left of the group's time
+    timed: bool = False  # is told of it, and ends by itself
 
 
 def parts(group: str, out: Path, tiny: bool) -> list[Part]:
@@ -41,24 +42,26 @@ def parts(group: str, out: Path, tiny: bool) -> list[Part]:
         words = ["benchmarks/training.py", "--repeats", "1", "--out", str(out)]
         if tiny:
             return [Part("training, tiny", [*words, "--size", "gpu-tiny", "--quick", "--no-compile"])]
-        words += ["--steps", "10", "--limit", "60"]
-        probe = Part("attention", ["benchmarks/gpu_attention.py"], 0.2)
-        return [probe, *(Part(f"training, {size}", [*words, "--size", size], 0.6) for size in SIZES)]
+        words += ["--steps", "10"]
+        sizes = [Part(f"training, {size}", [*words, "--size", size], 0.5, timed=True) for size in SIZES]
+        return [Part("attention", ["benchmarks/gpu_attention.py"], 0.2), *sizes]
     words = ["benchmarks/gpu_generation.py", "--out", str(out)]
     if tiny:
         return [Part("generation, tiny", [*words, "--shape", "tiny", "--rows", "1", "4", "--new", "8", "--tries", "1",
                      "--contenders", "polytask", "transformers"])]  # fmt: skip
-    return [Part(f"generation, {shape}", [*words, "--shape", shape], 0.5) for shape in ("1.1b", "124m")]
+    large = Part("generation, 1.1b", [*words, "--shape", "1.1b", "--contenders", "polytask", "transformers"], 0.5, True)
+    return [large, Part("generation, 124m", [*words, "--shape", "124m"], timed=True)]
 
 
 def run(part: Part, limit: float) -> bool:
     """Runs a part and shows what it says; whether it ended well within `limit` seconds."""
-    print(f"\n=== {part.name}, at most {limit:.0f} s: python {' '.join(part.words)}", flush=True)
+    words = [*part.words, *(["--limit", f"{max(1, limit - 5):.0f}"] if part.timed else [])]
+    print(f"\n=== {part.name}, at most {limit:.0f} s: python {' '.join(words)}", flush=True)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])}
     environment |= {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
     start = time.monotonic()
     process = subprocess.Popen(
-        [sys.executable, *part.words], cwd=ROOT, env=environment, start_new_session=True, stdout=subprocess.PIPE,
+        [sys.executable, *words], cwd=ROOT, env=environment, start_new_session=True, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     timer = threading.Timer(limit, lambda: os.killpg(process.pid, signal.SIGKILL))

@@ -110,7 +110,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--new", type=int, default=generation.NEW)
     parser.add_argument("--tries", type=int, default=3)
     parser.add_argument("--contenders", nargs="+", default=["polytask", "transformers", "transformers, compiled"])
-    parser.add_argument("--limit", type=float, default=60, help="seconds that a contender's process may take")
+    parser.add_argument("--limit", type=float, help="seconds for all; who does not end by then is left out")
     parser.add_argument("--out", type=Path, default=harness.RESULTS / "gpu")
     parser.add_argument("--contend", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -124,9 +124,11 @@ def main() -> None:
     report = harness.Report(f"generation-{options.shape}", options.out)
     words = ["--shape", options.shape, "--new", str(options.new), "--tries", str(options.tries)]
     words += ["--rows", *map(str, options.rows)]
+    deadline = harness.Deadline(options.limit)
     for name in options.contenders:
         try:
-            runs[name] = harness.ask(__file__, [*words, "--contend", name], limit=options.limit)
+            runs[name] = harness.ask(__file__, [*words, "--contend", name], limit=deadline.left)
+            print(f"{name}: {runs[name]['speeds']}", flush=True)
         except RuntimeError as error:
             report.say(f"{name}: left out. {error}")
     report.say(f"{shape.name}, bfloat16: {PROMPT} tokens in, {options.new} out")

@@ -124,6 +124,17 @@ def ask(script: str, words: Sequence[str], python: str = sys.executable, limit: 
     return json.loads(found[-1].removeprefix(RESULT))
 
 
+class Deadline:
+    """So many seconds from now on, or no end where they are None."""
+
+    def __init__(self, seconds: float | None):
+        self.end = None if seconds is None else time.monotonic() + seconds
+
+    @property
+    def left(self) -> float | None:
+        return None if self.end is None else max(1.0, self.end - time.monotonic())
+
+
 def median(runs: Sequence[Mapping[str, Any]], name: str) -> float:
     return statistics.median(run[name] for run in runs)
 

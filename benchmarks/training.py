@@ -283,11 +283,11 @@ def measure(options: argparse.Namespace, names: list[str], report: harness.Repor
     runs: dict[str, list[dict]] = {name: [] for name in [*limits(options), *names]}
     words = ["--size", options.size, "--precision", options.precision, "--steps", str(options.steps)]
     words += ["--warmup", str(options.warmup), *(["--nanogpt", options.nanogpt] if options.nanogpt else [])]
-    failed = set()
+    failed, deadline = set(), harness.Deadline(options.limit)
     for repeat in range(options.repeats):
         for name in [name for name in runs if name not in failed]:
             try:
-                runs[name].append(harness.ask(__file__, [*words, "--contend", name], limit=options.limit))
+                runs[name].append(harness.ask(__file__, [*words, "--contend", name], limit=deadline.left))
                 print(f"{name}: {runs[name][-1]['tokens_per_second']:,.0f} tokens/s", flush=True)
             except RuntimeError as error:
                 failed.add(name)
@@ -338,7 +338,7 @@ def show(options: argparse.Namespace, runs: dict[str, list[dict]], report: harne
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="10m")
-    parser.add_argument("--limit", type=float, help="seconds that a contender's process may take")
+    parser.add_argument("--limit", type=float, help="seconds for all; who does not end by then is left out")
     parser.add_argument("--precision", choices=["bf16", "bfloat16", "float32"], default="bf16")
     parser.add_argument("--steps", type=int, default=10, help="measured in each process, after the warm-up")
     parser.add_argument("--warmup", type=int, default=3)

@@ -84,7 +84,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         with torch.autocast(hidden.device.type, enabled=False):
             size = len(weight)
             matrix = _aligned(weight.to(dtype)) if weight.is_cuda else weight.to(dtype)
-            chunk = -(-len(hidden) // -(-len(hidden) // chunk)) if len(hidden) else chunk  # chunks of one size
+            chunk = _even(len(hidden), chunk, weight.is_cuda)
             losses, total = torch.empty_like(weights), weights.new_zeros(())
             buffer = matrix.new_empty(min(chunk, len(hidden)), len(matrix))
             grad_hidden = torch.empty_like(hidden) if needs_grad else None
@@ -118,6 +118,13 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def backward(ctx, grad_total, _):
         gradients = (None if grad is None else grad.mul_(grad_total) for grad in ctx.saved_tensors)
         return *gradients, *[None] * 8
+
+
+def _even(rows: int, chunk: int, powers: bool) -> int:
+    """Rows of a chunk, all of one size; `powers`: there is a power of two of them, which divides most batches."""
+    count = -(-rows // chunk)
+    count = 1 << (count - 1).bit_length() if powers and count else count
+    return -(-rows // count) if count else chunk
 
 
 def _aligned(matrix: Tensor) -> Tensor:
