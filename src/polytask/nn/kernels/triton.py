@@ -140,6 +140,16 @@ def _turned(at, other, cos, sin, channel, seen, TURNED: tl.constexpr):
 
 
 @triton.jit
+def _partner(channel, TURNED: tl.constexpr, NEIGHBOURS: tl.constexpr):
+    """With which channel each is turned."""
+    if NEIGHBOURS:
+        partner = channel ^ 1
+    else:
+        partner = tl.where(channel < TURNED // 2, channel + TURNED // 2, channel - TURNED // 2)
+    return tl.where(channel < TURNED, partner, channel)
+
+
+@triton.jit
 def _part(
     q, k, v, keys, values, tables, positions, cos, sin, parts, q_row, q_head, k_row, k_head, v_row, v_head,
     keys_head, values_head, table_row, position_row, scale, window, GROUP: tl.constexpr, PADDED: tl.constexpr,
@@ -153,13 +163,7 @@ def _part(
     begin = split * SPAN
     if (begin <= place) & (begin + SPAN > first):
         channel, member = tl.arange(0, WIDTH), tl.arange(0, PADDED)
-        partner = channel
-        if TURNED > 0:
-            if NEIGHBOURS:
-                partner = channel ^ 1
-            else:
-                partner = tl.where(channel < TURNED // 2, channel + TURNED // 2, channel - TURNED // 2)
-            partner = tl.where(channel < TURNED, partner, channel)
+        partner = _partner(channel, TURNED, NEIGHBOURS)
         cos_row, sin_row = cos + row * TURNED, sin + row * TURNED
         start_q = q + row * q_row + (head * GROUP + member[:, None]) * q_head
         real = (member < GROUP)[:, None] & (channel >= 0)[None, :]
