@@ -178,13 +178,13 @@ def _part(
             seen = (key < place) & (key >= first)
             block = tl.load(tables + row * table_row + key // BLOCK, mask=seen, other=0).to(tl.int64)
             slot = (block * BLOCK + key % BLOCK)[:, None] * WIDTH + channel[None, :]
-            taken = tl.load(keys + head * keys_head + slot, mask=seen[:, None], other=0.0)
+            taken = tl.load(keys + head.to(tl.int64) * keys_head + slot, mask=seen[:, None], other=0.0)
             scores = tl.dot(query, tl.trans(taken), input_precision="ieee") * scale
             scores = tl.where(seen[None, :], scores, LOWEST)
             higher = tl.maximum(top, tl.max(scores, axis=1))
             odds = tl.where(seen[None, :], tl.exp(scores - higher[:, None]), 0.0)
             fall = tl.exp(top - higher)
-            taken = tl.load(values + head * values_head + slot, mask=seen[:, None], other=0.0)
+            taken = tl.load(values + head.to(tl.int64) * values_head + slot, mask=seen[:, None], other=0.0)
             total = total * fall[:, None] + tl.dot(odds.to(taken.dtype), taken, input_precision="ieee")
             mass = mass * fall + tl.sum(odds, axis=1)
             top = higher
@@ -195,8 +195,8 @@ def _part(
             value = tl.load(v + row * v_row + head * v_head + channel)
             block = tl.load(tables + row * table_row + place // BLOCK).to(tl.int64)
             slot = (block * BLOCK + place % BLOCK) * WIDTH + channel
-            tl.store(keys + head * keys_head + slot, new)
-            tl.store(values + head * values_head + slot, value)
+            tl.store(keys + head.to(tl.int64) * keys_head + slot, new)
+            tl.store(values + head.to(tl.int64) * values_head + slot, value)
             score = tl.sum(query.to(tl.float32) * new.to(tl.float32)[None, :], axis=1) * scale
             higher = tl.maximum(top, score)
             odds, fall = tl.exp(score - higher), tl.exp(top - higher)
