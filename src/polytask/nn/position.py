@@ -212,8 +212,8 @@ class Alibi(Part):
         """(H,) float64. For a number of heads that is no power of two, those of the next lower power, then every other
         one of the next higher power (BLOOM's code)."""
         power = 1 << (heads.bit_length() - 1)
-        first = torch.arange(1, power + 1, dtype=torch.float64, device=device) * (-8 / power)
-        rest = torch.arange(1, 2 * (heads - power), 2, dtype=torch.float64, device=device) * (-4 / power)
+        place = torch.arange(power, dtype=torch.float64, device=device)
+        first, rest = (place + 1) * (-8 / power), (2 * place[: heads - power] + 1) * (-4 / power)
         return torch.cat([first, rest]).exp2()
 
     def scores(self, queries: Tensor, keys: Tensor, heads: int, head_dim: int) -> Tensor:
