@@ -93,12 +93,18 @@ def config(shape: Shape) -> Any:
 
 def transformers(shape: Shape, kind: str, _: Path) -> tuple[Any, dict[str, float]]:
     import torch
-    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
     from polytask import runtime
     from polytask.run import peers
 
     torch.set_num_threads(runtime.cores())
+    torch.set_default_dtype(getattr(torch, kind))
+    return peers.transformers(transformers_model(shape)), {}
+
+
+def transformers_model(shape: Shape) -> Any:
+    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
     if shape.gpt2:
         words = GPT2Config(
             vocab_size=shape.vocabulary, n_positions=shape.context, n_embd=shape.dim, n_layer=shape.layers,
@@ -110,8 +116,7 @@ def transformers(shape: Shape, kind: str, _: Path) -> tuple[Any, dict[str, float
             num_hidden_layers=shape.layers, num_attention_heads=shape.heads, num_key_value_heads=shape.kv_heads,
             intermediate_size=shape.width,
         )  # fmt: skip
-    torch.set_default_dtype(getattr(torch, kind))
-    return peers.transformers((GPT2LMHeadModel if shape.gpt2 else LlamaForCausalLM)(words).eval()), {}
+    return (GPT2LMHeadModel if shape.gpt2 else LlamaForCausalLM)(words).eval()
 
 
 def llama_cpp(shape: Shape, kind: str, folder: Path) -> tuple[Any, dict[str, float]]:

@@ -73,12 +73,20 @@ def machine() -> dict[str, Any]:
     from polytask import runtime
 
     cpu = next((line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "")
-    return {
+    return _gpu() | {
         "cpu": cpu or platform.machine(),
         "threads": int(os.environ.get("OMP_NUM_THREADS") or runtime.cores()),
         "load": round(os.getloadavg()[0], 2),
         "torch": version("torch"),
     }
+
+
+def _gpu() -> dict[str, str]:
+    import torch
+
+    if not torch.cuda.is_available():
+        return {}
+    return {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda or ""}
 
 
 def _lines(path: str) -> list[str]:
@@ -99,15 +107,32 @@ def answer(figures: Mapping[str, Any]) -> None:
     print(RESULT + json.dumps(figures), flush=True)
 
 
-def ask(script: str, words: Sequence[str], python: str = sys.executable) -> dict[str, Any]:
-    """Runs `script` in a process of its own and returns what it answers. Raises RuntimeError where it fails."""
-    done = subprocess.run([python, script, *words], capture_output=True, text=True)
+def ask(script: str, words: Sequence[str], python: str = sys.executable, limit: float | None = None) -> dict[str, Any]:
+    """Runs `script` in a process of its own and returns what it answers. Raises RuntimeError where it fails, or takes
+    more than `limit` seconds."""
+    try:
+        done = subprocess.run([python, script, *words], capture_output=True, text=True, timeout=limit)
+    except subprocess.TimeoutExpired as error:
+        said = error.stderr.decode() if isinstance(error.stderr, bytes) else error.stderr or ""
+        print(said[-3000:], file=sys.stderr)
+        raise RuntimeError(f"it took more than {limit:.0f} s") from None
     found = [line for line in done.stdout.splitlines() if line.startswith(RESULT)]
     if done.returncode or not found:
         said = (done.stderr.strip() or done.stdout.strip() or f"it ended with {done.returncode}").splitlines()
-        print(done.stderr[-3000:], file=sys.stderr)
+        print("\n".join(done.stderr.splitlines()[-30:]), file=sys.stderr, flush=True)
         raise RuntimeError(said[-1])
     return json.loads(found[-1].removeprefix(RESULT))
+
+
+class Deadline:
+    """So many seconds from now on, or no end where they are None."""
+
+    def __init__(self, seconds: float | None):
+        self.end = None if seconds is None else time.monotonic() + seconds
+
+    @property
+    def left(self) -> float | None:
+        return None if self.end is None else max(1.0, self.end - time.monotonic())
 
 
 def median(runs: Sequence[Mapping[str, Any]], name: str) -> float:

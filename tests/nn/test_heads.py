@@ -4,13 +4,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from polytask.models import heads
 from polytask.models.heads import Head, cross_entropy
 
 
 @pytest.mark.parametrize(("smoothing", "z_loss"), [(0.0, 0.0), (0.1, 0.0), (0.0, 1e-2), (0.1, 1e-3)])
 @pytest.mark.parametrize("chunk", [1, 7, 1000])
 @pytest.mark.parametrize(("biased", "scale", "cap"), [(False, 1.0, None), (True, 0.3, None), (True, 2.0, 1.5)])
-def test_loss_and_gradients(smoothing, z_loss, chunk, biased, scale, cap):
+@pytest.mark.parametrize("whole", [False, True])
+def test_loss_and_gradients(smoothing, z_loss, chunk, biased, scale, cap, whole, monkeypatch):
+    if whole:  # as on a GPU
+        monkeypatch.setattr(heads, "_token_losses", heads.whole_token_losses)
     torch.manual_seed(0)
     hidden = torch.randn(2, 10, 8, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(31, 8, dtype=torch.float64, requires_grad=True)

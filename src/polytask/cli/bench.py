@@ -43,10 +43,9 @@ def show(out: Any, found: Any) -> None:
         table.add_row(name, f"{speed.prefill:,.0f}", f"{speed.first * 1000:,.0f}", f"{speed.decoding:,.1f}")
     out.print(f"One request, {found.prompt} tokens in, {found.new} out, {found.threads} threads")
     out.print(table)
-    if found.share is not None:
-        out.print(
-            f"A token reads {found.bytes_per_token / 1e6:,.0f} MB of weights; memory gives {found.bandwidth / 1e9:.1f} "
-            f"GB/s: {found.share:.0%} of what that allows"
-        )
+    out.print(
+        f"A token reads {found.bytes_per_token / 1e6:,.0f} MB of weights; memory gives {found.bandwidth / 1e9:.1f} "
+        f"GB/s: {found.share:.0%} of what that allows"
+    )
     if found.kernels:
         out.print(f"Products by torch alone: {found.kernels}")

@@ -1,9 +1,11 @@
 """What one training step consumes: tensors of fixed shape that hold several documents a row."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
+
+STARTS = 64  # `starts` has a power of two of numbers, at least so many: compiled code is made for few of them
 
 
 @dataclass
@@ -17,6 +19,7 @@ class Batch:
     sources            (B, T) int64, which source a token came from; -1 for padding
     prefix             (B, T) bool, True where a token is given and may be seen from both sides; None if all is causal
     encoder_*          (B, S) int64, what an encoder reads; `encoder_documents` has the numbers of `documents`
+    starts             (n,) int32, where documents begin in all B x T places, then B x T; made by `located`, or None
     """
 
     ids: Tensor
@@ -29,20 +32,41 @@ class Batch:
     encoder_ids: Tensor | None = None
     encoder_positions: Tensor | None = None
     encoder_documents: Tensor | None = None
+    starts: Tensor | None = None
+
+    def located(self) -> "Batch":
+        """With `starts`, which kernels of GPUs read in place of a mask, where no token sees any after its own place.
+
+        It has B + 1 numbers where every row is one document, else more.
+        """
+        if self.prefix is not None:
+            return self
+        begins = torch.ones_like(self.documents, dtype=torch.bool)
+        begins[:, 1:] = self.documents[:, 1:] != self.documents[:, :-1]
+        places = begins.flatten().nonzero()[:, 0]
+        count = len(places) + 1
+        if count > len(self) + 1:
+            count = max(STARTS, 1 << (count - 1).bit_length())
+            count += count == len(self) + 1
+        starts = torch.full((count,), begins.numel(), dtype=torch.int32)
+        starts[: len(places)] = places
+        return replace(self, starts=starts)
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device; copies overlap with work already queued there."""
+        away = torch.device(device).type == "cuda"
+        batch = self.located() if away and self.starts is None and self.documents.is_cpu else self
         moved = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for field in fields(batch):
+            value = getattr(batch, field.name)
             moved[field.name] = None if value is None else value.to(device, non_blocking=True)
         return Batch(**moved)
 
     def pin(self) -> "Batch":
         """The same batch in page-locked memory, from which copies to a GPU run in the background."""
-        pinned = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
+        batch, pinned = self.located(), {}
+        for field in fields(batch):
+            value = getattr(batch, field.name)
             pinned[field.name] = None if value is None else value.pin_memory()
         return Batch(**pinned)
 

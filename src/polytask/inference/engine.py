@@ -15,6 +15,7 @@ from polytask.inference import scoring
 from polytask.inference.beam import BeamSearch
 from polytask.inference.blocks import BLOCK, BlockPool, Table
 from polytask.inference.constrained import Grammars
+from polytask.inference.graphs import Capture, graphs
 from polytask.inference.handle import Event, Handle
 from polytask.inference.room import Room, weight_bytes
 from polytask.inference.runner import Runner
@@ -56,12 +57,13 @@ class Engine:
     max_requests bounds the answers that are written at once, max_length the tokens of one sequence, prompt included
     (the network's context by default). room: how large the key/value cache is. chunk: tokens of a step; None adapts
     them to the speed of the network, so that a long prompt does not hold up the answers of others. draft: what guesses
-    several tokens ahead, "ngram" or a smaller network with its tokenizer (see `speculative`).
+    several tokens ahead, "ngram" or a smaller network with its tokenizer (see `speculative`). capture: what records
+    steps of decoding; None records them as CUDA graphs on a GPU (see `graphs`).
     """
 
     def __init__(
         self, network: Transformer, tokenizer: TextTokenizer, max_requests: int = 32, max_length: int | None = None, *,
-        room: Room | None = None, chunk: int | None = None, draft: Draft = None,
+        room: Room | None = None, chunk: int | None = None, draft: Draft = None, capture: Capture | None = None,
     ):  # fmt: skip
         if network.config.vocab_size < tokenizer.vocab_size:
             raise ConfigError(
@@ -85,7 +87,7 @@ class Engine:
         self.cache = network.new_cache((room or Room()).blocks(network, max_requests, self.length))
         self.pool = BlockPool(self.cache.blocks)
         self.scheduler = Scheduler(self.pool, max_requests, chunk)
-        self.runner = Runner(network, self.cache)
+        self.runner = Runner(network, self.cache, graphs(network, self.cache, self.ends, never, self.length, capture))
         self.speculator = Speculator(proposer(draft, tokenizer, self.sampler, max_requests, self.length))
         self._lock, self._submitted, self._numbers = threading.RLock(), deque[Group](), itertools.count()
 
@@ -182,6 +184,8 @@ class Engine:
                 for group in unread:
                     group.unread = False
                 self.speculator.draft(self.scheduler.running)
+                if self.speculator.proposer is None and not self.scheduler.waiting:
+                    self.runner.foresee(self.scheduler.running)
                 admitted, plan = [], self.scheduler.plan()
                 return self._run(plan) if plan else []
             except BaseException as error:
@@ -214,16 +218,16 @@ class Engine:
         start = time.perf_counter()
         logits = self.runner.run(plan)
         self.scheduler.ran(plan, time.perf_counter() - start)
-        events: list[Event] = []
         if logits.rows is None:
-            return events
+            return []
+        events = list[Event]()
         places = [Place(s, n) for s, count in zip(logits.sequences, logits.counts) for n in range(count)]
         beams, samples = [], []
         for row, place in enumerate(places):
             (samples if place.sequence.group.beam is None else beams).append(row)
         if samples:
             part = logits.rows if not beams else logits.rows[samples]
-            self._sample([places[row] for row in samples], part, events)
+            self._sample([places[row] for row in samples], part, events, logits.chosen)
         if beams:
             self._search([places[row].sequence for row in beams], logits.rows[beams], events)
         return events
@@ -267,14 +271,14 @@ class Engine:
 
     # Samples
 
-    def _sample(self, places: list[Place], logits: Tensor, events: list[Event]) -> None:
+    def _sample(self, places: list[Place], logits: Tensor, events: list[Event], chosen: Chosen | None = None) -> None:
         """Each sequence takes its next token from its row of logits, and goes on to the next row while the tokens are
         its drafts; where a prompt has just been read, the other samples of its group take theirs."""
         forked = [(row, Place(child)) for row, place in enumerate(places) for child in self._fork(place.sequence)]
         if forked:
             logits = torch.cat([logits, logits[[row for row, _ in forked]]])
             places = [*places, *(place for _, place in forked)]
-        chosen = self.sampler.choose(logits, places)
+        chosen = chosen or self.sampler.choose(logits, places)
         starts = {place.sequence: row for row, place in reversed(list(enumerate(places)))}
         finished, written = list[Sequence](), list[tuple[Sequence, int]]()
         for sequence, row in sorted(starts.items(), key=lambda pair: pair[1]):

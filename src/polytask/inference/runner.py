@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from polytask.inference.graphs import Graphs
+from polytask.inference.sampling import Chosen
 from polytask.inference.sequence import Group, Sequence
 from polytask.models.transformer import Transformer
 from polytask.nn.cache import Context
@@ -17,19 +19,21 @@ from polytask.nn.paged import KVCache, Row
 class Logits(NamedTuple):
     """What a step gives: the sequences that have no id left to run, and the logits (rows, V) of what comes next.
 
-    Each sequence has the row after its last id, and one more after each of its drafts; `counts` says how many.
+    Each sequence has the row after its last id, and one more after each of its drafts; `counts` says how many. chosen:
+    what was chosen already, where the pass did that itself; rows are then not to be asked for.
     """
 
     sequences: list[Sequence]
     counts: list[int]
     rows: Tensor | None
+    chosen: Chosen | None = None
 
 
 class Runner:
-    """One network over one cache."""
+    """One network over one cache; `graphs` runs steps in which all decode, where there is such a thing."""
 
-    def __init__(self, network: Transformer, cache: KVCache):
-        self.network, self.cache = network, cache
+    def __init__(self, network: Transformer, cache: KVCache, graphs: Graphs | None = None):
+        self.network, self.cache, self.graphs = network, cache, graphs
         self.device = network.embedding.weight.device
 
     def read(self, groups: Listing[Group]) -> None:
@@ -41,8 +45,31 @@ class Runner:
         rows = [Row((), 0, 0, 0, g.memory.blocks, len(source)) for g, source in zip(groups, sources)]
         self.network.remember(self.cache.view(rows), memory.states[real])
 
+    def foresee(self, groups: Listing[Group]) -> None:
+        """Gives sequences that decode alone room for the steps that they may take at once, as drafts to be written."""
+        sequences = [sequence for group in groups for sequence in group.active]
+        if self.graphs is None or any(s.reading or s.drafts for s in sequences):
+            return
+        count = self.graphs.steps(sequences)
+        for sequence in sequences:
+            sequence.drafts = [0] * (count - 1)
+
+    def _recorded(self, plan: Mapping[Sequence, int]) -> Logits | None:
+        if self.graphs is None or not self.graphs.takes(plan):
+            return None
+        sequences, count = list(plan), next(iter(plan.values()))
+        found = self.graphs.run(sequences, count)
+        if found is None:
+            return None
+        rows, chosen = found
+        for row, sequence in enumerate(sequences if chosen is not None else []):
+            sequence.drafts = chosen.ids[row * count : (row + 1) * count - 1]
+        return Logits(sequences, [count] * len(sequences), rows, chosen)
+
     def run(self, plan: Mapping[Sequence, int]) -> Logits:
         """Runs plan[s] pending ids of each sequence, all in one pass; what comes next where none are left."""
+        if (found := self._recorded(plan)) is not None:
+            return found
         # Rows with as many tokens, or with the same first blocks, may be read together if they stand side by side.
         sequences = sorted(plan, key=lambda s: (plan[s], s.table.blocks))
         counts = [plan[s] for s in sequences]

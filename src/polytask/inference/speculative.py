@@ -68,6 +68,8 @@ class Speculator:
 
     def learn(self, sequence: Sequence, right: int) -> None:
         """So many of a sequence's drafts were right."""
+        if sequence not in self._paces:  # what a recorded step wrote was no guess
+            return
         drafted = len(sequence.drafts)
         self.drafted, self.accepted = self.drafted + drafted, self.accepted + right
         pace, left = self._paces[sequence]

@@ -3,12 +3,16 @@
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from polytask.nn.kernels.compiled import Compiled
 from polytask.nn.kernels.products import linear
 
 # Logits of one chunk: large enough to keep the matrix products efficient, small enough to stay out of the way.
 CHUNK_ELEMENTS = 1 << 25
+GPU_CHUNK_ELEMENTS = 1 << 28
+GPU_ROWS = 64  # the matrix has a multiple of them on a GPU, whose fast products want rows of logits so aligned
 # Logits that one pass of the softmax works on, in float32: a few megabytes.
 CACHE_ELEMENTS = 1 << 20
 
@@ -53,7 +57,7 @@ def cross_entropy(
     inputs = flat if everything else flat.index_select(0, kept)
     wanted = targets.flatten() if everything else targets.flatten().index_select(0, kept)
     scale = weights.flatten() if everything else weights.flatten().index_select(0, kept)
-    chunk = chunk or max(64, CHUNK_ELEMENTS // len(weight))
+    chunk = chunk or max(64, (GPU_CHUNK_ELEMENTS if hidden.is_cuda else CHUNK_ELEMENTS) // len(weight))
     needs_grad = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
     if torch.is_autocast_enabled(hidden.device.type):
         dtype = torch.get_autocast_dtype(hidden.device.type)
@@ -78,8 +82,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, bias, cap, targets, weights, smoothing, z_loss, chunk, dtype, needs_grad):
         with torch.autocast(hidden.device.type, enabled=False):
-            matrix = weight.to(dtype)
-            chunk = -(-len(hidden) // -(-len(hidden) // chunk)) if len(hidden) else chunk  # chunks of one size
+            size = len(weight)
+            matrix = _aligned(weight.to(dtype)) if weight.is_cuda else weight.to(dtype)
+            chunk = _even(len(hidden), chunk, weight.is_cuda)
             losses, total = torch.empty_like(weights), weights.new_zeros(())
             buffer = matrix.new_empty(min(chunk, len(hidden)), len(matrix))
             grad_hidden = torch.empty_like(hidden) if needs_grad else None
@@ -89,20 +94,22 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             for start in range(0, len(hidden), chunk):
                 part = slice(start, start + chunk)
                 h = hidden[part].to(dtype)
-                logits = torch.mm(h, matrix.t(), out=buffer[: len(h)])  # (N, V)
+                rows = torch.mm(h, matrix.t(), out=buffer[: len(h)])
+                logits = rows[:, :size]  # (N, V)
                 logits = logits if bias is None else logits.add_(bias)
                 logits = logits if cap is None else logits.div_(cap).tanh_().mul_(cap)
-                total += _token_losses(
+                token_losses = _gpu_token_losses if logits.is_cuda else _token_losses
+                total += token_losses(
                     logits, targets[part], weights[part], losses[part], smoothing, z_loss, cap, needs_grad
                 )
                 if grad_bias is not None:
                     grad_bias += logits.sum(0, dtype=grad_bias.dtype)
                 if grad_hidden is not None and grad_weight is not None:
-                    grad_hidden[part] = logits @ matrix  # the logits hold their gradient now
+                    grad_hidden[part] = rows @ matrix  # the logits hold their gradient now
                     if product is None:
                         grad_weight.addmm_(logits.t(), h)
                     else:
-                        _add(grad_weight, torch.mm(logits.t(), h, out=product))
+                        _add(grad_weight, torch.mm(rows.t(), h, out=product)[:size])
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         ctx.mark_non_differentiable(losses)
         return total, losses
@@ -113,8 +120,23 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return *gradients, *[None] * 8
 
 
+def _even(rows: int, chunk: int, powers: bool) -> int:
+    """Rows of a chunk, all of one size; `powers`: there is a power of two of them, which divides most batches."""
+    count = -(-rows // chunk)
+    count = 1 << (count - 1).bit_length() if powers and count else count
+    return -(-rows // count) if count else chunk
+
+
+def _aligned(matrix: Tensor) -> Tensor:
+    """With rows of zeros behind, up to a multiple of GPU_ROWS; their logits and the gradients of these are 0."""
+    return F.pad(matrix, (0, 0, 0, -len(matrix) % GPU_ROWS)).contiguous()
+
+
 def _add(total: Tensor, part: Tensor) -> None:
-    """total += part of a lower precision, in pieces whose conversion stays in the processor's cache."""
+    """total += part of a lower precision, on a CPU in pieces whose conversion stays in the processor's cache."""
+    if total.is_cuda:
+        total += part
+        return
     rows = max(1, CACHE_ELEMENTS // total.shape[1])
     for start in range(0, len(total), rows):
         total[start : start + rows] += part[start : start + rows]
@@ -152,3 +174,28 @@ def _token_losses(logits, targets, weights, losses, smoothing, z_loss, cap, need
                 x.mul_(1 - (logits[part].to(x.dtype) / cap).square())
             logits[part] = x
     return total
+
+
+def whole_token_losses(logits, targets, weights, losses, smoothing, z_loss, cap, needs_grad):
+    """`_token_losses` of all rows at once, as a compiler makes one kernel of them that reads the logits twice."""
+    x = logits.to(weights.dtype)
+    wanted = x.gather(1, targets[:, None]).squeeze(1)
+    partition = x.logsumexp(-1)
+    plain = partition - wanted
+    losses.copy_(plain)
+    full = (1 - smoothing) * plain + smoothing * (partition - x.mean(-1)) if smoothing else plain
+    full = full + z_loss * partition.square() if z_loss else full
+    if needs_grad:
+        share = weights * (1 + 2 * z_loss * partition) if z_loss else weights
+        grad = (x - partition[:, None]).exp() * share[:, None]
+        if smoothing:
+            grad = grad - (weights * (smoothing / x.shape[1]))[:, None]
+        right = torch.arange(x.shape[1], device=x.device) == targets[:, None]
+        grad = grad - torch.where(right, (weights * (1 - smoothing))[:, None], 0.0)
+        if cap is not None:
+            grad = grad * (1 - (x / cap).square())
+        logits.copy_(grad)
+    return (full * weights).sum()
+
+
+_gpu_token_losses = Compiled(whole_token_losses)

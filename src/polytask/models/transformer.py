@@ -117,6 +117,8 @@ class Transformer(nn.Module):
             context.scores = self._scores(context, self.relative)
         else:
             context.scorer = self._scorer(self.relative)
+        if context.whole and context.ordered:
+            context.self_mask(None)  # so that compiled blocks find the same, the first one too, and are compiled once
         x = self.embed(ids, context.positions)
         for block in self.blocks:
             x = block(x, context)

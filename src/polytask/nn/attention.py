@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polytask.errors import ConfigError
-from polytask.nn import cpu_attention
+from polytask.nn import cpu_attention, varlen
 from polytask.nn.cache import Context
 from polytask.nn.kernels.products import apply
 from polytask.nn.part import Part
@@ -79,7 +79,7 @@ class _Heads(nn.Module):
 
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, context: Context, window: int | None, scores: Tensor | None = None,
-        cross: bool = False,
+        cross: bool = False, onto: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """The heads' outputs, projected; `scores` (1 or B, H, T, S) are what positions add to those of q and k."""
         training = torch.is_grad_enabled() and not torch.compiler.is_compiling()
@@ -89,14 +89,18 @@ class _Heads(nn.Module):
             mixed = cpu_attention.attention(q, k, v, bias, causal, scale=self.scale, scores=scores, window=window)
         elif self.cap or scores is not None:
             mixed = mix(q, k, v, context.bias(q, k, window, cross), False, self.scale, self.cap, scores)
+        elif not cross and varlen.takes(q, context, window):
+            assert context.starts is not None
+            k, v = repeated(q, k, v)
+            mixed = varlen.attention(q, k, v, context.starts, window, self.scale)
         else:
             mask, is_causal = (context.cross_mask(), False) if cross else context.self_mask(window)
             mixed = mix(q, k, v, mask, is_causal, self.scale, None, None)
-        return self.project(mixed)
+        return self.project(mixed, onto)
 
-    def project(self, mixed: Tensor) -> Tensor:
-        """(B, H, T, K) -> (B, T, D)."""
-        return apply(self.output, mixed.transpose(1, 2).flatten(-2))
+    def project(self, mixed: Tensor, onto: Tensor | None = None) -> Tensor:
+        """(B, H, T, K) -> (B, T, D), added to `onto`."""
+        return apply(self.output, mixed.transpose(1, 2).flatten(-2), onto=onto)
 
 
 def mix(
@@ -145,7 +149,9 @@ class SelfAttention(_Heads):
         self.parts = (self.heads * self.head_dim, kv, kv)
         self.qkv = Stacked(dim, self.parts, bias=part.bias)
 
-    def forward(self, x: Tensor, context: Context, norm: nn.Module | None = None) -> Tensor:  # (B, T, D)
+    def forward(
+        self, x: Tensor, context: Context, norm: nn.Module | None = None, onto: Tensor | None = None
+    ) -> Tensor:  # (B, T, D)
         q, k, v = project(x, norm, self.qkv).split(self.parts, dim=-1)
         q, k, v = self.split(q, self.heads), self.split(k, self.kv_heads), self.split(v, self.kv_heads)
         if self.query_norm is not None and self.key_norm is not None:
@@ -154,10 +160,10 @@ class SelfAttention(_Heads):
         if context.cache is not None:
             form = {"window": self.window, "scale": self.scale, "cap": self.cap}
             scorer = self.relative or context.scorer
-            return self.project(context.cache.attend(self.layer, q, k, v, turn=turn, scorer=scorer, **form))
+            return self.project(context.cache.attend(self.layer, q, k, v, turn=turn, scorer=scorer, **form), onto)
         if turn is not None:
             q, k = turn(q), turn(k)
-        return self.attend(q, k, v, context, self.window, self._scores(context, q.dtype))
+        return self.attend(q, k, v, context, self.window, self._scores(context, q.dtype), onto=onto)
 
     def _turn(self, context: Context) -> Turn | None:
         if (rotary := self.rotary) is None:
@@ -189,12 +195,14 @@ class CrossAttention(_Heads):
         k, v = self.split(k, self.kv_heads), self.split(v, self.kv_heads)
         return (self.key_norm(k).to(v.dtype) if self.key_norm is not None else k), v
 
-    def forward(self, x: Tensor, context: Context, norm: nn.Module | None = None) -> Tensor:  # (B, T, D)
+    def forward(
+        self, x: Tensor, context: Context, norm: nn.Module | None = None, onto: Tensor | None = None
+    ) -> Tensor:  # (B, T, D)
         q = self.split(project(x, norm, self.query), self.heads)
         q = self.query_norm(q).to(q.dtype) if self.query_norm is not None else q
         if context.cache is not None:
-            return self.project(context.cache.attend_memory(self.layer, q, scale=self.scale, cap=self.cap))
+            return self.project(context.cache.attend_memory(self.layer, q, scale=self.scale, cap=self.cap), onto)
         if context.memory is None:
             raise ValueError("an encoder-decoder needs context.memory, or a cache that was given one")
         k, v = self.keys_and_values(context.memory.states)
-        return self.attend(q, k, v, context, None, cross=True)
+        return self.attend(q, k, v, context, None, cross=True, onto=onto)

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from polytask.nn.attention import Attention, CrossAttention, SelfAttention
 from polytask.nn.cache import Context
+from polytask.nn.kernels import gpu
 from polytask.nn.part import Part
 
 Placement = Literal["pre", "post", "sandwich", "parallel", "parallel_norms"]
@@ -46,6 +47,8 @@ class Block(nn.Module):
     ) -> Tensor:
         if self.placement == "post":
             return norm(x + self.drop(layer(x, context)))
+        if outer is None and not self.training and gpu.takes(x):
+            return layer(x, context, norm=norm, onto=x)  # which is no pass of its own there
         y = layer(x, context, norm=norm)
         return x + self.drop(y if outer is None else outer(y))
 

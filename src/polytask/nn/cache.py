@@ -28,17 +28,18 @@ class Context:
     """One argument for all of attention.
 
     positions (B, T) restart in each document. documents (B, T) number the packed documents of a row; padding is a
-    document of its own, so no query is ever without a visible key. prefix (B, T) marks tokens that all of their
-    document sees (prefix language modelling). scores (1 or B, H, T, S) are what positions add to the scores of every
-    layer. With a cache the batch is (1, N), the new tokens of its rows one row after the other; `positions` are places
-    in each row's sequence, the cache knows the rows, and `scorer` makes the scores of some of them. routing is
-    filled by layers of experts, without a cache; None where nobody wants it.
+    document of its own, so no query is ever without a visible key. starts: see `data.batch.Batch`. prefix (B, T) marks
+    tokens that all of their document sees (prefix language modelling). scores (1 or B, H, T, S) are what positions add
+    to the scores of every layer. With a cache the batch is (1, N), the new tokens of its rows one row after the other;
+    `positions` are places in each row's sequence, the cache knows the rows, and `scorer` makes the scores of some of
+    them. routing is filled by layers of experts, without a cache; None where nobody wants it.
     """
 
     positions: Tensor
     documents: Tensor | None = None
     prefix: Tensor | None = None
     causal: bool = True
+    starts: Tensor | None = None
     cache: "CacheView | None" = None
     memory: Memory | None = None
     scores: Tensor | None = None
@@ -50,6 +51,11 @@ class Context:
     def ordered(self) -> bool:
         """Whether no token sees any after its own place."""
         return self.causal and self.prefix is None and self.cache is None
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is known that each row is one document."""
+        return self.documents is None or (self.starts is not None and len(self.starts) == len(self.positions) + 1)
 
     def take_routing(self) -> list:
         """What layers of experts have said so far. What they say later, computed again on the way back, is not kept:
@@ -80,7 +86,7 @@ class Context:
 
     def _self_mask(self, window: int | None) -> tuple[Tensor | None, bool]:
         length = self.positions.shape[1]
-        if self.documents is None and self.prefix is None:
+        if self.whole and self.prefix is None:
             if not self.causal:
                 return None, False
             if window is None or window >= length:
@@ -90,7 +96,7 @@ class Context:
         mask = masks.causal(place, place, window) if self.causal else None
         if self.prefix is not None and mask is not None:
             mask = mask | self.prefix[:, None, None, :]
-        if self.documents is not None:
+        if self.documents is not None and not self.whole:
             same = masks.same_document(self.documents, self.documents)
             mask = same if mask is None else mask & same
         return mask, False

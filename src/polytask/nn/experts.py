@@ -124,7 +124,9 @@ class ExpertsLayer(nn.Module):
     def first(self) -> nn.Parameter:
         return self.get_parameter(self.first_name)
 
-    def forward(self, x: Tensor, context: Context | None = None, norm: nn.Module | None = None) -> Tensor:  # (B, T, D)
+    def forward(
+        self, x: Tensor, context: Context | None = None, norm: nn.Module | None = None, onto: Tensor | None = None
+    ) -> Tensor:  # (B, T, D)
         tokens = (x if norm is None else norm(x)).flatten(0, -2)  # (N, D)
         real = None
         if context is not None and context.documents is not None:
@@ -140,7 +142,8 @@ class ExpertsLayer(nn.Module):
             routing = self._routing(logits, probabilities, choices, real, groups)
             if context.routing is not None:
                 context.routing.append(routing)
-        return self._experts(tokens, gates, groups).view(*x.shape[:-1], -1)
+        y = self._experts(tokens, gates, groups).view(*x.shape[:-1], -1)
+        return y if onto is None else onto + y
 
     def _experts(self, tokens: Tensor, gates: Tensor, groups: "Groups") -> Tensor:
         device = tokens.device.type

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from polytask.nn.cache import Context
+from polytask.nn.kernels import gpu
 from polytask.nn.kernels.products import apply
 from polytask.nn.part import Part
 from polytask.nn.projection import project
@@ -73,35 +74,47 @@ class GatedMLP(Part):
 class MLPLayer(nn.Module):
     def __init__(self, dim: int, part: MLP):
         super().__init__()
+        self.name = part.activation
         self.activation: Callable[[Tensor], Tensor] = ACTIVATIONS.get(part.activation)
         self.up = nn.Linear(dim, part.width, bias=part.bias)
         self.down = nn.Linear(part.width, dim, bias=part.bias)
 
-    def forward(self, x: Tensor, context: Context | None = None, norm: nn.Module | None = None) -> Tensor:  # (B, T, D)
-        return _activated(project(x, norm, self.up), self.activation, self.down)
+    def forward(
+        self, x: Tensor, context: Context | None = None, norm: nn.Module | None = None, onto: Tensor | None = None
+    ) -> Tensor:  # (B, T, D)
+        return _activated(project(x, norm, self.up), self.activation, self.down, self.name, onto)
 
 
 class GatedMLPLayer(nn.Module):
     def __init__(self, dim: int, part: GatedMLP):
         super().__init__()
+        self.name = part.activation
         self.activation: Callable[[Tensor], Tensor] = ACTIVATIONS.get(part.activation)
         self.gate_up = Stacked(dim, (part.width, part.width), bias=part.bias)
         self.down = nn.Linear(part.width, dim, bias=part.bias)
 
-    def forward(self, x: Tensor, context: Context | None = None, norm: nn.Module | None = None) -> Tensor:  # (B, T, D)
-        return _activated(project(x, norm, self.gate_up), self._gated, self.down)
+    def forward(
+        self, x: Tensor, context: Context | None = None, norm: nn.Module | None = None, onto: Tensor | None = None
+    ) -> Tensor:  # (B, T, D)
+        return _activated(project(x, norm, self.gate_up), self._gated, self.down, self.name, onto)
 
     def _gated(self, hidden: Tensor) -> Tensor:
         gate, up = hidden.chunk(2, dim=-1)
         return self.activation(gate) * up
 
 
-def _activated(hidden: Tensor, activation: Callable[[Tensor], Tensor], down: nn.Module) -> Tensor:
+def _activated(
+    hidden: Tensor, activation: Callable[[Tensor], Tensor], down: nn.Module, name: str, onto: Tensor | None
+) -> Tensor:
     """down(activation(hidden)), which keeps `hidden` alone for the way back: activations are a third of what a layer
     would keep, and soon computed again. A layer that surgery put in place of `down` goes its own way, as compilers do.
+    onto: what the result is added to, where nobody wants a gradient.
     """
     if type(down) is not nn.Linear or not torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return apply(down, activation(hidden))
+        fused = None
+        if hidden.is_cuda and type(down) is nn.Linear:
+            fused = gpu.product(hidden, down.weight, down.bias, activation=name, onto=onto)
+        return apply(down, activation(hidden), onto=onto) if fused is None else fused
     bias = None if down.bias is None else down.bias.to(hidden.dtype)
     return _Down.apply(hidden, down.weight.to(hidden.dtype), bias, activation)  # type: ignore[no-any-return]
 

@@ -212,9 +212,9 @@ class Alibi(Part):
         """(H,) float64. For a number of heads that is no power of two, those of the next lower power, then every other
         one of the next higher power (BLOOM's code)."""
         power = 1 << (heads.bit_length() - 1)
-        first = [2 ** (-8 * i / power) for i in range(1, power + 1)]
-        rest = [2 ** (-4 * i / power) for i in range(1, 2 * (heads - power), 2)]
-        return torch.tensor(first + rest, dtype=torch.float64, device=device)
+        place = torch.arange(power, dtype=torch.float64, device=device)
+        first, rest = (place + 1) * (-8 / power), (2 * place[: heads - power] + 1) * (-4 / power)
+        return torch.cat([first, rest]).exp2()
 
     def scores(self, queries: Tensor, keys: Tensor, heads: int, head_dim: int) -> Tensor:
         """(B, H, T, S) float64: what is added to the scores of queries and keys at positions (B, T) and (B, S)."""

@@ -24,6 +24,7 @@ from polytask.run.peers import Speed
 from polytask.tasks import Text
 from polytask.tokenizers.encode import split_prompt
 
+CPU = torch.device("cpu")
 PROBE = 1 << 30  # bytes, more than any cache
 PEERS = ("hf", "llama.cpp")
 
@@ -31,7 +32,7 @@ PEERS = ("hf", "llama.cpp")
 @dataclass(frozen=True)
 class Bench:
     """kind: the precision of the weights. bytes_per_token: weights that one token reads. bandwidth: bytes a second
-    that all threads read from memory (None on a GPU). kernels: why torch multiplies alone, or "". peers: by name."""
+    that its memory gives. kernels: why torch multiplies alone, or "". peers: by name."""
 
     kind: str
     prompt: int
@@ -39,14 +40,14 @@ class Bench:
     threads: int
     own: Speed
     bytes_per_token: int
-    bandwidth: float | None
+    bandwidth: float
     kernels: str
     peers: dict[str, Speed]
 
     @property
-    def share(self) -> float | None:
+    def share(self) -> float:
         """Of what the memory allows: above 1 where weights stay in a cache."""
-        return None if self.bandwidth is None else self.own.decoding * self.bytes_per_token / self.bandwidth
+        return self.own.decoding * self.bytes_per_token / self.bandwidth
 
 
 def bench(path: str, *, prompt: int, new: int, tries: int, against: str | None, **words: Any) -> Bench:
@@ -66,11 +67,11 @@ def bench(path: str, *, prompt: int, new: int, tries: int, against: str | None, 
             f"--prompt {prompt} and --new {new} must be at least 1 and 2, and fit the model's context of {context} "
             "together; --tries must be at least 1."
         )
-    on_cpu = model.network.embedding.weight.is_cpu
-    if on_cpu:
+    device = model.network.embedding.weight.device
+    if device.type == "cpu":
         LOADER.wait()
     own = peers.measure(own_generator(model.engine), prompt, new, tries)
-    rate = bandwidth() if on_cpu else None
+    rate = bandwidth(device)
     others = {}
     if against:
         whole = Model.load(path, **{name: value for name, value in words.items() if name not in ("int8", "int4")})
@@ -117,8 +118,13 @@ def bytes_per_token(network: Transformer) -> int:
     return total
 
 
-def bandwidth(seconds: float = 1.0) -> float:
-    """Bytes a second that all threads together read from memory, the best of some passes over a gigabyte."""
+def bandwidth(device: torch.device = CPU, seconds: float = 1.0) -> float:
+    """Bytes a second that all threads together read from memory, the best of some passes over a gigabyte; on a GPU
+    those that a copy reads and writes."""
+    if device.type != "cpu":
+        source = torch.ones(PROBE // 8, dtype=torch.int64, device=device)
+        target = torch.empty_like(source)
+        return 2 * PROBE / runtime.stopwatch(lambda: target.copy_(source), device, seconds, most=200)
     memory = torch.ones(PROBE // 8, dtype=torch.int64)
     library = LOADER.get()
     read = memory.max if library is None else lambda: library.read(memory)

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polytask import runtime
+from polytask.nn.kernels import gpu
 from polytask.nn.kernels.library import KINDS, LOADER, NO_NORM, Library, Norm
 from polytask.nn.norm import RootMeanSquare
 from polytask.nn.stacked import Stacked
@@ -48,20 +49,29 @@ def made_up(x: Tensor) -> bool:
     return x.dtype == torch.bfloat16 and not runtime.fast_bfloat16()
 
 
-def apply(layer: nn.Module, x: Tensor, norm: nn.Module | None = None) -> Tensor:
-    """layer(norm(x)); a linear layer's product does the norm on its way where the kernels do."""
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return layer(x if norm is None else norm(x))
-    product = None
-    if (form := fused(norm, x)) is not None:
-        if type(layer) in PLAIN:
-            product = _plain(x, layer.weight, layer.bias, form)  # type: ignore[arg-type]
-        elif (own := getattr(layer, "product", None)) is not None:
-            product = own(x, form)
-    if product is not None:
-        return product
-    x = x if norm is None else norm(x)
-    return many(x, layer.weight, layer.bias) if type(layer) in PLAIN else layer(x)  # type: ignore[arg-type]
+def apply(layer: nn.Module, x: Tensor, norm: nn.Module | None = None, onto: Tensor | None = None) -> Tensor:
+    """layer(norm(x)), added to `onto`; a linear layer's product does the norm on its way where the kernels do."""
+    product = _quick(layer, x, norm, onto)
+    if product is None:
+        x = x if norm is None else norm(x)
+        plain = type(layer) in PLAIN and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        product = many(x, layer.weight, layer.bias) if plain else layer(x)  # type: ignore[arg-type]
+        product = product if onto is None else onto + product
+    return product
+
+
+def _quick(layer: nn.Module, x: Tensor, norm: nn.Module | None, onto: Tensor | None) -> Tensor | None:
+    """What `apply` gives, by the kernels; None where they do not take it."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or (form := fused(norm, x)) is None:
+        return None
+    if type(layer) in PLAIN:
+        if x.is_cuda:
+            return gpu.product(x, layer.weight, layer.bias, form, onto=onto)  # type: ignore[arg-type]
+        product = _plain(x, layer.weight, layer.bias, form)  # type: ignore[arg-type]
+    else:
+        own = getattr(layer, "product", None)
+        product = None if own is None else own(x, form)
+    return product if product is None or onto is None else onto + product
 
 
 def fused(norm: nn.Module | None, x: Tensor) -> Norm | None:
@@ -82,6 +92,8 @@ def alike(x: Tensor, *others: Tensor | None) -> bool:
 
 
 def _plain(x: Tensor, weight: Tensor, bias: Tensor | None, norm: Norm) -> Tensor | None:
+    if x.is_cuda:
+        return gpu.product(x, weight, bias, norm)
     if (library := kernels(x, *weight.shape)) is None or not alike(x, weight, bias):
         return None
     if not weight.is_cpu or not weight.is_contiguous():

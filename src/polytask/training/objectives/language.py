@@ -44,7 +44,7 @@ class LanguageModelling:
 
 
 def _decode(model: Transformer, batch: Batch, memory: Memory | None = None) -> tuple[Tensor, list[Routing]]:
-    context = Context(batch.positions, batch.documents, batch.prefix, memory=memory)
+    context = Context(batch.positions, batch.documents, batch.prefix, starts=batch.starts, memory=memory)
     return model(batch.ids, context), context.take_routing()
 
 

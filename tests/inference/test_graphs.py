@@ -1,0 +1,128 @@
+"""Recorded decoding against decoding step by step: on a CPU the record is the step itself, on a GPU a CUDA graph."""
+
+import pytest
+import torch
+
+from polytask.errors import Notice
+from polytask.inference.engine import Engine
+from polytask.inference.graphs import STEPS
+from polytask.inference.room import Room
+from polytask.inference.sampling import Sampling
+from polytask.inference.sequence import Request
+from polytask.nn.attention import Attention
+from polytask.nn.norm import RMSNorm
+from polytask.nn.position import Alibi, Rotary
+from tests.inference.networks import END, TOKENIZER, greedy, network, prompts
+
+WHERE = [
+    "cpu",
+    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")),
+]
+SHAPES = {
+    "learned": {},
+    "rotary": {"position": Rotary(), "norm": RMSNorm(), "attention": Attention(4, 2, head_dim=16)},
+    "neighbours": {"position": Rotary(layout="interleaved", fraction=0.5), "attention": Attention(2, head_dim=16)},
+    "window": {"attention": Attention(2, window=9)},
+    "alibi": {"position": Alibi()},
+    "capped": {"attention": Attention(2, cap=2.0)},
+}
+
+
+class Recorder:
+    """Records nothing, but says what was asked for."""
+
+    def __init__(self):
+        self.steps = 0
+        self.runs = 0
+
+    def __call__(self, step):
+        self.steps += 1
+
+        def run():
+            self.runs += 1
+            return step()
+
+        return run
+
+
+def engine(built, device="cpu", **words):
+    if device == "cuda":
+        return Engine(built.to(device), TOKENIZER, **words)
+    return Engine(built, TOKENIZER, capture=Recorder(), **words)
+
+
+def asked(count=5, tokens=24, **words):
+    return [Request(ids, Sampling(max_tokens=tokens, **words)) for ids in prompts(count)]
+
+
+@pytest.mark.parametrize("device", WHERE)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_answers_are_those_of_greedy_decoding(shape, device):
+    built = network("gpt3", **SHAPES[shape])
+    expected = [greedy(built, request.ids, 24) for request in asked()]
+    with torch.inference_mode():
+        made = engine(built, device)
+    answers = made.run(asked())
+    assert [answer.ids for (answer,) in answers] == expected
+    assert made.runner.graphs is not None
+    assert made.runner.graphs.recorded
+    assert not made.runner.graphs.broken
+
+
+def test_several_steps_are_asked_for_at_once():
+    built = network()
+    made = engine(built)
+    made.run(asked(1, tokens=STEPS + 1, min_tokens=STEPS + 1))
+    recorder = made.runner.graphs.capture
+    assert (recorder.steps, recorder.runs) == (1, STEPS)
+    assert made.stats().drafted_tokens == 0
+
+
+@pytest.mark.parametrize("device", WHERE)
+def test_logprobs_and_ends_are_those_of_the_sampler(device):
+    built = network(seed=3)
+    requests = asked(7, tokens=40) + asked(3, tokens=40, min_tokens=35)
+    plain = Engine(built, TOKENIZER).run(requests)
+    answers = engine(built, device).run(requests)
+    assert [a.ids for (a,) in answers] == [a.ids for (a,) in plain]
+    assert [a.finish for (a,) in answers] == [a.finish for (a,) in plain]
+    for (one,), (other,) in zip(answers, plain, strict=True):
+        assert one.logprob == pytest.approx(other.logprob, abs=1e-3)
+
+
+@pytest.mark.parametrize("device", WHERE)
+def test_a_mix_of_requests_in_little_room(device):
+    """Some are drawn, have several samples, penalties, or end by a text; blocks run out, and groups give way."""
+    built = network()
+    mixed = [
+        Sampling(max_tokens=20), Sampling(max_tokens=9, temperature=0.8, seed=1),
+        Sampling(max_tokens=12, n=3, temperature=1.0, seed=2),
+        Sampling(max_tokens=30, repetition_penalty=1.3), Sampling(max_tokens=30, stop=("a",)),
+        Sampling(max_tokens=15, logprobs=2), Sampling(max_tokens=8, beam_size=2),
+    ]  # fmt: skip
+    requests = [Request(ids, sampling) for ids, sampling in zip(prompts(len(mixed)), mixed)]
+    plain = Engine(built, TOKENIZER).run(requests)
+    made = engine(built, device, room=Room(tokens=160))
+    answers = made.run(requests)
+    assert [[a.ids for a in one] for one in answers] == [[a.ids for a in one] for one in plain]
+    assert made.pool.free == made.pool.total
+
+
+def test_a_step_that_cannot_be_recorded_leaves_the_old_way():
+    def refuse(step):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    built = network()
+    made = Engine(built, TOKENIZER, capture=refuse)
+    with pytest.warns(Notice, match="without CUDA graphs"):
+        answers = made.run(asked(3))
+    assert [answer.ids for (answer,) in answers] == [greedy(built, request.ids, 24) for request in asked(3)]
+
+
+def test_an_end_within_the_steps_ends_the_answer():
+    built = network()
+    with torch.no_grad():
+        built.embedding.weight[END] = built.embedding.weight.mean(0) * 3
+    expected = [greedy(built, request.ids, 24) for request in asked(8)]
+    answers = engine(built).run(asked(8))
+    assert [answer.ids for (answer,) in answers] == expected
