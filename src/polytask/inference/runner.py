@@ -62,8 +62,9 @@ class Runner:
         if found is None:
             return None
         rows, chosen = found
-        for row, sequence in enumerate(sequences if chosen is not None else []):
-            sequence.drafts = chosen.ids[row * count : (row + 1) * count - 1]
+        if chosen is not None:
+            for row, sequence in enumerate(sequences):
+                sequence.drafts = chosen.ids[row * count : (row + 1) * count - 1]
         return Logits(sequences, [count] * len(sequences), rows, chosen)
 
     def run(self, plan: Mapping[Sequence, int]) -> Logits:

@@ -3,6 +3,7 @@
 Attention splits the keys of a head over programs and joins what they found, as flash-decoding does (Dao et al. 2023).
 """
 
+# pyright: reportIndexIssue=false
 from typing import TYPE_CHECKING
 
 import torch
