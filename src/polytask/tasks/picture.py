@@ -75,7 +75,7 @@ def _eight_bits(image: "Image") -> "Image":
 
 
 def encoded(value: Any) -> Picture:
-    """The bytes of a picture from bytes, a PIL image, a `pathlib.Path`, {"bytes": ...} or a "data:image/...;base64," URL.
+    """The picture as bytes from bytes, a PIL image, a `pathlib.Path`, {"bytes": ...} or a "data:image/...;base64," URL.
 
     A path as a plain string is refused, for examples also come from strangers over the network: what they write must
     never open a file. Raises TaskError.
@@ -159,7 +159,10 @@ def scaled(pixels: "Tensor") -> "Tensor":
 
 
 def to_picture(pixels: "Tensor") -> "Image":
-    """The picture of (3, H, W) in [-1, 1], or (1, H, W) of grey; what lies outside is cut off. Raises TaskError on NaN."""
+    """The picture of (3, H, W) in [-1, 1], or (1, H, W) of grey; what lies outside is cut off.
+
+    Raises TaskError on NaN or another shape.
+    """
     import torch
     from PIL import Image
 
