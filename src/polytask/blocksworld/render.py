@@ -5,6 +5,7 @@ The grey in the middle of the scale is as far from white as from black, and is 0
 
 from collections.abc import Sequence
 from functools import lru_cache
+from io import BytesIO
 from math import ceil, cos, floor, pi, sin
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 SMALLEST, LARGEST = 32, 1024  # pixels of a side
 GREY = (128, 128, 128)
-# No two are nearer to each other than 100 of 255, nor any to the grey than 125.
+# No two are nearer to each other than 115 (of 255, in RGB), nor any to the grey than 130.
 PALETTE = {
     "red": (225, 25, 25),
     "blue": (30, 60, 225),
@@ -56,6 +57,13 @@ def pixels(scene: Scene, size: int = 32, shifts: Sequence[tuple[float, float]] |
     return canvas.round().astype(np.uint8)
 
 
+def png(scene: Scene, size: int = 32) -> bytes:
+    """As `render`, as the bytes of a PNG."""
+    file = BytesIO()
+    render(scene, size).save(file, format="PNG", compress_level=1)
+    return file.getvalue()
+
+
 def check_size(size: int) -> None:
     if not isinstance(size, int) or not SMALLEST <= size <= LARGEST:
         raise ConfigError(f"Blocks world: pictures have {SMALLEST} to {LARGEST} pixels a side, not {size!r}.")
@@ -89,7 +97,7 @@ def _circle(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _square(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return np.maximum(abs(x), abs(y)) <= 0.88
+    return np.maximum(abs(x), abs(y)) <= 0.96
 
 
 def _diamond(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -101,7 +109,7 @@ def _triangle(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _cross(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return (np.minimum(abs(x), abs(y)) <= 0.34) & (np.maximum(abs(x), abs(y)) <= 1)
+    return (np.minimum(abs(x), abs(y)) <= 0.28) & (np.maximum(abs(x), abs(y)) <= 1.05)
 
 
 def _star(x: np.ndarray, y: np.ndarray) -> np.ndarray:

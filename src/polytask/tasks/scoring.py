@@ -4,12 +4,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from polytask.errors import TaskError
-from polytask.tasks.segment import Segment
+from polytask.tasks.segment import Segment, texts
 
 
 def spoken(produced: Sequence[Segment]) -> str:
-    """The text a model produced, without the spaces around it."""
-    return "".join(segment.text for segment in produced).strip()
+    """The text a model produced, without the spaces around it. Raises TaskError where it drew a picture."""
+    return written(produced).strip()
+
+
+def written(produced: Sequence[Segment]) -> str:
+    """The text a model produced as it stands. Raises TaskError where it drew a picture."""
+    return "".join(segment.text for segment in texts(produced))
 
 
 def firsts(task: str, answers: Sequence[Sequence[Any]], examples: Sequence[Any]) -> list[Any]:

@@ -39,6 +39,11 @@ class Image:
 Segment = Text | Image
 
 
+def shown(segment: Segment) -> str:
+    """The segment in a line of text for people: a picture is "[picture]"."""
+    return segment.text if isinstance(segment, Text) else "[picture]"
+
+
 def texts(segments: Iterable[Segment]) -> list[Text]:
     """The same segments, for who reads and writes nothing but text. Raises TaskError where one is a picture."""
     found = list(segments)
