@@ -4,13 +4,14 @@ placed   a small red circle at the top left and a large blue star in the centre
 chained  a small red circle left of a large blue star above a small green cross
 
 A placed caption says all of a scene. A chained one leaves the places free but for its relations, which hold between
-neighbours: the circle is left of the star, and the star is above the cross. Alone, "a small red circle" may be anywhere.
+neighbours: the circle is left of the star, the star is above the cross. Alone, "a small red circle" may be anywhere.
 """
 
 import re
 from collections.abc import Sequence
 from functools import cache
 from hashlib import blake2b
+from itertools import pairwise
 from random import Random
 from typing import NamedTuple
 
@@ -29,7 +30,7 @@ _TRIES = 24  # to find a chained caption of the split; of the rarer splits is on
 
 
 class Caption(NamedTuple):
-    """Blocks in the order of the words; relations[i] holds between blocks[i] and blocks[i + 1], none in a placed one."""
+    """Blocks in the order of the words; in a chained one relations[i] holds between blocks[i] and blocks[i + 1]."""
 
     blocks: Scene
     relations: tuple[str, ...] = ()
@@ -128,7 +129,7 @@ def draw_chain(generator: Random, scene: Scene, split: str) -> Caption | None:
     for _ in range(_TRIES):
         order = generator.sample(scene, len(scene))
         chosen = []
-        for one, other in zip(order, order[1:]):
+        for one, other in pairwise(order):
             true = [relation for relation in BETWEEN if stands(relation, one, other)]
             chosen.append(true[int(generator.random() * len(true))])
         caption = Caption(tuple(block._replace(cell=ANYWHERE) for block in order), tuple(chosen))

@@ -2,8 +2,8 @@
 
 Each cell is compared with every size, colour and shape there can be, moved by up to SHIFT pixels, and holds the one
 that explains it best, or nothing. Then the picture must look like what was read: nowhere may the two differ by more
-than a third of the contrast there, on the mean of 3 x 3 pixels. Half a shape, a shape between two cells, one too many in
-a cell or a colour that is none of the eight leaves such a place, and so does noise that hides what is there.
+than a third of the contrast there, on the mean of 3 x 3 pixels. Half a shape, a shape between two cells, one too many
+in a cell or a colour that is none of the eight leaves such a place, and so does noise that hides what is there.
 
 All is measured on 32 x 32 pixels; larger pictures are averaged down to them first.
 """
@@ -38,7 +38,7 @@ _KINDS = [(size, shape) for size in SIZES for shape in SHAPES]
 
 @dataclass(frozen=True)
 class Reading:
-    """What a picture shows: blocks by their cells, and the cells with something in them that is no block as it should be.
+    """What a picture shows: blocks by their cells, and the cells where something is that is no block as it should be.
 
     fault: why the picture as a whole cannot be one of a scene ("blank", "noisy"); "" where it can.
     """

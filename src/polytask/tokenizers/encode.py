@@ -94,7 +94,8 @@ def encode_documents(documents: "Sequence[Sequence[Segment]]", tokenizer: "TextT
         else _shape_of_laid(tuple(target for _, target in laid[number]))
         for number, segments in enumerate(documents)
     ]
-    texts = [(one.text, one.target) for number, each in enumerate(documents) if number not in laid for one in texts_of(each)]
+    free = [texts_of(segments) for number, segments in enumerate(documents) if number not in laid]
+    texts = [(one.text, one.target) for each in free for one in each]
     encoded, given = iter(_encoded(texts, tokenizer)), iter([ids for parts in laid.values() for ids, _ in parts])
     special = _ids_by_name(tokenizer)
     names = chain.from_iterable(shape.names for shape in shapes)
