@@ -26,6 +26,9 @@ TASKS = Registry(
         "code": "polytask.tasks.builtin.code:Code",
         "classification": "polytask.tasks.builtin.classification:Classification",
         "infilling": "polytask.tasks.builtin.infilling:Infilling",
+        "drawing": "polytask.tasks.builtin.drawing:Drawing",
+        "captioning": "polytask.tasks.builtin.captioning:Captioning",
+        "editing": "polytask.tasks.builtin.editing:Editing",
     },
     TaskError,
 )

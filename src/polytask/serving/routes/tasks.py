@@ -93,7 +93,7 @@ def _described(served: Served, name: str) -> dict[str, Any]:
 
 
 def _type(kind: Any) -> str:
-    return f"list[{get_args(kind)[0].__name__}]" if get_origin(kind) is list else kind.__name__
+    return f"list[{get_args(kind)[0].__name__}]" if get_origin(kind) is list else kind.__name__.lower()
 
 
 def _answer(served: Served, task: Task, body: TaskBody, index: int, one: Completion) -> dict[str, Any]:
