@@ -16,9 +16,9 @@ from random import Random
 from typing import NamedTuple
 
 from polytask.blocksworld.grammar import phrase
-from polytask.blocksworld.language import item, listed, stands
+from polytask.blocksworld.language import item, listed, lookup, stands
 from polytask.blocksworld.language import read as read_description
-from polytask.blocksworld.scene import CELLS, COLOURS, HELD_OUT, MOST, PAIRS, SHAPES, SIZES, TENTHS, Block, Scene, valid
+from polytask.blocksworld.scene import COLOURS, HELD_OUT, MOST, SHAPES, SIZES, TENTHS, Block, Scene, valid
 from polytask.errors import TaskError
 
 ANYWHERE = -1  # the cell of a block whose place a caption leaves free
@@ -63,7 +63,7 @@ def read_caption(text: str) -> Caption:
 
 
 def _placed(words: str) -> Caption | None:
-    blocks = [_items().get(part) for part in re.split(r", and |, | and ", words)]
+    blocks = [lookup("en", "seen").get(part) for part in re.split(r", and |, | and ", words)]
     return Caption(tuple(block for block in blocks if block)) if all(blocks) else None
 
 
@@ -73,12 +73,6 @@ def _chained(words: str) -> Caption | None:
     if not all(blocks):
         return None
     return Caption(tuple(block for block in blocks if block), tuple(_RELATION[word] for word in between))
-
-
-@cache
-def _items() -> dict[str, Block]:
-    every = (Block(size, *pair, cell) for size in SIZES for pair in PAIRS for cell in range(CELLS))
-    return {item(block): block for block in every}
 
 
 @cache

@@ -11,7 +11,7 @@ from random import Random
 from typing import Literal, NamedTuple
 
 from polytask.blocksworld.grammar import phrase
-from polytask.blocksworld.language import PLACES, capitalized, sentences
+from polytask.blocksworld.language import PLACES, capitalized, lookup, sentences
 from polytask.blocksworld.scene import (
     CELLS,
     COLOURS,
@@ -134,7 +134,10 @@ def read_instruction(text: str, scene: Scene) -> list[Event]:
 
 def _read_request(text: str, scene: Scene) -> Event | None:
     """By comparison with all that can be asked of this scene."""
-    every = [Event("add", block=Block(size, *pair, cell)) for size in SIZES for pair in PAIRS for cell in range(CELLS)]
+    if text.startswith("add "):
+        block = lookup("en", "seen").get(text.removeprefix("add "))
+        return Event("add", block=block) if block else None
+    every: list[Event] = []
     for block in scene:
         every += [Event("move", block.pair, to) for to in DIRECTIONS]
         every += [Event("paint", block.pair, to) for to in COLOURS]

@@ -47,7 +47,7 @@ def decode(data: bytes) -> "Image":
         raise
     except Image.UnidentifiedImageError:
         raise TaskError(f"This is no picture that is read; give one of {', '.join(FORMATS)}.") from None
-    except Image.DecompressionBombError:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise TaskError(f"The picture has too many pixels; {MOST_PIXELS:,} is the most.") from None
     except Exception as error:  # a decoder raises whatever a broken file makes it stumble over
         reason = str(error).split("\n", 1)[0][:200] or type(error).__name__
