@@ -141,7 +141,7 @@ def _best(cell: _Cell, left: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nda
     """(kind or -1, colour, what it adds) by least squares, for surroundings (N, rows, columns, 3)."""
     count = len(left)
     flat = left.reshape(count, -1, 3)
-    products = np.einsum("mp,npc->nmc", cell.covers, flat, optimize=True) @ _CONTRAST.T  # (N, M, 8)
+    products = (cell.covers @ flat) @ _CONTRAST.T  # (N, M, 8)
     gain = 2 * products - cell.energy[:, None] * _CONTRASTS**2  # how much less of the picture is unexplained
     place, colour = np.divmod(gain.reshape(count, -1).argmax(1), len(_COLOURS))
     there = gain[np.arange(count), place, colour] > 0
