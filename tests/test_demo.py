@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from polytask.blocksworld import TASKS
 from polytask.run import demo as demos
 from polytask.run.assembly import read_recipe
-from polytask.tasks import TASKS
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 import polytask as pt
+from polytask.blocksworld import TASKS
 from polytask.run import demo as demos
-from polytask.tasks import TASKS
 from polytask.training.callbacks import Result
 from tests.inference.networks import TOKENIZER, network
 

@@ -4,13 +4,14 @@ from dataclasses import fields, replace
 import pytest
 import yaml
 
+from polytask.blocksworld import TASKS
 from polytask.data.sources import SourceSpec, read
 from polytask.errors import ConfigError
 from polytask.models.cost import parameters
 from polytask.recipe import Recipe, load_recipe, names
 from polytask.recipe.schema import Network, Training
 from polytask.systems.generalist import generalist
-from polytask.tasks import TASKS, get_task
+from polytask.tasks import get_task
 from polytask.training.config import TrainingConfig
 
 TEXT = """\
@@ -278,7 +279,7 @@ def test_shipped_recipes_have_the_sizes_that_they_state():
     assert (shakespeare.layers, shakespeare.attentions[0].heads, shakespeare.dim) == (4, 4, 128)
 
 
-def test_the_demo_needs_no_files_and_learns_every_task():
+def test_the_demo_needs_no_files_and_learns_every_task_of_texts():
     recipe = load_recipe("demo")
     assert {spec.task for spec in recipe.sources()} == set(TASKS)
     for spec in recipe.sources():

@@ -28,6 +28,8 @@ from polytask.models.config import TransformerConfig
 from polytask.models.transformer import Transformer
 from polytask.nn.quant import QuantizedLinear, quantize
 from polytask.tasks import TASKS, Segment, Task, Text, check, get_task, prompt
+from polytask.tasks.scoring import written
+from polytask.tasks.segment import texts
 from polytask.tokenizers.encode import continuation_ids, prefix_length, prompt_ids, split_prompt
 from polytask.tokenizers.text import TextTokenizer
 
@@ -180,7 +182,7 @@ class Model:
         for given in choices:
             shares = probabilities([next(scores) for _ in given])
             best = max(range(len(given)), key=shares.__getitem__)
-            named = {"".join(segment.text for segment in one): share for one, share in zip(given, shares)}
+            named = {written(one): share for one, share in zip(given, shares)}
             answers.append([Answer(task.parse(given[best]), None, named)])
         return answers
 
@@ -277,8 +279,9 @@ class Model:
 
     def _cut(self, segments: list[Segment], tokens: int) -> list[Segment]:
         """Without `tokens` tokens at one end of the longest part; a cut may merge with what stands beside it."""
-        longest = max(range(len(segments)), key=lambda i: len(segments[i].text))
-        segment, spare = segments[longest], 0
+        parts = texts(segments)
+        longest = max(range(len(parts)), key=lambda i: len(parts[i].text))
+        segment, spare = parts[longest], 0
         ids = self.tokenizer.encode(segment.text)
         wanted = len(prompt_ids(segments, self.tokenizer)) - tokens
         while tokens + spare < len(ids):

@@ -236,8 +236,8 @@ def test_the_generated_world_gives_examples_of_every_task(name):
     assert set().union(*rows) <= set(task.fields)
     held = spec.validating()
     assert held is not None
-    seen = {json.dumps(row, sort_keys=True) for row in rows}
-    assert seen.isdisjoint(json.dumps(row, sort_keys=True) for row in read(held))
+    seen = {json.dumps(row, sort_keys=True, default=str) for row in rows}
+    assert seen.isdisjoint(json.dumps(row, sort_keys=True, default=str) for row in read(held))
     with pytest.raises(ConfigError, match="size"):
         list(read(SourceSpec(name, "blocksworld", options={"size": 3})))
 

@@ -2,8 +2,12 @@
 
 import pytest
 
+from polytask.blocksworld import example
+from polytask.blocksworld.render import render
+from polytask.blocksworld.scene import Block
 from polytask.errors import TaskError
-from polytask.tasks import TASKS, Task, Text, check, get_task, prompt
+from polytask.tasks import TASKS, Image, Task, Text, check, get_task, prompt
+from polytask.tasks.picture import png
 
 EXAMPLES = {
     "text": {"text": "A dog runs."},
@@ -14,7 +18,9 @@ EXAMPLES = {
     "code": {"prompt": "Add two numbers as add(a, b).", "solution": "def add(a, b):\n    return a + b", "tests": ["1"]},
     "classification": {"text": "Good dog", "label": "positive", "labels": ["negative", "positive"]},
     "infilling": {"masked": "A [1] runs up a [2].", "answers": ["dog", "hill"]},
+    **{name: example(name, 0) for name in ("drawing", "captioning", "editing")},
 }
+OTHER = png(render((Block("small", "red", "square", 4),)))  # a picture of none of them
 
 
 @pytest.mark.parametrize("name", list(TASKS))
@@ -33,7 +39,9 @@ def test_every_builtin_task_has_a_target_that_prompting_drops(name):
 @pytest.mark.parametrize("name", [name for name in TASKS if name not in ("text", "code")])
 def test_its_own_target_is_a_perfect_answer_and_another_is_not(name):
     task, example = get_task(name), check(get_task(name), EXAMPLES[name])
-    right, wrong = task.parse(task.segments(example)[-1:]), task.parse([Text("[1] zebra [2] zebra")])
+    target = task.segments(example)[-1]
+    other = Image(OTHER) if isinstance(target, Image) else Text("[1] zebra [2] zebra")
+    right, wrong = task.parse([target]), task.parse([other])
     best, worst = (task.metrics([[answer]], [example])[task.primary] for answer in (right, wrong))
     top = 100.0 if task.primary == "bleu" else 1.0
     assert best == pytest.approx(top)

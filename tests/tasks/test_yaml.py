@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from polytask.errors import ConfigError, TaskError
-from polytask.tasks import Task, Text, check, get_task, prompt
+from polytask.tasks import Image, Task, Text, check, get_task, prompt
 from polytask.tasks.yaml import dump, load_task, read_task
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "tasks" / "sentiment.yaml"
@@ -41,6 +41,17 @@ def test_fields_come_from_the_templates_unless_listed():
     assert task.segments(check(task, {"country": "France"})) == [Text("Capital of France? {answer in one word}")]
     with pytest.raises(TaskError, match="field 'country' is missing"):
         check(task, {"city": "Paris"})
+
+
+def test_a_picture_stands_where_its_template_says():
+    task = read_task(
+        "name: look\nfields:\n  image: {type: picture}\n  what: asked\n  said: answer\n"
+        "prompt: 'Look: {image} {what}?'\ntarget: '{said}'\n"
+    )
+    asked = check(task, {"image": b"bytes", "what": "Red", "said": "yes"})
+    assert task.segments(asked) == [Text("Look:"), Image(b"bytes"), Text("Red?"), Text("yes", target=True)]
+    with pytest.raises(ConfigError, match="look:3: 'a' is a picture, which no template writes; use base: drawing"):
+        read_task("name: x\nprompt: '{b}'\ntarget: '{a}'\nfields: {a: {type: picture}, b: text}", "look")
 
 
 def test_a_list_field_gives_choices_and_several_right_answers():

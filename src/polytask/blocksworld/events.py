@@ -11,7 +11,7 @@ from random import Random
 from typing import Literal, NamedTuple
 
 from polytask.blocksworld.grammar import phrase
-from polytask.blocksworld.language import PLACES, capitalized, sentences
+from polytask.blocksworld.language import PLACES, capitalized, lookup, sentences
 from polytask.blocksworld.scene import (
     CELLS,
     COLOURS,
@@ -103,6 +103,47 @@ def read_event(sentence: str) -> Event:
         if size in SIZES and colour in COLOURS and shape in SHAPES:
             return Event("add", block=Block(size, colour, shape, PLACES["en"].index(place)))
     raise TaskError(f"Blocks world: '{sentence}' tells no event, such as 'The red circle moves right.'.")
+
+
+def instruct(event: Event, scene: Scene, short: bool = False) -> str:
+    """ "make the red circle blue": the event as a request. `short`: a block goes by its shape where no other has it."""
+    if event.kind == "add" and event.block:
+        return f"add {phrase('en', 'seen', *event.block[:3])} {PLACES['en'][event.block.cell]}"
+    colour, shape = event.pair
+    alone = sum(block.shape == shape for block in scene) == 1
+    name = f"the {shape}" if short and alone else f"the {colour} {shape}"
+    if event.kind == "remove":
+        return f"remove {name}"
+    return f"move {name} {event.to}" if event.kind == "move" else f"make {name} {event.to}"
+
+
+def read_instruction(text: str, scene: Scene) -> list[Event]:
+    """The events that a request asks for in the scene, one after the other. Raises TaskError where it asks none."""
+    events, now = [], scene
+    for part in " ".join(text.split()).removesuffix(".").casefold().split(", then "):
+        event = _read_request(part, now)
+        after = apply(event, now) if event else None
+        if event is None or after is None:
+            raise TaskError(
+                f"Blocks world: '{part}' asks for nothing that can be done, as 'make the circle blue' does."
+            )
+        events.append(event)
+        now = after
+    return events
+
+
+def _read_request(text: str, scene: Scene) -> Event | None:
+    """By comparison with all that can be asked of this scene."""
+    if text.startswith("add "):
+        block = lookup("en", "seen").get(text.removeprefix("add "))
+        return Event("add", block=block) if block else None
+    every: list[Event] = []
+    for block in scene:
+        every += [Event("move", block.pair, to) for to in DIRECTIONS]
+        every += [Event("paint", block.pair, to) for to in COLOURS]
+        every += [Event("resize", block.pair, to) for to in SIZES]
+        every.append(Event("remove", block.pair))
+    return next((e for e in every if text in (instruct(e, scene), instruct(e, scene, short=True))), None)
 
 
 def draw_events(generator: Random, scene: Scene, split: str, count: int, most: int) -> tuple[list[Event], Scene]:

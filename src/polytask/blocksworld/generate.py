@@ -15,7 +15,9 @@ from polytask.blocksworld.grammar import LANGUAGES
 from polytask.blocksworld.language import OPENERS, PLACES, TEMPLATES, describe, facts, listed, tell
 from polytask.blocksworld.program import Stroke, picture, prompt, tests, write
 from polytask.blocksworld.questions import ask, draw_question
+from polytask.blocksworld.render import check_size
 from polytask.blocksworld.scene import GRID, Block, Scene, check_objects, check_split, count_scenes, draw_scene
+from polytask.blocksworld.views import PIXELS, VIEWS
 from polytask.errors import ConfigError, TaskError
 from polytask.registry import nearest
 
@@ -32,13 +34,21 @@ PAIRS_OF_LANGUAGES = tuple((a, b) for a in LANGUAGES for b in LANGUAGES if (a ==
 
 
 def example(
-    task: str, index: int, *, split: str = "train", objects: Sequence[int] = (1, 3), seed: int = 0
+    task: str,
+    index: int,
+    *,
+    split: str = "train",
+    objects: Sequence[int] = (1, 3),
+    seed: int = 0,
+    pixels: int | None = None,
 ) -> dict[str, Any]:
     """Row number `index` of the task. Scenes have a number of blocks within `objects`, ends included, before events.
 
-    Raises TaskError for an unknown task, ConfigError for a split, objects or index that there is not.
+    pixels: how large pictures are, of tasks that have some (32 a side unless said); it gives answering and
+    classification a picture in place of a text. Raises TaskError for an unknown task, ConfigError for a split,
+    objects, index or size that there is not.
     """
-    make = check_task(task)
+    make = check_view(task, pixels) if pixels is not None or task not in TASKS else check_task(task)
     check_split(split)
     fewest, most = check_objects(objects)
     if index < 0:
@@ -56,9 +66,11 @@ def examples(
     start: int = 0,
     objects: Sequence[int] = (1, 3),
     seed: int = 0,
+    pixels: int | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Rows `start` to `start + count - 1` of the task."""
-    return (example(task, i, split=split, objects=objects, seed=seed) for i in range(start, start + count))
+    dials: dict[str, Any] = {"split": split, "objects": objects, "seed": seed, "pixels": pixels}
+    return (example(task, i, **dials) for i in range(start, start + count))
 
 
 def distinct(task: str, objects: Sequence[int] = (1, 5)) -> int:
@@ -68,6 +80,16 @@ def distinct(task: str, objects: Sequence[int] = (1, 5)) -> int:
     """
     check_task(task)
     return count_scenes(check_objects(objects)) * (len(PAIRS_OF_LANGUAGES) if task == "translation" else 1)
+
+
+def check_view(task: str, pixels: int | None) -> Callable[[Random, Scene, str, int], dict[str, Any]]:
+    """The function that makes rows with pictures. Raises TaskError with the nearest name, ConfigError for a size."""
+    if task not in VIEWS:
+        if task in TASKS:
+            raise ConfigError(f"Blocks world: task '{task}' takes no pixels; tasks with pictures: {', '.join(VIEWS)}.")
+        raise TaskError(f"Blocks world has no task '{task}': {nearest(task, {*TASKS, *VIEWS})}")
+    check_size(size := PIXELS if pixels is None else pixels)
+    return lambda generator, scene, split, most: VIEWS[task](generator, scene, split, most, size)
 
 
 def check_task(task: str) -> Callable[[Random, Scene, str, int], dict[str, Any]]:

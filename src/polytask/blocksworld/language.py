@@ -219,14 +219,14 @@ def read_sentence(sentence: str, lang: str) -> list[Block]:
     for opener in OPENERS[lang].values():
         if sentence.startswith(f"{opener} "):
             parts = re.split(f", | {AND[lang]} ", sentence[len(opener) + 1 :])
-            found = [_lookup(lang, "seen").get(part) for part in parts]
+            found = [lookup(lang, "seen").get(part) for part in parts]
             return [b for b in found if b] if all(found) else []
-    found = _lookup(lang, "subject").get(sentence)
+    found = lookup(lang, "subject").get(sentence)
     return [found] if found else []
 
 
 @cache
-def _lookup(lang: str, form: str) -> dict[str, Block]:
+def lookup(lang: str, form: str) -> dict[str, Block]:
     """What stands in a list, or as a sentence of its own, for every block there can be."""
     table = {}
     for size in SIZES:

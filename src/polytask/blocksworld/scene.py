@@ -26,7 +26,7 @@ PAIRS = tuple((colour, shape) for colour in COLOURS for shape in SHAPES)
 HELD_OUT = frozenset(zip(("red", "blue", "green", "yellow", "black", "purple"), SHAPES))
 SEEN = tuple(pair for pair in PAIRS if pair not in HELD_OUT)
 
-_TENTHS = {8: "validation", 9: "test"}  # of ten parts; the others train
+TENTHS = {8: "validation", 9: "test"}  # of ten parts; the others train
 _WEIGHTS = (1, 12, 24, 24, 24)  # scenes of one block are few (756), so few are drawn
 _MASK = (1 << 64) - 1
 _SHAPE = {shape: i for i, shape in enumerate(SHAPES)}
@@ -77,7 +77,7 @@ def split_of(scene: Scene) -> str:
     number = (number * 0x9E3779B97F4A7C15) & _MASK
     number = ((number ^ (number >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     number = ((number ^ (number >> 27)) * 0x94D049BB133111EB) & _MASK
-    return _TENTHS.get((number ^ (number >> 31)) % 10, "train")
+    return TENTHS.get((number ^ (number >> 31)) % 10, "train")
 
 
 def check_objects(objects: Sequence[int]) -> tuple[int, int]:

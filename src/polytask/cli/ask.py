@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from polytask.cli.fields import fields, stdin
+from polytask.cli.fields import fields, needed, stdin
 from polytask.cli.sampling import Wish, with_sampling
 
 MODEL = Annotated[
@@ -36,7 +36,7 @@ def ask(
 
     chosen = find_task(model, task)
     example = fields(chosen, context.args)
-    if any(field.required and name not in example for name, field in chosen.fields.items()):
+    if needed(chosen, example):
         example = fields(chosen, context.args, stdin())
     reply(open_model(model, **wish.loading), chosen, example, wish)
 

@@ -21,13 +21,21 @@ def show(
     step: Annotated[int, typer.Option(help="Of which training step.", min=0)] = 0,
     data_dir: DATA_DIR = None,
 ) -> None:
-    """Print packed rows as the model sees them: what it learns to write, and what it is only given."""
-    from polytask.run.data import packed_rows
+    """Print packed rows as the model sees them: what it learns to write, and what it is only given.
+
+    Of data with pictures, the examples of each source with the sizes of their pictures.
+    """
+    from polytask.run.data import examples_with_pictures, packed_rows
 
     out = console()
     coloured = out.color_system is not None and not out.no_color
     legend = "[bold green]green: learnt[/]  [dim]grey: given[/]" if coloured else "{{...}}: learnt; the rest: given"
     out.print(legend + "; a line each document, its source first\n")
+    pictured = examples_with_pictures(recipe, changes or [], rows, data_dir=data_dir)
+    for document in pictured:
+        _print_document(out, document, coloured)
+    if pictured:
+        return
     for number, row in enumerate(packed_rows(recipe, changes or [], rows, step, data_dir=data_dir)):
         head = f"row {number}  {row.tokens} of {row.length} tokens, {row.learnt} learnt"
         out.print(f"[bold]{head}[/]")

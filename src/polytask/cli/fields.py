@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, get_origin
 
 from polytask.errors import DataError, TaskError
 from polytask.registry import nearest
+from polytask.tasks.picture import Picture, read_file
 
 if TYPE_CHECKING:
     from polytask.tasks.task import Task
@@ -16,16 +17,22 @@ if TYPE_CHECKING:
 def fields(task: "Task", words: Sequence[str], piped: str | None = None) -> dict[str, Any]:
     """The example in `words`; the first required field that they lack is taken from `piped`.
 
-    A list takes several words (--choices red green blue) or JSON. Raises TaskError on an unknown option, naming the
-    task's fields, and DataError where a file cannot be read.
+    A list takes several words (--choices red green blue) or JSON, a picture the path of its file. Raises TaskError on
+    an unknown option, naming the task's fields, and DataError where a file cannot be read.
     """
     example: dict[str, Any] = {}
     for name, values in _grouped(task, words).items():
-        example[name] = _value(task, name, [_content(value) for value in values])
-    lacking = next((n for n, field in task.fields.items() if field.required and n not in example), None)
+        picture = task.fields[name].type is Picture
+        example[name] = _value(task, name, values if picture else [_content(value) for value in values])
+    lacking = next((n for n in needed(task, example) if task.fields[n].type is not Picture), None)
     if lacking and piped:
         example[lacking] = _value(task, lacking, [piped.removesuffix("\n")])
     return example
+
+
+def needed(task: "Task", example: Mapping[str, Any]) -> list[str]:
+    """The fields without which the task cannot be asked, and that the example lacks."""
+    return [name for name, field in task.fields.items() if field.needed(example) and name not in example]
 
 
 def stdin() -> str | None:
@@ -66,7 +73,7 @@ def _named(task: "Task", option: str) -> str:
 
 
 def _options(task: "Task") -> str:
-    return ", ".join(f"--{name}" + ("" if field.required else " (optional)") for name, field in task.fields.items())
+    return ", ".join(f"--{name}" + ("" if field.needed(()) else " (optional)") for name, field in task.fields.items())
 
 
 def _value(task: "Task", name: str, values: list[str]) -> Any:
@@ -74,7 +81,7 @@ def _value(task: "Task", name: str, values: list[str]) -> Any:
         if len(values) != 1:
             what = "no value" if not values else f"{len(values)} values"
             raise TaskError(f"--{name} has {what}; it takes one. Put quotation marks around a text of several words.")
-        return values[0]
+        return read_file(values[0].removeprefix("@")) if task.fields[name].type is Picture else values[0]
     if len(values) == 1 and values[0].lstrip().startswith("["):
         try:
             return json.loads(values[0])

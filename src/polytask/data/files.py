@@ -1,7 +1,8 @@
-"""Rows of files: text, JSON lines, CSV and Parquet, streamed, with what cannot be read named and passed over.
+"""Rows of files: text, JSON lines, CSV, Parquet and pictures, streamed, with what cannot be read named and passed over.
 
 A reader yields a mapping of columns for every row, or a Skip that says which row is broken and why; who reads decides
-how many of those are too many. Any format but Parquet may be compressed with gzip (`.jsonl.gz`).
+how many of those are too many. Texts of any format may be compressed with gzip (`.jsonl.gz`). A picture is a row: its
+`file_name`, and as `label` the name of the folder that it is in.
 """
 
 import csv
@@ -19,6 +20,7 @@ from polytask.errors import DataError
 SUFFIXES = {
     ".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json",
     ".csv": "csv", ".tsv": "csv", ".txt": "txt", ".md": "txt",
+    **dict.fromkeys((".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"), "picture"),
 }  # fmt: skip
 _BATCH = 1024  # Parquet rows that are in memory at once
 
@@ -36,7 +38,7 @@ class Skip:
 
 
 def kind_of(path: Path) -> str | None:
-    """ "parquet", "jsonl", "json", "csv" or "txt" by the file's name; None for any other."""
+    """ "parquet", "jsonl", "json", "csv", "txt" or "picture" by the file's name; None for any other."""
     return SUFFIXES.get((path.with_suffix("") if path.suffix == ".gz" else path).suffix.lower())
 
 
@@ -54,6 +56,8 @@ def columns_of(path: Path) -> list[str] | None:
                     return next(_csv(path, file), None)
             case "txt":
                 return ["text"] if path.stat().st_size else None
+            case "picture":
+                return list(_picture_row(path))
             case _:
                 return next((list(row) for row in records(path) if not isinstance(row, Skip)), None)
     except csv.Error as error:
@@ -74,6 +78,8 @@ def records(path: Path, columns: Sequence[str] | None = None, lines: bool = Fals
             return _json_lines(path)
         case "json":
             return _json_list(path)
+        case "picture":
+            return iter([_picture_row(path)])
         case _:
             return _text_lines(path) if lines else _text_document(path)
 
@@ -108,6 +114,10 @@ def _lines(path: Path) -> Iterator[tuple[str, str | None]]:
                 yield f"{path} line {number}", text
         except (OSError, EOFError, zlib.error) as error:  # an archive that ends too early
             raise DataError(f"{path}: reading stopped in the middle ({error}); the file is damaged.") from error
+
+
+def _picture_row(path: Path) -> dict[str, Any]:
+    return {"file_name": path.name, "label": path.resolve().parent.name}
 
 
 def _text_document(path: Path) -> Iterator[dict[str, Any] | Skip]:

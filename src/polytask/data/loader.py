@@ -4,13 +4,12 @@ Rank r of w holds rows r, r + w, ... of the global batch, so the data of a step 
 and a run that resumes asks for its step and gets what it would have got.
 """
 
-import queue
-import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from polytask.data.ahead import made_ahead
 from polytask.data.arrange import (
     Arrangement,
     Arrays,
@@ -128,39 +127,7 @@ class Loader:
 
     def batches(self, start: int = 0, stop: int | None = None, ahead: int = 2) -> "Iterator[Batch]":
         """Batches of steps `start` to `stop`, assembled by a thread up to `ahead` steps before they are asked for."""
-        steps = range(start, stop if stop is not None else 2**62)
-        if ahead < 1:
-            yield from map(self.batch, steps)
-            return
-        ready: queue.Queue = queue.Queue(maxsize=ahead)
-        stopped = threading.Event()
-
-        def work() -> None:
-            for step in steps:
-                try:
-                    item = self.batch(step)
-                except BaseException as error:  # raised again where the batch is asked for
-                    item = error
-                while not stopped.is_set():
-                    try:
-                        ready.put(item, timeout=0.1)
-                        break
-                    except queue.Full:
-                        continue
-                if stopped.is_set() or isinstance(item, BaseException):
-                    return
-
-        thread = threading.Thread(target=work, name="polytask-loader", daemon=True)
-        thread.start()
-        try:
-            for _ in steps:
-                item = ready.get()
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
-        finally:
-            stopped.set()
-            thread.join()
+        return made_ahead(self.batch, range(start, stop if stop is not None else 2**62), ahead)
 
     def validation_batches(self, source: str | int, limit: int | None = None) -> "Iterator[Batch]":
         """One pass over a source's held-out rows, always the same, in batches of one shape.

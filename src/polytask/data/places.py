@@ -16,21 +16,32 @@ from polytask.registry import Registry, nearest
 
 GENERATORS = Registry("generated world", {"blocksworld": "polytask.blocksworld:examples"}, DataError)
 _SPLITS = {"train": ("train", "training"), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
-_PREFERRED = ("parquet", "jsonl", "json", "csv", "txt")  # a hub repository has one of them as data, others beside it
+_PREFERRED = (
+    "parquet",
+    "jsonl",
+    "json",
+    "csv",
+    "txt",
+    "picture",
+)  # a hub repository has one of them as data, others beside it
 
 
 @dataclass(frozen=True)
 class Place:
-    """The files of a source in a fixed order, or the name of a generated world."""
+    """The files of a source in a fixed order, or the name of a generated world.
+
+    beside: pictures in the same folder, which the files name
+    """
 
     files: tuple[Path, ...] = ()
     generator: str | None = None
+    beside: tuple[Path, ...] = ()
 
     def fingerprint(self) -> list[Any]:
         """Changes when a file does, or the code of the world."""
         if self.generator is not None:
             return [self.generator, _code(self.generator)]
-        stats = [(path, path.stat()) for path in self.files]
+        stats = [(path, path.stat()) for path in (*self.files, *self.beside)]
         return [[str(path.resolve()), stat.st_size, stat.st_mtime_ns] for path, stat in stats]
 
 
@@ -46,7 +57,7 @@ def locate(name: str, base: str | None = None, split: str | None = None) -> Plac
         if path.is_file():
             return Place((path,))
         if path.is_dir():
-            return Place(_folder(path, split))
+            return _folder(path, split)
         if glob.has_magic(name):
             found = [Path(file) for file in glob.glob(str(path), recursive=True) if Path(file).is_file()]
             if found:
@@ -89,15 +100,30 @@ def _looked(name: str, roots: Sequence[Path]) -> str:
     return f"Looked in {', '.join(str(root.resolve()) for root in roots)}; set POLYTASK_DATA or --data-dir.{hint}"
 
 
-def _folder(path: Path, split: str | None) -> tuple[Path, ...]:
+def _folder(path: Path, split: str | None) -> Place:
     if not os.access(path, os.R_OK | os.X_OK):
         raise DataError(f"The folder {path} cannot be read (permission denied); make it accessible.")
-    files = sorted(file for file in path.rglob("*") if file.is_file() and _is_data(file.relative_to(path)))
-    chosen = of_split([str(file.relative_to(path)) for file in files], split)
+    there = sorted(file.relative_to(path) for file in path.rglob("*") if file.is_file())
+    data = [str(file) for file in there if _is_data(file)]
+    pictures = [file for file in data if kind_of(Path(file)) == "picture"]
+    texts = [file for file in data if kind_of(Path(file)) != "picture"]
+    chosen = of_split(texts, split) if texts else _pictures_of_split(pictures, split)
     if not chosen:
         which = f"{split} files" if split else "files"
-        raise DataError(f"The folder {path} has no {which} of a kind that is read (txt, jsonl, csv, parquet).")
-    return tuple(path / file for file in chosen)
+        raise DataError(
+            f"The folder {path} has no {which} of a kind that is read (txt, jsonl, csv, parquet, pictures)."
+        )
+    beside = tuple(path / file for file in pictures) if texts else ()
+    return Place(tuple(path / file for file in chosen), beside=beside)
+
+
+def _pictures_of_split(files: list[str], split: str | None) -> list[str]:
+    """By the topmost folders, where all of them are called like splits; "train" may be a class among others."""
+    tops = {file: f"{Path(file).parts[0]}/x" for file in files}
+    if not all(map(_split_of, tops.values())):
+        return [] if split else files
+    chosen = set(of_split(tops.values(), split))
+    return [file for file in files if tops[file] in chosen]
 
 
 def _is_data(path: Path) -> bool:
@@ -144,7 +170,8 @@ def _hub(name: str, split: str | None) -> tuple[Path, ...]:
         try:
             there = HfApi().list_repo_files(**which)
             chosen = _chosen(there, inside, split)
-            folder = Path(snapshot_download(**which, allow_patterns=[glob.escape(file) for file in chosen] or ["-"]))
+            wanted = chosen + _named_beside(chosen, there)
+            folder = Path(snapshot_download(**which, allow_patterns=[glob.escape(file) for file in wanted] or ["-"]))
         except (RepositoryNotFoundError, DataError):
             raise
         except Exception as error:  # no network, in any of the ways a client says it: the cache may have it
@@ -164,6 +191,12 @@ def _hub(name: str, split: str | None) -> tuple[Path, ...]:
             f"{f' under {inside}' if inside else ''}; it has: {', '.join(sorted(there)[:10])}."
         )
     return tuple(folder / file for file in sorted(chosen))
+
+
+def _named_beside(chosen: list[str], there: Iterable[str]) -> list[str]:
+    """The pictures that a metadata.jsonl or .csv names, as data sets of pictures have it."""
+    described = any(Path(file).stem == "metadata" for file in chosen)
+    return [file for file in there if described and kind_of(Path(file)) == "picture"]
 
 
 def _chosen(there: Iterable[str], inside: str, split: str | None) -> list[str]:

@@ -108,9 +108,9 @@ def prepare(
     root = cache_folder(cache)
     prepared = []
     for source in sources:
-        share = _share(source, holdout)
+        share = share_of(source, holdout)
         folder = root / _key(source, tokenizer, share)
-        with _locked(folder.with_suffix(".lock")):
+        with locked(folder.with_suffix(".lock")):
             if not (folder / "source.json").exists():
                 _build(folder, source, tokenizer, share, progress, cores)
         about = json.loads((folder / "source.json").read_text())
@@ -136,13 +136,14 @@ def cache_folder(path: str | os.PathLike[str] | None = None) -> Path:
     return folder
 
 
-def _share(source: "SourceSpec", holdout: float) -> float:
+def share_of(source: "SourceSpec", holdout: float) -> float:
+    """The share of a source's own rows that is held out, where the run holds out `holdout`."""
     if source.validation is not None:
         return 0.0
     return holdout if source.held_out is None else source.held_out
 
 
-def _parts(source: "SourceSpec") -> "list[SourceSpec]":
+def parts_of(source: "SourceSpec") -> "list[SourceSpec]":
     """The source and, where it has one, the source of its validation file."""
     validating = source.validating()
     return [source] if validating is None else [source, validating]
@@ -162,7 +163,7 @@ def _key(source: "SourceSpec", tokenizer: "TextTokenizer", holdout: float) -> st
     parts: list[Any] = [
         _FORMAT,
         importlib.metadata.version("polytask") if _installed() else "",
-        [part.fingerprint() for part in _parts(source)],
+        [part.fingerprint() for part in parts_of(source)],
         repr(task),
         hashlib.sha256(code).hexdigest(),
         tokenizer.fingerprint,
@@ -180,7 +181,7 @@ def _installed() -> bool:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Only one process of this machine is inside; the others wait, then find the work done."""
     try:
         import fcntl
@@ -209,7 +210,7 @@ def _build(
             if progress is not None:
                 progress(source.name, rows + count, sum(writer.tokens for writer in writers))
 
-        for part, kept in zip(_parts(source), (writers, writers[1:] * 2)):
+        for part, kept in zip(parts_of(source), (writers, writers[1:] * 2)):
             plain, count = _tokenize(part, tokenizer, holdout, kept, told, cores, report)
             flat, rows = flat and plain, rows + count
         counts = [writer.close() for writer in writers]

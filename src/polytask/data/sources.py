@@ -1,7 +1,8 @@
 """Where examples come from: files, folders, globs, data sets of the Hugging Face hub, and worlds that are generated.
 
 `read` yields rows whose columns carry the names of the task's fields. Rows that are broken are named and passed over;
-when they are more than one in a hundred the run stops, for then it is the file that is not what it should be.
+when they are more than one in a hundred the run stops, for then it is the file that is not what it should be. A picture
+may stand in a row as its bytes or as a path beside the file; in the example it is bytes that are known to be sound.
 """
 
 import dataclasses
@@ -15,10 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from polytask.data.clean import Clean, Report, clean
-from polytask.data.files import Skip, columns_of, records
+from polytask.data.files import Skip, columns_of, kind_of, records
 from polytask.data.places import GENERATORS, Place, locate
-from polytask.errors import ConfigError, DataError
+from polytask.errors import ConfigError, DataError, TaskError
 from polytask.registry import nearest
+from polytask.tasks.picture import Picture, decode, encoded
 
 if TYPE_CHECKING:
     from polytask.tasks.task import Task
@@ -39,7 +41,8 @@ class SourceSpec:
     task         a task's name, a path of a task in YAML, or the task itself
     from_        a file, a folder, a glob, "blocksworld", or "hub:owner/name" ("hub:owner/name@revision/path/*.parquet")
     columns      field of the task -> column of the file; "translation.en" looks inside of a column. Fields that are not
-                 named come from the column of their own name. Two fields that swap columns turn a translation round.
+                 named come from the column of their own name, the first picture also from `file_name`. Two fields that
+                 swap columns turn a translation round.
     fields       constants for fields that the file lacks: {"target_lang": "de"}
     where        only rows whose column has this value, or one of these: {"source_lang": "en", "level": ["a", "b"]}
     weight       its share in the mixture, beside those of the other sources
@@ -48,7 +51,8 @@ class SourceSpec:
     held_out     share kept for validation, where it differs from the run's
     validation   a file of the same columns to validate on, in place of a share held out
     objective    in place of the run's: "next_token", "prefix", "span_corruption", "seq2seq"
-    options      of the reader: lines=True makes each line of a text file a document; of blocksworld: objects=[1, 3]
+    options      of the reader: lines=True makes each line of a text file a document; of blocksworld: objects=[1, 3],
+                 pixels=64 (of a picture; answering and classification have none unless it is said)
     clean        duplicates and benchmark rows to drop
     base         the folder that relative paths start from; else $POLYTASK_DATA, else the current folder
     """
@@ -134,9 +138,10 @@ def _read(spec: SourceSpec, on_skip: Callable[[Skip], None] | None, answered: bo
             if isinstance(row, Skip):
                 tally.skip(row)
                 continue
-            example = mapping.example(row)
+            example = mapping.example(row, path)
             if isinstance(example, str):
-                tally.skip(Skip(f"{path} row {tally.rows + 1}", example))
+                where = str(path) if kind_of(path) == "picture" else f"{path} row {tally.rows + tally.skipped + 1}"
+                tally.skip(Skip(where, example))
                 continue
             tally.rows += 1
             if example is None:
@@ -166,6 +171,7 @@ class _Mapping:
                 )
         fields = [name for name in self.known if name not in spec.fields]
         self.named = {name: spec.columns.get(name, name) for name in fields}
+        self.pictures = [name for name in fields if self.known[name].type is Picture]
         self.must = [name for name in fields if self.known[name].required or name in spec.columns]
         answer = _answer(task) if answered else None
         if answer in fields and answer not in self.must:
@@ -178,8 +184,13 @@ class _Mapping:
 
     def check(self, path: Path, there: list[str]) -> None:
         """Raises DataError naming the columns there are, where one is missing."""
+        for name in self.pictures:
+            other = "file_name" if name == self.pictures[0] else f"{name}_file_name"
+            if name not in self.spec.columns:
+                self.named[name] = other if name not in there and other in there else name
+        filled = {name for name, column in self.named.items() if _column(column, there) in there}
         for name in self.must:
-            if _column(self.named[name], there) not in there:
+            if name not in filled and self.known[name].unless not in filled:
                 wanted = self.named[name]
                 pairs = " ".join(
                     f"{field}=..." if field == name else f"{field}={self.named[field]}" for field in self.must
@@ -192,28 +203,40 @@ class _Mapping:
             if _column(wanted, there) not in there:
                 raise DataError(f"{path}: `where` names column '{wanted}', which is missing: {nearest(wanted, there)}")
 
-    def example(self, row: dict[str, Any]) -> dict[str, Any] | str | None:
+    def example(self, row: dict[str, Any], path: Path) -> dict[str, Any] | str | None:
         """The task's fields; None where the filter drops the row; a string that says what is wrong with it."""
         for column, wanted in self.spec.where.items():
             value = _look(row, column)
             if not (value in wanted if isinstance(wanted, list | tuple) else value == wanted):
                 return None
-        example = {}
-        for name, column in self.named.items():
-            value = _look(row, column)
-            if value is None or value == "" or value == []:
-                if name in self.must:
-                    return f"column '{column}' is empty"
-                continue
-            example[name] = value
+        found = {name: _look(row, column) for name, column in self.named.items()}
+        example = {name: value for name, value in found.items() if value is not None and value not in ("", [], b"")}
+        for name in self.must:
+            if name not in example and self.known[name].unless not in example:
+                return f"column '{self.named[name]}' is empty"
+        try:
+            for name in self.pictures:
+                if name in example:
+                    example[name] = _picture(example[name], path.parent)
+        except TaskError as error:
+            return str(error)
         example.update(self.spec.fields)
         return example
 
 
+def _picture(value: Any, folder: Path) -> Picture:
+    """The bytes of a picture, which can be decoded; paths start from the folder of the file that names them."""
+    if isinstance(value, Mapping) and value.get("bytes") is None:
+        value = value.get("path")
+    if isinstance(value, str) and not value.startswith("data:"):
+        value = folder / value
+    picture = encoded(value)
+    decode(picture)
+    return picture
+
+
 def _answer(task: "Task") -> str | None:
     """The one field without which an example of the task has no target: the translation's target, the label, ..."""
-    from polytask.errors import TaskError
-
     try:
         example: dict[str, Any] = {name: _anything(task, name) for name in task.fields if task.fields[name].required}
         if any(segment.target for segment in task.segments(example)):
@@ -229,6 +252,8 @@ def _answer(task: "Task") -> str | None:
 
 def _anything(task: "Task", name: str) -> Any:
     kind = task.fields[name].type
+    if kind is Picture:
+        return b""
     return "en" if kind is str else [{"role": "user", "content": "a"}] if kind == list[dict] else ["a"]
 
 

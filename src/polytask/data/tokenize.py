@@ -16,6 +16,7 @@ import numpy as np
 
 from polytask import errors
 from polytask.errors import DataError, Error
+from polytask.tasks.segment import Image
 from polytask.tasks.task import check
 from polytask.tokenizers.encode import encode_documents
 from polytask.tokenizers.text import TextTokenizer
@@ -69,6 +70,9 @@ def _size(segments: list) -> tuple[int, int, int]:
     predicted = characters = total = 0
     answered = False
     for segment in segments:
+        if isinstance(segment, Image):
+            answered |= segment.target
+            continue
         try:
             size = len(segment.text.encode())
         except UnicodeEncodeError as error:

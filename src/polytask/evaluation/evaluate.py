@@ -18,7 +18,8 @@ from polytask.evaluation.uncertainty import uncertainty
 from polytask.inference.hooks import Answerer
 from polytask.inference.sampling import Sampling
 from polytask.inference.scoring import probabilities
-from polytask.tasks.segment import Segment, Text
+from polytask.tasks.scoring import written
+from polytask.tasks.segment import Segment, Text, shown
 from polytask.tasks.task import Task, check, prompt
 
 SAMPLES = 3  # shown in a report
@@ -157,14 +158,14 @@ def _judge(task: Task, asked: list[_Asked], seed: int, intervals: bool) -> Repor
 
 
 def _sample(task: Task, one: _Asked) -> Sample:
-    targets = [segment.text for segment in task.segments(one.example) if segment.target]
+    targets = [shown(segment) for segment in task.segments(one.example) if segment.target]
     answer = one.answers[0]
     said = " ".join(f"{mark} {part}" for mark, part in answer.items()) if isinstance(answer, dict) else str(answer)
     return Sample(_text(one.prompt), said, targets[-1] if targets else "", one.probabilities)
 
 
 def _text(segments: Sequence[Segment]) -> str:
-    return "\n".join(segment.text for segment in segments)
+    return "\n".join(map(shown, segments))
 
 
 def _predict(
@@ -179,8 +180,8 @@ def _predict(
         )
     if shots:
         raise ConfigError(f"Task '{task.name}' is measured by perplexity and asks nothing; leave out the shots.")
-    texts = ["".join(segment.text for segment in task.segments(row) if segment.target) for row in rows]
-    found = perplexity(answerer, answerer.tokenizer, texts, progress=progress)
+    documents = [written([segment for segment in task.segments(row) if segment.target]) for row in rows]
+    found = perplexity(answerer, answerer.tokenizer, documents, progress=progress)
     report = Report(task.name, _figures(found), {}, len(rows))
     if intervals and len(rows) > 1:
         report.intervals, _ = bootstrap_of(

@@ -10,6 +10,7 @@ import numpy as np
 from polytask.evaluation.intervals import LEAST, RESAMPLES, Interval, bootstrap, bootstrap_of, percentile, wilson
 from polytask.evaluation.intervals import draws as resampled
 from polytask.tasks.metrics import EACH
+from polytask.tasks.segment import Text
 from polytask.tasks.task import Task
 
 SECONDS = 8.0  # for the metrics that must be computed anew for each resample
@@ -101,7 +102,7 @@ def _from_counts(
     None where the task compares with something else than its target, which shows in another score.
     """
     predictions = [samples[0] for samples in answers]
-    targets = [[s.text for s in task.segments(example) if s.target] for example in examples]
+    targets = [[s.text for s in task.segments(example) if s.target and isinstance(s, Text)] for example in examples]
     if not all(isinstance(p, str) for p in predictions) or not all(targets):
         return None
     metric = _metric(name, str(scores.get(f"{name}_signature", "")))

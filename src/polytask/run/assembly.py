@@ -18,7 +18,7 @@ from polytask.interop.folder import load_network, read_folder
 from polytask.models.config import TransformerConfig
 from polytask.models.transformer import Transformer
 from polytask.recipe import Recipe, load_recipe
-from polytask.tasks import check, get_task
+from polytask.tasks import Text, check, get_task
 from polytask.tokenizers.text import TextTokenizer
 
 if TYPE_CHECKING:
@@ -155,7 +155,8 @@ def _texts(sources: Sequence[SourceSpec], rows: int) -> Iterator[str]:
         task = get_task(source.task) if isinstance(source.task, str) else source.task
         for row in islice(read(source), rows):
             for segment in task.segments(check(task, row)):
-                yield segment.text
+                if isinstance(segment, Text):
+                    yield segment.text
 
 
 def _by_micro_batch(mixture: Mixture, accumulate: int) -> Mixture:

@@ -1,13 +1,18 @@
 """polytask data: a recipe's data, counted, and as the model sees it."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from polytask.data.prepare import Prepared
+from polytask.data.sources import read
+from polytask.errors import TaskError
 from polytask.run.assembly import assemble, read_recipe
 from polytask.run.train import Preparing
+from polytask.tasks import Image, Segment, check, get_task
+from polytask.tasks.picture import decode
 from polytask.tokenizers.text import TextTokenizer
 
 if TYPE_CHECKING:
@@ -70,6 +75,30 @@ def packed_rows(
             )
         count -= len(batch)
         step += 1
+
+
+def examples_with_pictures(
+    recipe: str, changes: Sequence[str], count: int, *, data_dir: Path | None = None
+) -> list[Document]:
+    """The first `count` examples of every source, segment by segment, where any source has pictures; else none."""
+    found, pictured = [], False
+    for source in read_recipe(recipe, changes, data_dir).sources():
+        task = get_task(source.task) if isinstance(source.task, str) else source.task
+        for row in islice(read(replace(source, clean=None), answered=False), count):
+            try:
+                segments = task.segments(check(task, row))
+            except TaskError:  # training passes over it too
+                continue
+            pictured |= any(isinstance(segment, Image) for segment in segments)
+            found.append(Document(source.name, [Piece(_told(segment), segment.target) for segment in segments]))
+    return found if pictured else []
+
+
+def _told(segment: Segment) -> str:
+    if not isinstance(segment, Image):
+        return f"{segment.text} "
+    width, height = decode(segment.data).size
+    return f"[picture, {width} x {height} pixels, {len(segment.data):,} bytes] "
 
 
 def _documents(

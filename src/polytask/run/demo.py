@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text as Styled
 
-from polytask.blocksworld import baselines, examples, judge
+from polytask.blocksworld import TASKS, baselines, examples, judge
 from polytask.blocksworld.judge import given, split_story, wanted
 from polytask.errors import ConfigError
 from polytask.inference.sampling import Sampling
@@ -24,7 +24,7 @@ from polytask.run.ending import print_next
 from polytask.run.live import Spectacle, sample_line
 from polytask.run.page import page
 from polytask.run.train import is_run, train_recipe
-from polytask.tasks import TASKS, Text, get_task, prompt
+from polytask.tasks import Text, get_task, prompt
 from polytask.training.callbacks import Stopped
 from polytask.training.checkpoint import publish
 from polytask.training.logs import read_log

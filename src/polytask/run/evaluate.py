@@ -19,7 +19,7 @@ from polytask.inference.sampling import Sampling
 from polytask.interop.folder import fingerprint, locate
 from polytask.registry import nearest
 from polytask.run.source import source
-from polytask.tasks import Task, check, get_task
+from polytask.tasks import Task, Text, check, get_task
 from polytask.tasks.builtin.code import Code
 
 if TYPE_CHECKING:
@@ -149,7 +149,8 @@ def _sampling(
     for word in said:
         if word not in known:
             raise ConfigError(f"evaluation: sampling of '{name}' has no '{word}': {nearest(word, known)}")
-    targets = [segment.text for row in rows for segment in task.segments(check(task, row))[-1:] if segment.target]
+    last = [segment for row in rows for segment in task.segments(check(task, row))[-1:] if segment.target]
+    targets = [segment.text for segment in last if isinstance(segment, Text)]
     longest = max(map(len, tokenizer.encode_lists(targets)), default=128)
     return Sampling(**{"max_tokens": 2 * longest + 2, **said})
 

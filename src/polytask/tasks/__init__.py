@@ -10,10 +10,10 @@ from typing import Any
 
 from polytask.errors import TaskError
 from polytask.registry import Registry
-from polytask.tasks.segment import ROLES, Role, Segment, Text
+from polytask.tasks.segment import ROLES, Image, Role, Segment, Text
 from polytask.tasks.task import Field, Task, check, prompt
 
-__all__ = ["ROLES", "TASKS", "Field", "Role", "Segment", "Task", "Text", "check", "get_task", "prompt"]
+__all__ = ["ROLES", "TASKS", "Field", "Image", "Role", "Segment", "Task", "Text", "check", "get_task", "prompt"]
 
 TASKS = Registry(
     "task",
@@ -26,6 +26,9 @@ TASKS = Registry(
         "code": "polytask.tasks.builtin.code:Code",
         "classification": "polytask.tasks.builtin.classification:Classification",
         "infilling": "polytask.tasks.builtin.infilling:Infilling",
+        "drawing": "polytask.tasks.builtin.drawing:Drawing",
+        "captioning": "polytask.tasks.builtin.captioning:Captioning",
+        "editing": "polytask.tasks.builtin.editing:Editing",
     },
     TaskError,
 )

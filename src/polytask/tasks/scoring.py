@@ -4,12 +4,26 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from polytask.errors import TaskError
-from polytask.tasks.segment import Segment
+from polytask.tasks.picture import decode
+from polytask.tasks.segment import Image, Segment, texts
 
 
 def spoken(produced: Sequence[Segment]) -> str:
-    """The text a model produced, without the spaces around it."""
-    return "".join(segment.text for segment in produced).strip()
+    """The text a model produced, without the spaces around it. Raises TaskError where it drew a picture."""
+    return written(produced).strip()
+
+
+def written(produced: Sequence[Segment]) -> str:
+    """The text a model produced as it stands. Raises TaskError where it drew a picture."""
+    return "".join(segment.text for segment in texts(produced))
+
+
+def drawn(produced: Sequence[Segment]) -> Any:
+    """The last picture a model drew, a PIL image in RGB. Raises TaskError where there is none, or a broken one."""
+    pictures = [segment for segment in produced if isinstance(segment, Image)]
+    if not pictures:
+        raise TaskError("The model drew no picture; ask one that was trained to draw.")
+    return decode(pictures[-1].data)
 
 
 def firsts(task: str, answers: Sequence[Sequence[Any]], examples: Sequence[Any]) -> list[Any]:

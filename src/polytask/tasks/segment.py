@@ -3,8 +3,11 @@
 An example of any task is a list of segments in order, some given, some to be produced (`target`).
 """
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, cast
+
+from polytask.errors import TaskError
 
 Role = Literal["system", "user", "assistant", "tool"]
 ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
@@ -20,4 +23,30 @@ class Text:
     modality: ClassVar[str] = "text"
 
 
-Segment = Text  # pictures and sounds join this union when there are encoders for them
+@dataclass(frozen=True)
+class Image:
+    """A picture as the bytes of a PNG, a JPEG, ...; `tasks.picture.decode` makes pixels of them where they are used.
+
+    `target`: the model must draw it; `role` as in `Text`.
+    """
+
+    data: bytes = field(repr=False)
+    target: bool = False
+    role: Role | None = None
+    modality: ClassVar[str] = "image"
+
+
+Segment = Text | Image
+
+
+def shown(segment: Segment) -> str:
+    """The segment in a line of text for people: a picture is "[picture]"."""
+    return segment.text if isinstance(segment, Text) else "[picture]"
+
+
+def texts(segments: Iterable[Segment]) -> list[Text]:
+    """The same segments, for who reads and writes nothing but text. Raises TaskError where one is a picture."""
+    found = list(segments)
+    if any(isinstance(segment, Image) for segment in found):
+        raise TaskError("This model reads and writes text alone, and there is a picture; take a model for pictures.")
+    return cast("list[Text]", found)

@@ -5,27 +5,34 @@ evaluation scores with `metrics`, and the server and the command line list its `
 """
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol, get_args, get_origin, runtime_checkable
 
 from polytask.errors import TaskError
 from polytask.registry import nearest
+from polytask.tasks.picture import Picture, encoded
 from polytask.tasks.segment import Segment
 
 
 @dataclass(frozen=True)
 class Field:
-    """One field of a task's examples. `type` is str, list[str] or list[dict]; `help` is what the command line shows.
+    """One field of a task's examples. `type` is str, list[str], list[dict] or Picture; `help` is what users are shown.
 
     answer: what is learnt from and compared with, which asking does not need.
+    unless: another field that may stand in place of this required one.
     """
 
     type: Any = str
     required: bool = True
     help: str = ""
     answer: bool = False
+    unless: str = ""
+
+    def needed(self, given: Container[str]) -> bool:
+        """Must it be there, where `given` are the fields that are?"""
+        return self.required and self.unless not in given
 
 
 @runtime_checkable
@@ -79,8 +86,8 @@ def check(task: Task, example: Mapping[str, Any]) -> dict[str, Any]:
         raise TaskError(f"Task '{task.name}': an example is a mapping of fields to values, not {_kind(example)}.")
     fields = task.fields
     given = {name: value for name, value in example.items() if value is not None}
-    if any(field.required and name not in given for name, field in fields.items()):
-        missing = [name for name, field in fields.items() if field.required and name not in given]
+    if any(field.needed(given) and name not in given for name, field in fields.items()):
+        missing = [name for name, field in fields.items() if field.needed(given) and name not in given]
         raise TaskError(
             f"Task '{task.name}': {_named(missing)} missing. It needs: {_list(n for n in fields if fields[n].required)}"
             f" (optional: {_list(n for n in fields if not fields[n].required)}); the example has: {_list(given)}."
@@ -120,6 +127,11 @@ def prompt(task: Task, example: Mapping[str, Any], shots: Sequence[Mapping[str, 
 def _typed(task: Task, name: str, wanted: Any, value: Any) -> Any:
     if wanted is str and type(value) is str:
         return value
+    if wanted is Picture:
+        try:
+            return encoded(value)
+        except TaskError as error:
+            raise TaskError(f"Task '{task.name}': field '{name}': {error}") from None
     if get_origin(wanted) is list:
         if isinstance(value, str):
             value = [value]

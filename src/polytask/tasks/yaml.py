@@ -10,9 +10,10 @@
     metrics: [accuracy, macro_f1]             # exact_match, unless said
     primary: accuracy                         # the first metric, unless said
 
-`{field}` stands for the field's content, `{{` and `}}` for braces. A field that only the target uses may be absent, as
-it is when the model is asked. `base: classification` takes all that is not written here from a builtin task, `options`
-are that task's own. Every mistake is a ConfigError with its line and the nearest name.
+`{field}` stands for the field's content, `{{` and `}}` for braces. A field of type `picture` stands in a template for
+the picture itself: "{image} What is this?". A field that only the target uses may be absent, as it is when the model is
+asked. `base: classification` takes all that is not written here from a builtin task, `options` are that task's own.
+Every mistake is a ConfigError with its line and the nearest name.
 """
 
 from collections.abc import Mapping
@@ -26,12 +27,13 @@ import yaml
 from polytask.errors import ConfigError, TaskError
 from polytask.registry import nearest
 from polytask.tasks.metrics import EACH, METRICS
+from polytask.tasks.picture import Picture
 from polytask.tasks.scoring import firsts, matched, spoken
-from polytask.tasks.segment import Segment, Text
+from polytask.tasks.segment import Image, Segment, Text, texts
 from polytask.tasks.task import Field
 
 KEYS = ("name", "base", "options", "fields", "prompt", "target", "choices", "metrics", "primary")
-TYPES = {"text": str, "list": list[str]}
+TYPES = {"text": str, "list": list[str], "picture": Picture}
 MEASURES = {
     "rouge": ("rouge1", "rouge2", "rougeL"),
     "pass_at_k": ("pass@1",),
@@ -57,12 +59,13 @@ class YamlTask:
         theirs = self.base.segments(example) if self.base and None in (self.prompt, self.target) else []
         given = [segment for segment in theirs if not segment.target]
         if self.prompt is not None:
-            given = [Text(fill(self.prompt, example))]
+            given = laid(self.prompt, example)
         if self.target is None:
             return given + [segment for segment in theirs if segment.target]
         if any(example.get(name) is None for name in placeholders(self.target)):
             return given
-        return [*given, Text(fill(self.target, example), target=True)]
+        written = "".join(segment.text for segment in texts(laid(self.target, example)))
+        return [*given, Text(written, target=True)]
 
     def choices(self, example: dict[str, Any]) -> list[list[Segment]] | None:
         if self.options is None and self.base:
@@ -97,7 +100,7 @@ class YamlTask:
         for number, example in enumerate(examples):
             names = placeholders(self.target or "")
             only = example.get(names[0]) if names and self.target == f"{{{names[0]}}}" else None
-            targets = [segment.text for segment in self.segments(example) if segment.target]
+            targets = [segment.text for segment in texts(self.segments(example)) if segment.target]
             if not targets:
                 raise TaskError(f"Task '{self.name}': example {number + 1} has no answer to compare with.")
             golds.append(list(only) if isinstance(only, list) else targets)
@@ -139,13 +142,24 @@ def placeholders(template: str) -> list[str]:
     return list(dict.fromkeys(name for _, name, _, _ in Formatter().parse(template) if name is not None))
 
 
-def fill(template: str, example: Mapping[str, Any]) -> str:
-    """The template with the fields' contents: lists with commas, absent fields as nothing."""
-    pieces = []
+def laid(template: str, example: Mapping[str, Any]) -> list[Segment]:
+    """The template as segments: its text with the fields' contents, and its pictures where they stand."""
+    segments: list[Segment] = []
+    text = ""
     for literal, name, _, _ in Formatter().parse(template):
         value = example.get(name) if name is not None else None
-        pieces += [literal, ", ".join(value) if isinstance(value, list) else value or ""]
-    return "".join(pieces)
+        text += literal if isinstance(value, bytes) else literal + _written(value)
+        if isinstance(value, bytes):
+            segments += [Text(text.strip())] if text.strip() else []
+            segments.append(Image(value))
+            text = ""
+    if not segments:
+        return [Text(text)]
+    return [*segments, Text(text.strip())] if text.strip() else segments
+
+
+def _written(value: Any) -> str:
+    return ", ".join(value) if isinstance(value, list) else value or ""
 
 
 class _Reader:
@@ -171,6 +185,9 @@ class _Reader:
                     self.fail(
                         top[key], f"{key} names the unknown field '{placeholder}': {nearest(placeholder, fields)}"
                     )
+        for placeholder in placeholders(templates.get("target", "")):
+            if fields[placeholder].type is Picture:
+                self.fail(top["target"], f"'{placeholder}' is a picture, which no template writes; use base: drawing")
         measures = self.measures(top, base)
         if base and measures is None:
             names, primary = base.metric_names, base.primary

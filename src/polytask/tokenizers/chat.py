@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from tokenizers import AddedToken, Tokenizer
 
+from polytask.tasks.segment import texts
+
 if TYPE_CHECKING:
     from polytask.tasks.segment import Segment
 
@@ -110,7 +112,7 @@ class ChatTemplate:
 
 
 def _turns(segments: "Sequence[Segment]") -> list[dict[str, Any]]:
-    return [{"role": segment.role or "user", "content": segment.text} for segment in segments]
+    return [{"role": segment.role or "user", "content": segment.text} for segment in texts(segments)]
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from polytask.errors import TokenizerError
+from polytask.tasks.segment import texts as texts_of
 
 if TYPE_CHECKING:
     from polytask.tasks.segment import Segment
@@ -93,7 +94,8 @@ def encode_documents(documents: "Sequence[Sequence[Segment]]", tokenizer: "TextT
         else _shape_of_laid(tuple(target for _, target in laid[number]))
         for number, segments in enumerate(documents)
     ]
-    texts = [(one.text, one.target) for number, each in enumerate(documents) if number not in laid for one in each]
+    free = [texts_of(segments) for number, segments in enumerate(documents) if number not in laid]
+    texts = [(one.text, one.target) for each in free for one in each]
     encoded, given = iter(_encoded(texts, tokenizer)), iter([ids for parts in laid.values() for ids, _ in parts])
     special = _ids_by_name(tokenizer)
     names = chain.from_iterable(shape.names for shape in shapes)
@@ -145,7 +147,7 @@ def _prompt_layout(segments: "Sequence[Segment]", tokenizer: "TextTokenizer") ->
 
 def continuation_ids(segments: "Sequence[Segment]", tokenizer: "TextTokenizer") -> list[int]:
     """What follows `prompt_ids` when the model answers with these segments: their text and <|end|>."""
-    layout = [_Piece(None, segment.text, True) for segment in segments]
+    layout = [_Piece(None, segment.text, True) for segment in texts_of(segments)]
     return _ids([*layout, _special_piece("<|end|>")], tokenizer)
 
 
@@ -177,9 +179,9 @@ def split_prompt(segments: "Sequence[Segment]", tokenizer: "TextTokenizer") -> t
     """
     end, bare = tokenizer.special["<|end|>"], "<|text|>" not in tokenizer.special
     if bare and len(segments) == 1 and segments[0].target:
-        return [*tokenizer.begin, *tokenizer.encode(segments[0].text), end], [tokenizer.start]
+        return [*tokenizer.begin, *tokenizer.encode(texts_of(segments)[0].text), end], [tokenizer.start]
     ids = prompt_ids(segments, tokenizer)
-    begun = len(tokenizer.writing.encode(segments[-1].text)) if segments and segments[-1].target else 0
+    begun = len(tokenizer.writing.encode(texts_of(segments)[-1].text)) if segments and segments[-1].target else 0
     start = len(ids) - begun
     if start and ids[start - 1] in tokenizer.special.values():
         return [*ids[: start - 1], end], ids[start - 1 :]
@@ -243,7 +245,7 @@ def _next_opener(segments: "Sequence[Segment]") -> str:
 
 def _layout(segments: "Sequence[Segment]", begins: bool) -> list[_Piece]:
     shape = _shape(tuple([(segment.role, segment.target) for segment in segments]), begins)
-    texts = (segment.text for segment in segments)
+    texts = (segment.text for segment in texts_of(segments))
     return [_Piece(name, next(texts) if name is None else None, t) for name, t in zip(shape.names, shape.targets)]
 
 

@@ -19,6 +19,7 @@ from polytask.serving.shelf import Served
 from polytask.serving.stream import DONE, EventStream, event, while_there
 from polytask.serving.worker import Job
 from polytask.tasks import TASKS, Segment, Task, Text, check, prompt
+from polytask.tasks.segment import texts
 
 router = APIRouter()
 VERBS = {
@@ -60,7 +61,7 @@ async def ask(http: HttpRequest, name: str, body: TaskBody) -> Response:
 
     def build() -> list[Request]:
         asked = prompt(task, body.example, body.shots or ())
-        served.expect_short(*(segment.text for segment in asked))
+        served.expect_short(*(segment.text for segment in texts(asked)))
         return [served.model.request(asked, dials)]
 
     if body.stream:
@@ -92,7 +93,7 @@ def _described(served: Served, name: str) -> dict[str, Any]:
 
 
 def _type(kind: Any) -> str:
-    return f"list[{get_args(kind)[0].__name__}]" if get_origin(kind) is list else kind.__name__
+    return f"list[{get_args(kind)[0].__name__}]" if get_origin(kind) is list else kind.__name__.lower()
 
 
 def _answer(served: Served, task: Task, body: TaskBody, index: int, one: Completion) -> dict[str, Any]:
@@ -106,7 +107,7 @@ async def _choose(
 ) -> Response:  # fmt: skip
     def build() -> list[Segment]:
         asked = prompt(task, body.example, body.shots or ())
-        served.expect_short(*(segment.text for segment in asked))
+        served.expect_short(*(segment.text for segment in texts(asked)))
         return asked
 
     model, asked = served.model, await asyncio.to_thread(build)

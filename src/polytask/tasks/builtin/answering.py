@@ -1,12 +1,13 @@
-"""Question answering, with or without a context to read and with or without choices."""
+"""Question answering, with or without a context to read, a picture to look at, and choices."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from polytask.tasks.metrics import accuracy_each, exact_match_each, squad_f1_each
+from polytask.tasks.picture import Picture
 from polytask.tasks.scoring import firsts, references, spoken
-from polytask.tasks.segment import Segment, Text
+from polytask.tasks.segment import Image, Segment, Text
 from polytask.tasks.task import Field
 
 
@@ -23,17 +24,19 @@ class Answering:
     fields: ClassVar[Mapping[str, Field]] = {
         "question": Field(help="what is asked"),
         "context": Field(required=False, help="a passage that holds the answer"),
+        "image": Field(Picture, required=False, help="a picture that holds the answer"),
         "choices": Field(list[str], required=False, help="the possible answers, scored by likelihood"),
         "answers": Field(list[str], required=False, help="the right answers, the first to learn from", answer=True),
     }
 
     def segments(self, example: dict[str, Any]) -> list[Segment]:
         context = f"Context: {example['context']}\n" if example.get("context") else ""
-        given = Text(f"{context}Question: {example['question']}")
+        question = Text(f"{context}Question: {example['question']}")
+        given: list[Segment] = [question] if example.get("image") is None else [Image(example["image"]), question]
         answers = example.get("answers")
         if answers is None:
-            return [given]
-        return [given, Text(answers[0] if answers else "", target=True)]
+            return given
+        return [*given, Text(answers[0] if answers else "", target=True)]
 
     def choices(self, example: dict[str, Any]) -> list[list[Segment]] | None:
         if not example.get("choices"):

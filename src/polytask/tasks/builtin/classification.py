@@ -1,4 +1,4 @@
-"""Classification: "Classify as negative, positive: ..."; labels are scored by likelihood."""
+"""Classification of texts and pictures: "Classify as negative, positive: ..."; labels are scored by likelihood."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 from polytask.errors import TaskError
 from polytask.registry import nearest
 from polytask.tasks.metrics import METRICS, accuracy_each
+from polytask.tasks.picture import Picture
 from polytask.tasks.scoring import firsts, references, spoken
-from polytask.tasks.segment import Segment, Text
+from polytask.tasks.segment import Image, Segment, Text
 from polytask.tasks.task import Field
 
 
@@ -21,7 +22,8 @@ class Classification:
     metric_names: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1")
     primary: ClassVar[str] = "accuracy"
     fields: ClassVar[Mapping[str, Field]] = {
-        "text": Field(help="what is to be classified"),
+        "text": Field(unless="image", help="what is to be classified"),
+        "image": Field(Picture, required=False, help="the picture that is, alone or with a text"),
         "label": Field(required=False, help="its label", answer=True),
         "labels": Field(list[str], required=False, help="the labels there are"),
     }
@@ -33,14 +35,19 @@ class Classification:
 
     def segments(self, example: dict[str, Any]) -> list[Segment]:
         labels, label = self._labels(example), example.get("label")
-        given = Text(
-            f"Classify as {', '.join(labels)}: {example['text']}" if labels else f"Classify: {example['text']}"
-        )
+        given = self._given(example, labels)
         if label is None:
-            return [given]
+            return given
         if labels and label not in labels:
             raise TaskError(f"Task 'classification': '{label}' is not one of the labels: {nearest(label, labels)}")
-        return [given, Text(label, target=True)]
+        return [*given, Text(label, target=True)]
+
+    def _given(self, example: Mapping[str, Any], labels: tuple[str, ...]) -> list[Segment]:
+        image = example.get("image")
+        asked = "Classify" + (f" as {', '.join(labels)}" if labels else "")
+        if image is None:
+            return [Text(f"{asked}: {example['text']}")]
+        return [Image(image), Text(f"{asked}: {example['text']}" if example.get("text") else f"{asked}.")]
 
     def choices(self, example: dict[str, Any]) -> list[list[Segment]] | None:
         return [[Text(label, target=True)] for label in self._labels(example)] or None

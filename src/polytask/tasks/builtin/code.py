@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from polytask.errors import TaskError
 from polytask.tasks.metrics import estimate_pass_at_k, pass_table
-from polytask.tasks.scoring import matched
+from polytask.tasks.scoring import matched, written
 from polytask.tasks.segment import Segment, Text
 from polytask.tasks.task import Field
 
@@ -50,7 +50,7 @@ class Code:
 
     def parse(self, produced: list[Segment]) -> str:
         """The program: what stands in the first fenced block, or all of it; indents at its start are kept."""
-        text = "".join(segment.text for segment in produced)
+        text = written(produced)
         fenced = FENCE.search(text)
         return (fenced.group(1) if fenced else text).rstrip()
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from polytask.errors import TaskError
 from polytask.tasks.metrics import token_f1_each
-from polytask.tasks.scoring import firsts
+from polytask.tasks.scoring import firsts, written
 from polytask.tasks.segment import Segment, Text
 from polytask.tasks.task import Field
 
@@ -53,7 +53,7 @@ class Infilling:
 
     def parse(self, produced: list[Segment]) -> dict[str, str]:
         """Mark -> what follows it; words before the first mark belong nowhere and are dropped."""
-        text = "".join(segment.text for segment in produced)
+        text = written(produced)
         marks = list(MARK.finditer(text))
         ends = [mark.start() for mark in marks[1:]] + [len(text)]
         return {mark.group(): text[mark.end() : end].strip() for mark, end in zip(marks, ends)}

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from polytask.tasks.scoring import written
 from polytask.tasks.segment import Segment, Text
 from polytask.tasks.task import Field
 
@@ -25,7 +26,7 @@ class TextTask:
 
     def parse(self, produced: list[Segment]) -> str:
         """The continuation as it stands: spaces at its ends belong to it."""
-        return "".join(segment.text for segment in produced)
+        return written(produced)
 
     def metrics(self, answers: list[list[Any]], examples: list[dict[str, Any]]) -> dict[str, Any]:
         return {}

@@ -1,0 +1,190 @@
+"""Pictures of sources on disk, decoded and resized once: bytes of pixels, memory-mapped, with captions and labels.
+
+pixels.bin      uint8, (N, S, S, 3)
+captions.json   a list of N strings
+labels.npy      (N,) int64, numbers in the source's labels; -1 where a picture has none
+
+An entry of the cache is named by all that decides its content: the source's files, the size, how pictures are fitted,
+the share held out. Captions become tokens when they are loaded, so another tokenizer reads the same pictures.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from polytask.data.mixture import Mixture
+from polytask.data.prepare import cache_folder, locked, parts_of, share_of
+from polytask.data.tokenize import held_out
+from polytask.errors import ConfigError, DataError
+from polytask.tasks.picture import Fit, decode, fitted
+
+if TYPE_CHECKING:
+    from polytask.data.sources import SourceSpec
+
+_FORMAT = 1
+_SIDES = ("train", "validation")
+
+
+@dataclass(frozen=True)
+class Album:
+    """N pictures: pixels (N, S, S, 3) uint8, their captions, their labels (N,) int64."""
+
+    pixels: np.ndarray
+    captions: list[str]
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+
+@dataclass(frozen=True)
+class PictureSource:
+    name: str
+    weight: float | None
+    train: Album
+    validation: Album
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """All sources of a run. `labels`: their names by number, the same for all sources; `size`: pixels of a side."""
+
+    sources: tuple[PictureSource, ...]
+    labels: tuple[str, ...]
+    size: int
+
+    @property
+    def names(self) -> list[str]:
+        return [source.name for source in self.sources]
+
+    def mixture(self) -> Mixture:
+        """By the weights that the sources state (1 where one states none), or by size where none does."""
+        if all(source.weight is None for source in self.sources):
+            return Mixture()
+        return Mixture({source.name: 1.0 if source.weight is None else source.weight for source in self.sources})
+
+
+def prepare_pictures(
+    sources: "Sequence[SourceSpec]",
+    size: int,
+    fit: Fit = "crop",
+    holdout: float = 0.0,
+    cache: str | os.PathLike[str] | None = None,
+    progress: Callable[[str, int], None] | None = None,
+) -> Pictures:
+    """Decodes what is not in the cache yet. `progress` is told (source, rows) while it does.
+
+    A row's picture is its field `image`, its caption `caption`, else its `label`. Raises DataError where a source has
+    no pictures, or more than one in a hundred that cannot be read; ConfigError for two sources of one name.
+    """
+    names = [source.name for source in sources]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"Two sources are called '{name}'; give each its own name.")
+    root, found, labels = cache_folder(cache), [], []
+    for source in sources:
+        share = share_of(source, holdout)
+        folder = root / f"pictures-{_key(source, size, fit, share)}"
+        with locked(folder.with_suffix(".lock")):
+            if not (folder / "source.json").exists():
+                _build(folder, source, size, fit, share, progress)
+        labels.append(json.loads((folder / "source.json").read_text())["labels"])
+        found.append(PictureSource(source.name, source.weight, *(_open(folder / side, size) for side in _SIDES)))
+    every = sorted({label for own in labels for label in own})
+    numbered = [_renumbered(source, [every.index(label) for label in own]) for source, own in zip(found, labels)]
+    return Pictures(tuple(numbered), tuple(every), size)
+
+
+def _renumbered(source: PictureSource, numbers: list[int]) -> PictureSource:
+    """Labels by their number among those of all sources; -1 stays."""
+    table = np.array([*numbers, -1], dtype=np.int64)
+    albums = {side: getattr(source, side) for side in _SIDES}
+    return dataclasses.replace(
+        source, **{side: dataclasses.replace(album, labels=table[album.labels]) for side, album in albums.items()}
+    )
+
+
+def _key(source: "SourceSpec", size: int, fit: str, share: float) -> str:
+    task = source.task if isinstance(source.task, str) else source.task.name
+    parts: list[Any] = [_FORMAT, [part.fingerprint() for part in parts_of(source)], task, size, fit, share]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def _build(
+    folder: Path,
+    source: "SourceSpec",
+    size: int,
+    fit: Fit,
+    share: float,
+    progress: Callable[[str, int], None] | None,
+) -> None:
+    from polytask.data.sources import read
+
+    temporary = Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent))
+    labels: dict[str, int] = {}
+    try:
+        writers = [_Writer(temporary / side, size, fit, labels) for side in _SIDES]
+        count = 0
+        for part, (kept, held) in zip(parts_of(source), (writers, writers[1:] * 2)):
+            for row in read(part):
+                count += 1
+                if "image" not in row:
+                    raise DataError(f"Source '{source.name}' has rows without a picture; say which column holds it.")
+                (held if held_out(row, share) else kept).add(row)
+                if progress is not None and count % 100 == 0:
+                    progress(source.name, count)
+        for writer in writers:
+            writer.close()
+        (temporary / "source.json").write_text(json.dumps({"name": source.name, "labels": list(labels)}))
+        if folder.exists():
+            shutil.rmtree(folder)  # without source.json, so not one of ours that is complete
+        with suppress(FileExistsError):
+            os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+class _Writer:
+    """Appends pictures to a folder. `labels` are numbered as they come."""
+
+    def __init__(self, path: Path, size: int, fit: Fit, labels: dict[str, int]):
+        path.mkdir(parents=True)
+        self.path, self.size, self.fit, self.names = path, size, fit, labels
+        self.captions: list[str] = []
+        self.labels: list[int] = []
+        self._pixels = open(path / "pixels.bin", "wb")  # noqa: SIM115 (closed in `close`)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        self._pixels.write(fitted(decode(row["image"]), self.size, self.fit).tobytes())
+        label = row.get("label")
+        self.captions.append(row.get("caption") or label or "")
+        self.labels.append(-1 if label is None else self.names.setdefault(label, len(self.names)))
+
+    def close(self) -> None:
+        self._pixels.close()
+        (self.path / "captions.json").write_text(json.dumps(self.captions))
+        np.save(self.path / "labels.npy", np.array(self.labels, dtype=np.int64))
+
+
+def _open(path: Path, size: int) -> Album:
+    """Raises DataError where the files do not belong together."""
+    try:
+        captions = json.loads((path / "captions.json").read_text())
+        labels = np.load(path / "labels.npy")
+        shape = (len(captions), size, size, 3)
+        if (path / "pixels.bin").stat().st_size != int(np.prod(shape)) or len(labels) != len(captions):
+            raise ValueError("pictures, captions and labels are not equally many")
+        pixels = np.memmap(path / "pixels.bin", np.uint8, "r", shape=shape) if captions else np.zeros(shape, np.uint8)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: the prepared pictures are damaged ({error}); delete this folder.") from error
+    return Album(pixels, captions, labels)

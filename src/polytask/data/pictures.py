@@ -1,0 +1,163 @@
+"""Batches of pictures with their captions: what contrastive, diffusion and autoencoder objectives take.
+
+`PictureLoader.batch(step)` depends on nothing but its arguments, as the text loader's. Rank r of w holds rows r, r + w,
+... of the global batch.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from polytask.data.ahead import made_ahead
+from polytask.data.albums import Album, Pictures
+from polytask.data.mixture import Draw, Mixture
+from polytask.errors import ConfigError, DataError
+from polytask.registry import nearest
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from polytask.tokenizers.text import TextTokenizer
+
+
+@dataclass
+class PictureBatch:
+    """B pictures of one size, each with a caption.
+
+    pixels     (B, 3, H, W) float32 in [-1, 1]
+    ids        (B, L) int64, the caption's tokens; the padding token behind them
+    mask       (B, L) bool, True where `ids` holds a token of the caption
+    labels     (B,) int64, the number of the picture's label; -1 where it has none
+    sources    (B,) int64, which source a picture came from; -1 for a row that fills up the last batch of a validation
+    """
+
+    pixels: "Tensor"
+    ids: "Tensor"
+    mask: "Tensor"
+    labels: "Tensor"
+    sources: "Tensor"
+
+    def to(self, device: "torch.device | str") -> "PictureBatch":
+        """The same batch on another device; copies overlap with work already queued there."""
+        return PictureBatch(*(getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)))
+
+    def pin(self) -> "PictureBatch":
+        """The same batch in page-locked memory, from which copies to a GPU run in the background."""
+        return PictureBatch(*(getattr(self, field.name).pin_memory() for field in fields(self)))
+
+    def __len__(self) -> int:
+        return self.pixels.shape[0]
+
+
+class PictureLoader:
+    """Batches of prepared pictures.
+
+    tokenizer     of the captions; None where a network reads none, and `ids` are (B, 0)
+    text_length   tokens of a caption, the <|end|> behind it included; what is longer is cut
+    batch_rows, mixture, seed, rank, world, total_steps   as in the text loader
+    """
+
+    def __init__(
+        self,
+        pictures: Pictures,
+        tokenizer: "TextTokenizer | None",
+        batch_rows: int,
+        text_length: int = 64,
+        mixture: Mixture | None = None,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        total_steps: int | None = None,
+    ):
+        if batch_rows < world:
+            raise ConfigError(
+                f"A batch of {batch_rows} pictures cannot be shared by {world} ranks; give each at least one."
+            )
+        if tokenizer is not None and text_length < 2:
+            raise ConfigError(f"A caption of {text_length} tokens says nothing; text_length is 2 or more.")
+        self.pictures, self.batch_rows, self.rank, self.world = pictures, batch_rows, rank, world
+        counts = [len(source.train) for source in pictures.sources]
+        if not any(counts):
+            raise DataError("The data has no pictures to train on; add some or hold out a smaller share.")
+        stages = (mixture or pictures.mixture()).definite(pictures.names, counts, total_steps)
+        self.draw = Draw(counts, stages, batch_rows, seed)
+        self._words = _Words(tokenizer, text_length if tokenizer is not None else 0)
+
+    def batch(self, step: int) -> PictureBatch:
+        """This rank's pictures of a step."""
+        mine = np.arange(self.rank, self.batch_rows, self.world)
+        sources, rows, _ = self.draw.indices(step, mine)
+        return self._assemble([source.train for source in self.pictures.sources], sources, rows)
+
+    def batches(self, start: int = 0, stop: int | None = None, ahead: int = 2) -> Iterator[PictureBatch]:
+        """Batches of steps `start` to `stop`, assembled by a thread up to `ahead` steps before they are asked for."""
+        return made_ahead(self.batch, range(start, stop if stop is not None else 2**62), ahead)
+
+    def validation_batches(self, source: str | int, limit: int | None = None) -> Iterator[PictureBatch]:
+        """One pass over a source's held-out pictures, always the same, in batches of one shape.
+
+        The last batch is filled with grey pictures of source -1, so every rank gets as many batches. `limit` stops
+        after so many batches. Raises DataError where nothing was held out.
+        """
+        names = self.pictures.names
+        if isinstance(source, str) and source not in names:
+            raise ConfigError(f"Unknown source '{source}': {nearest(source, names)}")
+        index = source if isinstance(source, int) else names.index(source)
+        album = self.pictures.sources[index].validation
+        if not len(album):
+            raise DataError(f"Source '{names[index]}' has no held-out pictures; prepare it with a larger `holdout`.")
+        count = -(-len(album) // self.batch_rows)
+        for step in range(count if limit is None else min(count, limit)):
+            rows = step * self.batch_rows + np.arange(self.rank, self.batch_rows, self.world)
+            yield self._assemble([album], np.where(rows < len(album), 0, -1), rows, [index])
+
+    def epochs(self, step: int) -> dict[str, float]:
+        """How often each source was gone through before this step."""
+        return dict(zip(self.pictures.names, self.draw.epochs(step).tolist()))
+
+    def _assemble(
+        self, albums: Sequence[Album], turns: np.ndarray, rows: np.ndarray, names: Sequence[int] | None = None
+    ) -> PictureBatch:
+        """turns (B,): which album each row is of, -1 for none; `names`: the source of each album."""
+        import torch
+
+        from polytask.tasks.picture import scaled
+
+        size = self.pictures.size
+        pixels = np.full((len(rows), size, size, 3), 128, dtype=np.uint8)
+        labels, sources = np.full(len(rows), -1, np.int64), np.full(len(rows), -1, np.int64)
+        captions: list[str | None] = [None] * len(rows)
+        for turn in np.unique(turns[turns >= 0]).tolist():
+            slots = np.flatnonzero(turns == turn)
+            pixels[slots], labels[slots] = albums[turn].pixels[rows[slots]], albums[turn].labels[rows[slots]]
+            sources[slots] = turn if names is None else names[turn]
+            for slot in slots.tolist():
+                captions[slot] = albums[turn].captions[rows[slot]]
+        ids, mask = self._words.arrays(captions)
+        planes = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+        rest = (torch.from_numpy(array) for array in (ids, mask, labels, sources))
+        return PictureBatch(scaled(planes), *rest)
+
+
+class _Words:
+    """Captions as tokens, each with the end token behind it."""
+
+    def __init__(self, tokenizer: "TextTokenizer | None", length: int):
+        self.tokenizer, self.length = tokenizer, length
+
+    def arrays(self, captions: Sequence[str | None]) -> tuple[np.ndarray, np.ndarray]:
+        """ids (B, L) int64 and mask (B, L); a caption that is None stays empty."""
+        ids = np.zeros((len(captions), self.length), np.int64)
+        mask = np.zeros((len(captions), self.length), bool)
+        if self.tokenizer is None:
+            return ids, mask
+        special = self.tokenizer.special
+        ids[:] = special["<|pad|>"]
+        for row, found in enumerate(self.tokenizer.encode_lists([caption or "" for caption in captions])):
+            if captions[row] is not None:
+                tokens = [*found[: self.length - 1], special["<|end|>"]]
+                ids[row, : len(tokens)], mask[row, : len(tokens)] = tokens, True
+        return ids, mask
