@@ -12,11 +12,11 @@ from polytask.models.unet import UNet, UNetConfig
 from polytask.nn.convolution import Convolution
 
 TINY = UNetConfig(
-    size=16, channels=32, multipliers=(1, 2), blocks=2, attention=(8,), head_dim=16, groups=8, text=24,
+    pixels=16, channels=32, multipliers=(1, 2), blocks=2, attention=(8,), head_dim=16, groups=8, text=24,
     learned_variance=True,
 )  # fmt: skip
 EFFICIENT = UNetConfig(
-    size=32, channels=16, multipliers=(1, 2, 4), blocks=(1, 2, 2), text_attention=(4,), heads=2, attention_width=2,
+    pixels=32, channels=16, multipliers=(1, 2, 4), blocks=(1, 2, 2), text_attention=(4,), heads=2, attention_width=2,
     form="efficient", skip_scale=2**-0.5, text=24, text_pooling=True, low=True, augmentation=True, groups=8,
 )  # fmt: skip
 
@@ -36,11 +36,11 @@ def noise(seed, *shape):
 
 
 def of_diffusers(config):
-    down = ["SimpleCrossAttnDownBlock2D" if config.size // f in config.attention else "ResnetDownsampleBlock2D"
+    down = ["SimpleCrossAttnDownBlock2D" if config.pixels // f in config.attention else "ResnetDownsampleBlock2D"
             for f in config.factors]  # fmt: skip
     up = [kind.replace("DownBlock", "UpBlock").replace("Downsample", "Upsample") for kind in reversed(down)]
     return UNet2DConditionModel(
-        sample_size=config.size, in_channels=3, out_channels=6, down_block_types=down, up_block_types=up,
+        sample_size=config.pixels, in_channels=3, out_channels=6, down_block_types=down, up_block_types=up,
         mid_block_type="UNetMidBlock2DSimpleCrossAttn", block_out_channels=config.widths,
         layers_per_block=config.blocks, resnet_time_scale_shift="scale_shift", norm_num_groups=config.groups,
         cross_attention_dim=config.text, attention_head_dim=config.head_dim, only_cross_attention=False,
@@ -166,7 +166,7 @@ def test_masked_text_is_not_seen(config):
 
 def test_every_condition_is_seen():
     config = UNetConfig(
-        size=16, channels=16, multipliers=(1, 2), blocks=1, attention=(8,), head_dim=8, groups=8, text=24, pooled=12,
+        pixels=16, channels=16, multipliers=(1, 2), blocks=1, attention=(8,), head_dim=8, groups=8, text=24, pooled=12,
         pooled_tokens=4, low=True, augmentation=True, self_conditioning=True,
     )  # fmt: skip
     network = filled(config)
@@ -210,7 +210,7 @@ def test_fresh_networks_predict_nothing_and_learn():
     ("changes", "sentence"),
     [
         ({"form": "eficient"}, "improved, efficient"),
-        ({"size": 17}, "multiple of 2"),
+        ({"pixels": 17}, "multiple of 2"),
         ({"attention": (5,)}, r"attention at 5, but the maps have sides of \[16, 8\]"),
         ({"groups": 7}, "must divide"),
         ({"blocks": (1, 2, 3)}, "3 numbers of blocks for 2 levels"),
@@ -218,7 +218,7 @@ def test_fresh_networks_predict_nothing_and_learn():
     ],
 )
 def test_mistakes_are_named(changes, sentence):
-    words = {"size": 16, "channels": 32, "multipliers": (1, 2), "blocks": 1} | changes
+    words = {"pixels": 16, "channels": 32, "multipliers": (1, 2), "blocks": 1} | changes
     with pytest.raises(ConfigError, match=sentence):
         UNetConfig(**words)
     with pytest.raises(ConfigError, match="multiples of 2"):

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from polytask.errors import ConfigError
+from polytask.models.built import flops
 from polytask.nn.convolution import ActivatedNorm, Convolution, NumberEmbedding, Resample, Resampling, ResidualBlock
 from polytask.nn.part import Part
 from polytask.nn.picture_attention import PictureAttention, TextPooling, TextStates
@@ -16,7 +17,7 @@ from polytask.nn.picture_attention import PictureAttention, TextPooling, TextSta
 
 @dataclass(frozen=True)
 class UNetConfig(Part):
-    """size: pixels of a side; the network runs at others too, `attention` then being at the same levels.
+    """pixels: of a side; the network runs at others too, `attention` then being at the same levels.
 
     channels: of the first level; multipliers: of each level's; blocks: residual blocks of a level, one number or one
     for each. attention: sides of the maps at which places attend to each other; text_attention: at which they attend to
@@ -34,7 +35,7 @@ class UNetConfig(Part):
     three more channels. self_conditioning: the last estimate is seen too (Chen et al. 2022, "Analog bits").
     """
 
-    size: int
+    pixels: int
     channels: int
     multipliers: tuple[int, ...]
     blocks: int | tuple[int, ...]
@@ -59,7 +60,7 @@ class UNetConfig(Part):
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        self.expect_numbers("size", "channels", "head_dim", "heads", "attention_width", "groups", whole=True)
+        self.expect_numbers("pixels", "channels", "head_dim", "heads", "attention_width", "groups", whole=True)
         self.expect_numbers("text", "pooled", "pooled_tokens", whole=True, zero=True)
         if self.form not in ("improved", "efficient"):
             raise ConfigError(f"UNetConfig: form={self.form!r} must be one of: improved, efficient")
@@ -67,11 +68,11 @@ class UNetConfig(Part):
             raise ConfigError(f"UNetConfig: dropout={self.dropout} must be at least 0 and below 1")
         if isinstance(self.blocks, tuple) and len(self.blocks) != len(self.multipliers):
             raise ConfigError(f"UNetConfig: {len(self.blocks)} numbers of blocks for {len(self.multipliers)} levels")
-        if self.size % self.stride:
-            raise ConfigError(f"UNetConfig: size={self.size} must be a multiple of {self.stride}, one half a level")
+        if self.pixels % self.stride:
+            raise ConfigError(f"UNetConfig: pixels={self.pixels} must be a multiple of {self.stride}, one half a level")
         if any(width % self.groups for width in self.widths):
             raise ConfigError(f"UNetConfig: groups={self.groups} must divide the channels of every level")
-        reached = [self.size // factor for factor in self.factors]
+        reached = [self.pixels // factor for factor in self.factors]
         for side in (*self.attention, *(self.text_attention or ())):
             if side not in reached:
                 raise ConfigError(f"UNetConfig: attention at {side}, but the maps have sides of {reached}")
@@ -97,7 +98,7 @@ class UNetConfig(Part):
 
     def attends(self, level: int) -> tuple[bool, bool]:
         """Whether the places of a level attend to each other, and to the text."""
-        side = self.size // self.factors[level]
+        side = self.pixels // self.factors[level]
         read = self.attention if self.text_attention is None else self.text_attention
         return side in self.attention, bool(self.text) and side in read
 
@@ -290,3 +291,11 @@ def _draw(module: nn.Linear | nn.Conv2d, zero: bool, generator: Generator) -> No
 def enlarged(low: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
     """A picture at more pixels, bilinear (Dhariwal and Nichol 2021's code)."""
     return F.interpolate(low, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def step_flops(config: UNetConfig) -> int:
+    """FLOPs of one pass over one picture at the size of the configuration, with 128 states of text where it reads."""
+    given = {"x": torch.empty(1, 3, config.pixels, config.pixels), "t": torch.empty(1)}
+    if config.text:
+        given["text"] = torch.empty(1, 128, config.text)
+    return flops(config, **given)

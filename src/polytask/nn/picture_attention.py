@@ -1,4 +1,4 @@
-"""Attention of a picture's places to each other and to a text, with all keys side by side (Nichol et al. 2021, GLIDE)."""
+"""Attention of a picture's places to each other and to a text, with all keys side by side (Nichol et al. 2021)."""
 
 from typing import NamedTuple
 
