@@ -121,8 +121,21 @@ def dpm_solver(
     return x
 
 
+def ddim_inversion(
+    way: Sequence[Moment], x: Tensor, generator: torch.Generator | None = None, *, eta: float = 0.0, gamma: float = 0.0
+) -> Sampling:
+    """Against the way: the noise from which `ddim` draws, nearly, the picture x (Dhariwal and Nichol 2021, appendix F;
+    Ramesh et al. 2022, section 3). The picture is taken for one of the last moment."""
+    for number, (now, then) in enumerate(pairwise(reversed(way[:-1])), 1):
+        x0, _ = yield Query(x, now, number)
+        x = then.signal * x0 + then.noise * epsilon(x0, x, now.alpha_bar)
+    return x
+
+
 def _noise(x: Tensor, generator: torch.Generator | None) -> Tensor:
-    return torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+    """Drawn where the generator is, so that a seed on the CPU gives the same on every machine."""
+    device = x.device if generator is None else generator.device
+    return torch.randn(x.shape, generator=generator, device=device, dtype=x.dtype).to(x.device)
 
 
 SAMPLERS = Registry("sampler", {"ddpm": ddpm, "ddim": ddim, "euler": euler, "heun": heun, "dpm_solver": dpm_solver})
