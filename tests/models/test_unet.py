@@ -118,7 +118,7 @@ def test_outputs_and_gradients_are_those_of_diffusers():
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
 def test_weights_laid_out_once_give_the_same(kernel, stride, kind):
-    layer = Convolution(6, 10, kernel, stride)
+    layer = Convolution(6, 10, kernel, stride).eval()
     with torch.no_grad():
         layer.weight.copy_(noise(0, 10, 6, kernel, kernel))
         layer.bias.copy_(noise(1, 10))
@@ -134,7 +134,7 @@ def test_weights_laid_out_once_give_the_same(kernel, stride, kind):
 
 
 def test_a_changed_weight_is_laid_out_anew():
-    layer, x = Convolution(4, 4), noise(2, 1, 4, 8, 8)
+    layer, x = Convolution(4, 4).eval(), noise(2, 1, 4, 8, 8)
     with torch.no_grad():
         layer.weight.normal_()
         layer.bias.zero_()
@@ -143,6 +143,14 @@ def test_a_changed_weight_is_laid_out_anew():
         torch.testing.assert_close(layer(x), 2 * first)
         layer.load_state_dict({"weight": layer.weight / 4, "bias": layer.bias})
         torch.testing.assert_close(layer(x), first / 2)
+        layer(x)
+        layer.train()
+        torch._fused_adamw_([layer.weight], [torch.ones_like(layer.weight)], [torch.zeros_like(layer.weight)],
+                            [torch.zeros_like(layer.weight)], [], [torch.ones(())], lr=1.0, beta1=0.9, beta2=0.9,
+                            weight_decay=0.0, eps=1e-8, amsgrad=False, maximize=False)  # fmt: skip
+        layer.eval()
+        torch.testing.assert_close(layer(x), torch.nn.functional.conv2d(x, layer.weight, layer.bias, padding=1))
+        layer.load_state_dict({"weight": (layer.weight + 1), "bias": layer.bias})
         twin = copy.deepcopy(layer)
         twin.weight.zero_()
         assert float(twin(x).abs().max()) == 0

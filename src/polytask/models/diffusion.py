@@ -53,7 +53,7 @@ class DiffusionConfig(Part):
 
 @dataclass(frozen=True)
 class Condition:
-    """What is to be drawn: states (B, L, D) of a text with mask (B, L), and one vector pooled (B, P); None is nothing."""
+    """What is to be drawn: states (B, L, D) of a text with mask (B, L), and one vector pooled (B, P); None is none."""
 
     states: Tensor | None = None
     mask: Tensor | None = None

@@ -12,8 +12,8 @@ Resampling = Literal["down", "up"]
 
 
 class Convolution(nn.Conv2d):
-    """torch's. On a CPU, where no gradient is asked for, the weight is laid out for the product once and not at every
-    call: of many channels and few pixels that is most of the work (docs/log.md). A CPU without instructions for
+    """torch's. On a CPU, in evaluation and without gradients, the weight is laid out for the product once and not at
+    every call: of many channels and few pixels that is most of the work (docs/log.md). A CPU without instructions for
     bfloat16 multiplies it in float32, which is four times as fast there.
     """
 
@@ -24,8 +24,12 @@ class Convolution(nn.Conv2d):
     def reset_parameters(self) -> None:
         """Nothing: `initialize` of the whole network draws all weights."""
 
+    def train(self, mode: bool = True) -> "Convolution":
+        self._packed = None  # fused optimizers change weights without a trace
+        return super().train(mode)
+
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling() or not _packs():
+        if self.training or torch.is_grad_enabled() or x.device.type != "cpu" or not _packs():
             return super().forward(x)
         if torch.is_autocast_enabled("cpu"):
             x = x.to(torch.get_autocast_dtype("cpu"))
@@ -62,7 +66,8 @@ def _version(tensor: Tensor) -> int:
 
 
 def _packs() -> bool:
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_convolution_weight")
+    available = torch.backends.mkldnn.is_available() and not torch.compiler.is_compiling()
+    return available and hasattr(torch.ops.mkldnn, "_reorder_convolution_weight")
 
 
 def product_type(kind: torch.dtype) -> torch.dtype | None:
