@@ -9,8 +9,10 @@ from polytask.diffusion import process
 from polytask.errors import ConfigError
 from polytask.models.config import TransformerConfig
 from polytask.models.diffusion import Diffusion, DiffusionConfig
+from polytask.models.transformer import Transformer
 from polytask.models.unet import UNetConfig
 from polytask.nn.attention import Attention
+from polytask.nn.cache import Context
 from polytask.nn.feedforward import MLP
 from polytask.nn.position import Learned, RelativeBuckets
 from polytask.training.config import TrainingConfig
@@ -143,6 +145,11 @@ def test_an_encoder_of_an_encoder_decoder_reads_alone():
     network = Diffusion(DiffusionConfig(unet(text=16), text=t5, frozen_text=True)).initialize(0).eval()
     assert not any(".cross" in name for name, _ in network.named_parameters())
     batch = pictures()
+    whole = Transformer(t5).initialize(7)
+    network.text.take(whole)
+    seen = batch.mask
+    read = whole.encode(batch.ids, Context(torch.arange(6).expand(8, 6), seen.long(), causal=False)).states
+    torch.testing.assert_close(network.condition(batch.ids, batch.mask).states[seen], read[seen])
     states = network.condition(batch.ids, batch.mask).states
     shorter = network.condition(batch.ids[:, :4], batch.mask[:, :4]).states
     inside = batch.mask.sum(1) <= 4

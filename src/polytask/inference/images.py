@@ -202,7 +202,7 @@ class ImageEngine:
         low = request.low
         if low is not None:
             drawn = torch.randn(low.shape, generator=generator)
-            low = augmented(low, torch.tensor([request.augmentation]), drawn).to(self.device)
+            low = augmented(low.cpu(), torch.tensor([request.augmentation]), drawn).to(self.device)
         way = path(self.model.schedule, request.steps, request.spacing)
         sampling = SAMPLERS.get(request.sampler)(way, x, generator, **request.words)
         return _Way(handle, sampling, next(sampling), low, finish=self._finish(request))

@@ -117,6 +117,13 @@ class TextEncoder(nn.Module):
         if config.encoder_layers:  # the decoder's half is not read
             self.network.blocks, self.network.norm = nn.ModuleList(), nn.Identity()
 
+    def take(self, network: Transformer) -> "TextEncoder":
+        """Reads with the weights of a language network of the same configuration, such as a pre-trained T5. Returns
+        self."""
+        own = self.network.state_dict()
+        self.network.load_state_dict({name: tensor for name, tensor in network.state_dict().items() if name in own})
+        return self
+
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
         context = Context(positions, mask.long(), causal=False)
