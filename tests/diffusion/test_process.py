@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import ndimage, stats
 from torch.distributions import Normal, kl_divergence
 
 from polytask.diffusion import guidance, process
@@ -128,6 +128,12 @@ def test_augmentation_keeps_variance():
     torch.testing.assert_close(found[0], low[0])
     torch.testing.assert_close(found[2], drawn[2], atol=1e-6, rtol=0)
     assert float(found[1].var()) == pytest.approx(1, abs=0.05)
+
+
+def test_blur_is_that_of_scipy():
+    low = noise(0, 2, 3, 9, 7)
+    wanted = [[ndimage.gaussian_filter(c, 0.6, mode="nearest", radius=1) for c in p] for p in low.numpy()]
+    torch.testing.assert_close(guidance.blurred(low, 0.6), torch.tensor(np.array(wanted)))
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "euler", "heun", "dpm_solver"])

@@ -1,5 +1,6 @@
 """The objective of diffusion: its loss against a direct computation, exact resume, and that a small network learns."""
 
+import json
 from dataclasses import dataclass, fields
 
 import pytest
@@ -14,6 +15,7 @@ from polytask.models.unet import UNetConfig
 from polytask.nn.attention import Attention
 from polytask.nn.cache import Context
 from polytask.nn.feedforward import MLP
+from polytask.nn.part import from_plain, to_plain
 from polytask.nn.position import Learned, RelativeBuckets
 from polytask.training.config import TrainingConfig
 from polytask.training.objectives.diffusion import Denoising
@@ -185,6 +187,33 @@ def test_a_smaller_picture_is_seen_with_noise_of_its_level():
     clean = torch.nn.functional.avg_pool2d(batch.pixels, 2)
     spread = (low - clean).flatten(1).std(1)
     assert torch.corrcoef(torch.stack([spread, level]))[0, 1] > 0.8
+
+
+def test_a_part_is_learned_with_the_same_part_of_the_smaller_picture():
+    network = filled(DiffusionConfig(unet(pixels=16, low=True, attention=()), low_pixels=8, prediction="x0")).train()
+    calls = []
+    network.unet.register_forward_hook(lambda module, given, output: calls.append(given))
+    batch = pictures(size=16)
+    batch.pixels = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    small = torch.nn.functional.avg_pool2d(batch.pixels, 2)
+    places = set()
+    for seed in range(8):
+        torch.manual_seed(seed)
+        Denoising(crop=8).loss(network, batch)
+        x, low = calls[-1][0], calls[-1][5]
+        assert x.shape[-2:] == (8, 8)
+        found = [(top, left) for top in range(5) for left in range(5)
+                 if torch.allclose(small[..., top : top + 4, left : left + 4], low)]  # fmt: skip
+        assert len(found) == 1
+        places |= set(found)
+    assert len(places) > 3
+    with pytest.raises(ConfigError, match="crop=7 must be a multiple of 2"):
+        Denoising(crop=7).loss(network, batch)
+
+
+def test_configurations_survive_a_file():
+    config = DiffusionConfig(unet(text=16, pooled=8), text=TEXT, classes=3, prediction="v")
+    assert from_plain(json.loads(json.dumps(to_plain(config)))) == config
 
 
 def test_a_small_network_learns_shades_by_label():

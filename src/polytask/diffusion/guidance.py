@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from polytask.diffusion.process import noised
@@ -48,3 +49,12 @@ def augmented(low: Tensor, level: Tensor, noise: Tensor) -> Tensor:
     """A low-resolution picture with noise of the levels (B,) from 0 to 1, as the cosine schedule mixes it at that time
     (Saharia et al. 2022, section 2.4; Ho et al. 2021, "Cascaded diffusion models", section 4)."""
     return noised(low, noise, cosine_alpha_bar(level).clamp(0, 1).to(low.dtype).view(-1, 1, 1, 1))
+
+
+def blurred(low: Tensor, sigma: float) -> Tensor:
+    """Under a Gaussian of 3 x 3 pixels, edges repeated: what the first upsampler of DALL-E 2 sees in training, with a
+    sigma of 0.6 (Ramesh et al. 2022, section 2.2)."""
+    side = torch.exp(torch.tensor([-0.5 / sigma**2, 0.0, -0.5 / sigma**2], dtype=low.dtype, device=low.device))
+    kernel = torch.outer(side, side) / side.sum() ** 2
+    padded = F.pad(low, (1, 1, 1, 1), mode="replicate")
+    return F.conv2d(padded, kernel.expand(low.shape[1], 1, 3, 3), groups=low.shape[1])

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from polytask.diffusion import process
-from polytask.diffusion.guidance import augmented
+from polytask.diffusion.guidance import augmented, blurred
+from polytask.errors import ConfigError
 from polytask.models.diffusion import Condition, Diffusion
 from polytask.training.objectives.loss import Loss
 
@@ -35,8 +36,10 @@ class Denoising:
     many pictures the text or the label is left out, so that guidance has something to lead away from; drop_pooled: the
     same of vectors from `encoder`, whose `encode_image(pixels)` gives (B, P) and is not trained (unCLIP). Where the
     variance is learned too, its variational bound is added, in which the mean has no gradient (Nichol and Dhariwal
-    2021, equation 16). Where the U-Net enlarges, it sees the picture at low_pixels with noise of a random level
-    (Saharia et al. 2022, algorithm 1), and with self-conditioning, for every other batch, its own first estimate.
+    2021, equation 16). Where the U-Net enlarges, it sees the picture at low_pixels, under a Gaussian of deviation
+    `blur` in pixels (unCLIP: 0.6), with noise of a random level where it is told one (Saharia et al. 2022, algorithm
+    1); and with self-conditioning, for every other batch, its own first estimate. crop: it learns from random parts of
+    that side, of which it sees the same part at low_pixels (both papers' larger networks).
 
     Steps are spread evenly over a batch (Kingma et al. 2021, "Variational diffusion models", appendix I.1). All that is
     random is of torch's generator, which the trainer seeds by seed and step; in evaluation it is the same every time.
@@ -47,12 +50,15 @@ class Denoising:
     drop_pooled: float = 0.1
     variance_weight: float = 0.001
     encoder: Any = None
+    blur: float = 0.0
+    crop: int | None = None
 
     def loss(self, model: Diffusion, batch: "PictureBatch") -> Loss:
         generator = None if model.training else Generator(batch.pixels.device).manual_seed(0)
-        pixels, config = batch.pixels, model.config
+        config = model.config
+        pixels, low = self._cut(batch.pixels, config.low_pixels, generator)
         noise = _normal(pixels, generator)
-        seen = self._seen(model, batch, noise, generator)
+        seen = self._seen(model, batch, pixels, low, noise, generator)
         alpha_bar = model.schedule.at(seen.t)
         output = model(*seen).float()
         said, variance = output[:, :3], output[:, 3:]
@@ -72,16 +78,33 @@ class Denoising:
         assert self.min_snr is not None
         return process.min_snr(model.config.prediction, alpha_bar, self.min_snr).flatten()
 
-    def _seen(self, model: Diffusion, batch: "PictureBatch", noise: Tensor, generator: Generator | None) -> Seen:
-        pixels, config = batch.pixels, model.config
+    def _cut(self, pixels: Tensor, low_pixels: int, generator: Generator | None) -> tuple[Tensor, Tensor | None]:
+        """The part of the pictures that is learned from, and the same part of the smaller ones."""
+        low = None
+        if low_pixels:
+            low = F.interpolate(pixels, size=low_pixels, mode="area")
+            low = blurred(low, self.blur) if self.blur else low
+        if self.crop is None or self.crop >= pixels.shape[-1]:
+            return pixels, low
+        factor = pixels.shape[-1] // low_pixels if low_pixels else 1
+        if self.crop % factor:
+            raise ConfigError(f"crop={self.crop} must be a multiple of {factor}, by which the network enlarges.")
+        side, free = self.crop // factor, (pixels.shape[-1] - self.crop) // factor + 1
+        top, left = torch.randint(free, (2,), generator=_on_cpu(generator)).tolist()
+        part = pixels[..., factor * top :, factor * left :][..., : self.crop, : self.crop]
+        return part, None if low is None else low[..., top : top + side, left : left + side]
+
+    def _seen(
+        self, model: Diffusion, batch: "PictureBatch", pixels: Tensor, low: Tensor | None, noise: Tensor,
+        generator: Generator | None,
+    ) -> Seen:  # fmt: skip
+        config = model.config
         t = _steps(len(pixels), config.steps, pixels.device, generator)
         condition = self._condition(model, batch, generator)
-        x, low, level = process.noised(pixels, noise, model.schedule.at(t)), None, None
-        if config.low_pixels:
-            low = F.interpolate(pixels, size=config.low_pixels, mode="area")
-            if config.unet.augmentation:
-                level = _uniform(pixels, generator)
-                low = augmented(low, level, _normal(low, generator))
+        x, level = process.noised(pixels, noise, model.schedule.at(t)), None
+        if low is not None and config.unet.augmentation:
+            level = _uniform(pixels, generator)
+            low = augmented(low, level, _normal(low, generator))
         seen = Seen(x, t, condition, low, level)
         if config.unet.self_conditioning and float(torch.rand((), generator=_on_cpu(generator))) < 0.5:
             with torch.no_grad():
