@@ -14,7 +14,7 @@ from polytask.registry import nearest
 Threshold = Callable[[Tensor], Tensor]
 
 
-def classifier_free(conditional: Tensor, unconditional: Tensor, weight: float) -> Tensor:
+def classifier_free(conditional: Tensor, unconditional: Tensor, weight: float | Tensor) -> Tensor:
     """weight c + (1 - weight) u, so that 1 is no guidance (Saharia et al. 2022, equation 2; Ho and Salimans 2022)."""
     return torch.lerp(unconditional, conditional, weight)
 

@@ -171,7 +171,8 @@ class ImageEngine:
             return ended
 
     def _size(self, request: ImageRequest) -> tuple[int, int]:
-        return request.pixels or (self.model.config.unet.pixels,) * 2
+        side = self.model.config.unet.pixels
+        return request.pixels or (side, side)
 
     def _check(self, request: ImageRequest) -> None:
         height, width = self._size(request)

@@ -83,19 +83,17 @@ class Condition:
 
     def rows(self, rows: Tensor) -> "Condition":
         """Those of the numbers `rows`."""
-        parts = (None if part is None else part[rows] for part in (self.states, self.mask, self.pooled))
-        return Condition(*parts, self.nothing)
+        states, mask, pooled = (None if part is None else part[rows] for part in (self.states, self.mask, self.pooled))
+        return Condition(states, mask, pooled, self.nothing)
 
 
 def together(conditions: list[Condition]) -> Condition:
     """One after the other; texts of fewer states are filled up with what is not seen."""
     longest = max((c.states.shape[1] for c in conditions if c.states is not None), default=0)
     parts = [_padded(c, longest) for c in conditions]
-    joined = [
-        torch.cat([part for part in column if part is not None]) if column[0] is not None else None
-        for column in zip(*((p.states, p.mask, p.pooled) for p in parts), strict=True)
-    ]
-    return Condition(*joined, conditions[0].nothing)
+    columns = zip(*((p.states, p.mask, p.pooled) for p in parts), strict=True)
+    states, mask, pooled = (torch.cat(column) if column[0] is not None else None for column in columns)
+    return Condition(states, mask, pooled, conditions[0].nothing)
 
 
 def _padded(condition: Condition, length: int) -> Condition:
@@ -192,8 +190,10 @@ class Diffusion(nn.Module):
         led = (guidance != 1).nonzero().flatten()
         if not len(led):
             return self(x, t, condition, low, augmentation, guess)  # type: ignore[no-any-return]
-        given = (x, t, low, augmentation, guess)
-        x, t, low, augmentation, guess = (None if part is None else torch.cat([part, part[led]]) for part in given)
+        x, t = torch.cat([x, x[led]]), torch.cat([t, t[led]])
+        low, augmentation, guess = (
+            None if part is None else torch.cat([part, part[led]]) for part in (low, augmentation, guess)
+        )
         output = self(x, t, together([condition, condition.rows(led).none()]), low, augmentation, guess)
         output, without = output.split([len(guidance), len(led)])
         weights = guidance[led].view(-1, 1, 1, 1).to(output.dtype)
