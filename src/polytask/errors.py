@@ -8,6 +8,7 @@
     ├── TokenizerError    a tokenizer file is broken or does not belong to the model
     ├── CheckpointError   a checkpoint is missing, damaged or of another kind
     ├── TrainingError     a run cannot go on (NaN, no data, no memory)
+    ├── SamplingError     a picture cannot be drawn on (NaN)
     ├── SandboxError      this machine lacks the means to run generated code safely
     └── MissingExtra      an optional library is not installed
 
@@ -48,6 +49,10 @@ class CheckpointError(Error):
 
 
 class TrainingError(Error):
+    pass
+
+
+class SamplingError(Error):
     pass
 
 

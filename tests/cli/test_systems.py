@@ -66,6 +66,23 @@ def test_what_is_not_public_is_said_to_be_so(polytask):
     assert "not public" in polytask("systems", "show", "chatgpt").stdout
 
 
+def test_networks_for_pictures_are_listed_shown_and_compared(polytask):
+    rows = {row["name"]: row for row in read(polytask)}
+    assert rows["imagen-2b"]["total"] == 2_097_572_867
+    assert rows["dalle2-256"]["published"] == 700_000_000
+    about = read(polytask, "show", "dalle2-1024")
+    assert sum(about["by part"].values()) == about["parameters"]["total"] == 284_428_230
+    assert about["memory to serve"]["total"] == 2 * 284_428_230
+    assert about["FLOPs a picture and step"]["to train"] == 3 * about["FLOPs a picture and step"]["to draw"]
+    assert "attention of the upsamplers" in about["not public"]
+    shown = polytask("systems", "show", "imagen-256").stdout
+    for words in ("efficient", "2, 4, 8, 8", "Saharia", "weights alone"):
+        assert words in shown
+    shown = polytask("systems", "compare", "imagen-2b", "dalle2-256", "gpt3-175b").stdout
+    for words in ("2,097,572,867", "736,272,006", "96"):
+        assert words in shown
+
+
 def test_misprints_are_shown_beside_what_is_built(polytask):
     assert read(polytask, "show", "gpt3-13b")["printed, but not built"] == {"dim": 5140}
 

@@ -5,6 +5,7 @@ import pytest
 from polytask.errors import ConfigError
 from polytask.models import cost
 from polytask.models.catalogue import PRESETS, SYSTEMS, build_config
+from polytask.models.config import TransformerConfig
 from tests.systems.built import counted
 
 MATRICES = ("attention", "feed-forward")
@@ -43,7 +44,10 @@ EXACT_ACTIVE = {"0.1b-64e": 127_696_896, "1.7b-64e": 1_813_512_192, "8b-64e": 9_
 # Figures that contradict the rest of their table (systems/glam.py says how): held as printed, compared with nothing.
 MISPRINTS = {("glam", "0.1b"), ("glam", "1.7b-32e")}
 ROWS = {
-    (system, size): row for system in PRESETS for size, row in PRESETS.get(system).items() if row.config is not None
+    (system, size): row
+    for system in PRESETS
+    for size, row in PRESETS.get(system).items()
+    if isinstance(row.config, TransformerConfig)
 }
 
 
@@ -128,7 +132,7 @@ def test_what_each_system_says_is_its_own():
     assert bloom.embedding_norm is not None
 
 
-@pytest.mark.parametrize("system", [system for system in SYSTEMS if system != "generalist"])
+@pytest.mark.parametrize("system", [system for system in SYSTEMS if system not in ("generalist", "dalle2", "imagen")])
 def test_every_family_has_dials_for_small_networks(system):
     config = build_config(system, layers=2, dim=64, heads=4, vocab_size=100, context_length=32)
     assert (config.layers, config.dim, config.attention_of(0).heads) == (2, 64, 4)

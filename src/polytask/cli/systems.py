@@ -59,8 +59,14 @@ def show(
     about["parameters"] = counts or "not public"
     for section, how in (("memory to train", ", AdamW"), ("memory to serve", "")):
         terms = {term: in_bytes(count) for term, count in about.get(section, {}).items()}
-        about[section] = terms and {"of": f"one row of the context's length, {precision}{how}"} | terms
-    about["FLOPs a token"] = {kind: f"{short(flops)}FLOPs" for kind, flops in about.get("FLOPs a token", {}).items()}
+        of = (
+            "weights alone"
+            if "keys and values" not in terms and section == "memory to serve"
+            else "one row of the context's length"
+        )
+        about[section] = terms and {"of": f"{of}, {precision}{how}"} | terms
+    for section in ("FLOPs a token", "FLOPs a picture and step"):
+        about[section] = {kind: f"{short(flops)}FLOPs" for kind, flops in about.get(section, {}).items()}
     print_tree(console(), about)
 
 

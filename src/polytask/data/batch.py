@@ -75,5 +75,10 @@ class Batch:
         """Positions of the decoder that are not padding."""
         return int((self.documents > 0).sum())
 
+    @property
+    def seen(self) -> int:
+        """What a step goes through: tokens, those that an encoder reads included."""
+        return self.tokens + (0 if self.encoder_documents is None else int((self.encoder_documents > 0).sum()))
+
     def __len__(self) -> int:
         return self.ids.shape[0]

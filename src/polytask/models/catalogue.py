@@ -2,12 +2,13 @@
 
 import dataclasses
 import inspect
-from typing import Any
+from typing import Any, TypeVar
 
 from polytask.errors import ConfigError
-from polytask.models.config import TransformerConfig
-from polytask.nn.part import from_plain
+from polytask.nn.part import Part, from_plain
 from polytask.registry import Registry, nearest
+
+Config = TypeVar("Config", bound=Part)
 
 # What can be built: a family as a function of its dials.
 SYSTEMS = Registry(
@@ -21,6 +22,8 @@ SYSTEMS = Registry(
         "instructgpt": "polytask.systems.gpt3:gpt3",
         "palm": "polytask.systems.palm:palm",
         "bloom": "polytask.systems.bloom:bloom",
+        "dalle2": "polytask.systems.dalle2:dalle2",
+        "imagen": "polytask.systems.imagen:imagen",
         "generalist": "polytask.systems.generalist:generalist",
     },
 )
@@ -38,13 +41,16 @@ PRESETS = Registry(
         "bloom": "polytask.systems.bloom:SIZES",
         "chatgpt": "polytask.systems.instructgpt:CHATGPT",
         "gpt4": "polytask.systems.gpt4:SIZES",
+        "dalle2": "polytask.systems.dalle2:SIZES",
+        "imagen": "polytask.systems.imagen:SIZES",
         "generalist": "polytask.systems.generalist:SIZES",
     },
 )
 
 
-def build_config(system: str, size: str | None = None, **changes: Any) -> TransformerConfig:
-    """The configuration of `system`: a published `size` with `changes` to its fields, or the family called with them.
+def build_config(system: str, size: str | None = None, **changes: Any) -> Any:
+    """The configuration of `system`, of a language network or of one for pictures: a published `size` with `changes`
+    to its fields, or the family called with them.
 
     Raises ConfigError for an unknown system, size or field, naming the nearest.
     """
@@ -59,10 +65,11 @@ def build_config(system: str, size: str | None = None, **changes: Any) -> Transf
         if size not in sizes:
             raise ConfigError(f"{system} has no size '{size}': {nearest(size, sizes)}")
         return change(sizes[size].config, changes)
-    dials = inspect.signature(family).parameters
+    signature = inspect.signature(family)
+    dials = signature.parameters
     given = {name: value for name, value in changes.items() if name in dials}
     rest = {name: value for name, value in changes.items() if name not in dials}
-    known = set(dials) | {field.name for field in dataclasses.fields(TransformerConfig)}
+    known = set(dials) | {field.name for field in dataclasses.fields(signature.return_annotation)}
     for name in rest:
         if name not in known:
             raise ConfigError(f"model: {system} has no '{name}': {nearest(name, known)}")
@@ -74,7 +81,7 @@ def build_config(system: str, size: str | None = None, **changes: Any) -> Transf
         ) from None
 
 
-def change(config: TransformerConfig, changes: dict[str, Any]) -> TransformerConfig:
+def change(config: Config, changes: dict[str, Any]) -> Config:
     """`config` with some fields replaced; parts may be given as plain data, {kind: Rotary, theta: 500000}."""
     known = {field.name for field in dataclasses.fields(config)}
     for name in changes:

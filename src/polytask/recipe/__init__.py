@@ -88,6 +88,7 @@ class Recipe(Section):
     def network(self, vocab_size: int) -> "TransformerConfig":
         """The network of the recipe's system for this vocabulary. Raises ConfigError naming the key."""
         from polytask.models.catalogue import build_config
+        from polytask.models.config import TransformerConfig
 
         if self.model.system is None:
             raise ConfigError(f"model: it comes from {self.model.from_}; read its configuration there.")
@@ -97,6 +98,8 @@ class Recipe(Section):
         if self.training.dropout is not None:
             sizes["dropout"] = self.training.dropout
         config = build_config(self.model.system, self.model.size, **sizes)
+        if not isinstance(config, TransformerConfig):
+            raise ConfigError(f"model: {self.model.system} draws pictures; this recipe's data is of texts.")
         if config.context_length < longest:
             raise ConfigError(
                 f"model.context_length={config.context_length} is shorter than training's rows of {longest} tokens; "

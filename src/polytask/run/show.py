@@ -44,6 +44,16 @@ def architecture(config: TransformerConfig) -> dict[str, Any]:
     return shown | {"norms": NORMS[config.placement], "tied output": config.tied}
 
 
+def fields(config: Part) -> dict[str, Any]:
+    """A configuration field by field, without those that say nothing."""
+    shown = {name.replace("_", " "): value for name, value in to_plain(config).items() if value}
+    return {name: _sequence(value) if isinstance(value, list) else value for name, value in shown.items()}
+
+
+def _sequence(values: list[Any]) -> str:
+    return ", ".join(map(str, values))
+
+
 def words(part: Any) -> str:
     """A part as it is written in code, without the fields that say nothing; parts that take turns one after another."""
     if isinstance(part, tuple):

@@ -64,10 +64,8 @@ class Ahead:
 
     def _fetch(self, step: int, micro: int) -> tuple[Batch, int]:
         batch = self.batches(step, micro)
-        tokens = batch.tokens
-        if batch.encoder_documents is not None:
-            tokens += int((batch.encoder_documents > 0).sum())
-        return (batch.pin() if self.device.type == "cuda" else batch), tokens
+        seen = batch.seen
+        return (batch.pin() if self.device.type == "cuda" else batch), seen
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
@@ -115,7 +113,7 @@ def backward(
     for micro in range(accumulate):
         batch, count = fetch(micro)
         synchronize_gradients(module, micro == accumulate - 1)
-        with precision(batch.ids.device, precision_name):
+        with precision(batch.sources.device, precision_name):
             loss = module(batch)
         loss.sum.backward()
         logged = sorted(loss.log)

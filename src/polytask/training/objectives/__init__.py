@@ -9,5 +9,6 @@ OBJECTIVES = Registry(
         "prefix": "polytask.training.objectives.language:LanguageModelling",
         "span_corruption": "polytask.training.objectives.language:LanguageModelling",
         "seq2seq": "polytask.training.objectives.language:SequenceToSequence",
+        "denoising": "polytask.training.objectives.diffusion:Denoising",
     },
 )

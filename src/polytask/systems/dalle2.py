@@ -1,0 +1,76 @@
+"""DALL-E 2, or unCLIP (Ramesh et al. 2022, arXiv:2204.06125).
+
+What is its own: a prior turns a caption into CLIP's embedding of a picture, and a decoder draws that picture: GLIDE's
+U-Net, to whose embedding of the step the picture's is added, and which sees it as four more states of the text as well.
+Two U-Nets of improved DDPM's form enlarge to 256 and 1024 pixels; they read no text. Appendix C has the table.
+
+Not public: inpainting, the vocabulary of the text encoders, where the upsamplers attend (the table says nowhere; the
+middle attention of the form is kept, as its code has it) and how they resample. Counts of the decoder are those of the
+U-Net without its text layers; with its text encoder of 24 layers it comes to the printed 3.5B.
+"""
+
+from typing import Any
+
+from polytask.models.published import Publication, Published
+from polytask.models.unet import UNetConfig
+
+PAPER = Publication(
+    title="DALL-E 2",
+    year=2022,
+    paper="Ramesh et al. 2022, arXiv:2204.06125",
+    special="a prior guesses CLIP's embedding of the picture, a decoder draws it, two U-Nets enlarge it",
+    unpublished=(
+        "inpainting", "vocabulary of the text encoders", "attention of the upsamplers", "resampling of the upsamplers",
+    ),
+)  # fmt: skip
+CLIP, TEXT = 1024, 2048  # widths of the embedding of a picture and of the decoder's text states
+
+
+def dalle2(
+    pixels: int = 64, channels: int = 512, *, multipliers: tuple[int, ...] = (1, 2, 3, 4), blocks: int = 3,
+    attention: tuple[int, ...] = (32, 16, 8), text: int = TEXT, pooled: int = CLIP, pooled_tokens: int = 4,
+    groups: int = 32, **words: Any,
+) -> UNetConfig:  # fmt: skip
+    """The decoder. pooled: width of the embedding that it draws."""
+    return UNetConfig(
+        pixels=pixels, channels=channels, multipliers=multipliers, blocks=blocks, attention=attention, text=text,
+        pooled=pooled, pooled_tokens=pooled_tokens, learned_variance=True, groups=groups, **words,
+    )  # fmt: skip
+
+
+def upsampler(pixels: int, channels: int, multipliers: tuple[int, ...], blocks: int, dropout: float) -> UNetConfig:
+    return UNetConfig(
+        pixels=pixels, channels=channels, multipliers=multipliers, blocks=blocks, low=True, learned_variance=True,
+        dropout=dropout,
+    )  # fmt: skip
+
+
+SHARED = {"diffusion_steps": 1000, "ema": 0.9999, "betas": (0.9, 0.999), "eps": 1e-8}
+DECODER = SHARED | {
+    "schedule": "cosine", "sampling": "250 steps, ancestral with the learned variance", "batch": 2048,
+    "steps": 800_000, "lr": 1.2e-4, "embedding_dropped": 0.1, "text_dropped": 0.5, "guidance": 1.25,
+}  # fmt: skip
+
+SIZES = {
+    "decoder": Published(
+        dalle2(dropout=0.1), PAPER, "appendix C", 3.5e9, tolerance=None, training=DECODER,
+        printed={"parameters": "3.5B, with a text encoder of 24 layers of width 2048 that is not counted here"},
+    ),
+    "decoder-unet": Published(
+        dalle2(dropout=0.1, text=0, pooled=0, pooled_tokens=0), PAPER, "appendix C, without text and embedding",
+        tolerance=None, exact=2_097_586_694, training=DECODER,
+    ),
+    "256": Published(
+        upsampler(256, 320, (1, 2, 3, 4), 3, 0.1), PAPER, "appendix C", 700e6, tolerance=0.07, exact=736_272_006,
+        training=SHARED
+        | {"schedule": "cosine", "sampling": "27 steps, DDIM", "batch": 1024, "steps": 1_000_000, "lr": 1.2e-4}
+        | {"crop": 0.25, "corruption": "Gaussian blur, kernel 3, sigma 0.6"},
+    ),
+    "1024": Published(
+        upsampler(1024, 192, (1, 1, 2, 2, 4, 4), 2, 0.0), PAPER, "appendix C", 300e6, tolerance=0.07,
+        exact=284_428_230,
+        training=SHARED
+        | {"schedule": "linear", "sampling": "15 steps, DDIM", "batch": 512, "steps": 1_000_000, "lr": 1e-4}
+        | {"crop": 0.25, "corruption": "BSR degradation"},
+    ),
+}  # fmt: skip
