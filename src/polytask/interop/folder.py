@@ -127,6 +127,11 @@ def read_folder(path: str | Path, *, check: bool = True) -> Folder:
 
 def _opened(folder: Path) -> tuple[TransformerConfig, dict[str, Any]]:
     family = hf.family_of(folder)
+    if family.config is not TransformerConfig:
+        raise CheckpointError(
+            f"{folder} holds a {family.model_type} network ({family.architecture}), which alone answers no task; load "
+            "it from Python with polytask.interop.hf.load_network."
+        )
     return hf.read_config(folder), {"open weights": f"{family.model_type} ({family.architecture})"}
 
 

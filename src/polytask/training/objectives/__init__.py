@@ -9,5 +9,7 @@ OBJECTIVES = Registry(
         "prefix": "polytask.training.objectives.language:LanguageModelling",
         "span_corruption": "polytask.training.objectives.language:LanguageModelling",
         "seq2seq": "polytask.training.objectives.language:SequenceToSequence",
+        "contrastive": "polytask.training.objectives.contrastive:Contrastive",
+        "dvae": "polytask.training.objectives.dvae:Autoencoding",
     },
 )
