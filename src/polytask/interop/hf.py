@@ -216,9 +216,8 @@ def describe(config: Part) -> tuple[Family, dict[str, Any]]:
         if not differing[name]:
             return family, words
     if not differing:
-        raise CheckpointError(
-            f"No open format has this network's parts together: {', '.join(type(p).__name__ for p in _made_of(config))}."
-        )
+        names = ", ".join(type(part).__name__ for part in _made_of(config))
+        raise CheckpointError(f"No open format has this network's parts together: {names}.")
     name = min(differing, key=lambda name: len(differing[name]))
     raise CheckpointError(
         f"No open format holds this network as it is; the nearest, {name}, has another {', '.join(differing[name])}."

@@ -140,6 +140,4 @@ def _rows(c: CLIPConfig) -> list[Row]:
     ])  # fmt: skip
 
 
-CLIP = Family(
-    "clip", "CLIPModel", _read, _write, _rows, config=CLIPConfig, ignored=(r"embeddings\.position_ids$",)
-)
+CLIP = Family("clip", "CLIPModel", _read, _write, _rows, config=CLIPConfig, ignored=(r"embeddings\.position_ids$",))

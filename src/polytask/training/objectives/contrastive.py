@@ -25,7 +25,9 @@ class Contrastive:
         model.clip_scale()
         logits = model(batch.pixels, batch.ids, batch.mask).float()
         right = torch.arange(len(logits), device=logits.device)
-        total = (F.cross_entropy(logits, right, reduction="sum") + F.cross_entropy(logits.mT, right, reduction="sum")) / 2
+        total = (
+            F.cross_entropy(logits, right, reduction="sum") + F.cross_entropy(logits.mT, right, reduction="sum")
+        ) / 2
         found = (logits.argmax(1) == right).sum() + (logits.argmax(0) == right).sum()
         log = {"accuracy": found / 2, "scale": model.scale.detach() * len(logits)}
         return Loss(total, total.new_tensor(len(logits)), log=log)
