@@ -20,11 +20,20 @@ Finish = Literal["stop", "length", "cancelled", "error"]
 
 
 @dataclass(frozen=True)
+class Drawing:
+    """An answer that is a picture, or the rest of one: so many `tokens`, each one of `codes` ids from `first` on."""
+
+    first: int
+    codes: int
+    tokens: int
+
+
+@dataclass(frozen=True)
 class Request:
     """What is asked: the prompt's ids; of an encoder-decoder the decoder's first ids, and encoder_ids beside.
 
     prefix: how many of the first ids all see each other (prefix language models). priority: lower ones run first,
-    those of one priority as they come.
+    those of one priority as they come. drawing: what is written is a picture, which ends by its length alone.
     """
 
     ids: list[int]
@@ -33,13 +42,18 @@ class Request:
     hooks: tuple[LogitsHook, ...] = ()
     prefix: int = 0
     priority: int = 0
+    drawing: Drawing | None = None
+
+    def limit(self, length: int) -> int:
+        """How many tokens an answer has at most, where a sequence has at most `length`."""
+        return min(self.drawing.tokens if self.drawing else self.sampling.max_tokens, length - len(self.ids))
 
 
 @dataclass
 class Completion:
     """One answer.
 
-    ids: what was produced, without the end that closed it; with a stop text they go on to its end, `text` does
+    text is empty where a picture was drawn. ids: what was produced, without the end that closed it; with a stop text they go on to its end, `text` does
     not. logprob: sum by the network alone (natural logarithm), that of the closing <|end|> included, over `tokens` of
     them. logprobs: for
     each id the likeliest tokens and, last if it is not among them, the id itself. ties: places in `ids` where in lower
@@ -112,13 +126,14 @@ class Sequence:
     """
 
     __slots__ = (
-        "closed", "computed", "constraint", "drafts", "error", "finish", "group", "hooks", "ids", "index", "limit",
+        "closed", "computed", "constraint", "drafts", "drawing", "error", "finish", "group", "hooks", "ids", "index", "limit",
         "logprob", "logprobs", "odds", "output", "pieces", "prefix", "prompt", "sampling", "slot", "table", "ties",
         "waits",
     )  # fmt: skip
 
     def __init__(self, request: Request, index: int, limit: int, tokenizer: TextTokenizer, pool: BlockPool):
         self.sampling, self.hooks, self.index, self.limit = request.sampling, request.hooks, index, limit
+        self.drawing = request.drawing
         self.ids, self.prompt, self.prefix = list(request.ids), len(request.ids), request.prefix
         # What decides keys and values beside the tokens before them.
         read, both = tuple(request.encoder_ids or ()), tuple(request.ids[: request.prefix])
@@ -173,6 +188,10 @@ class Sequence:
     def accept(self, i: int, logprob: float, ends: Collection[int]) -> str:
         """Takes the next id; the text that may be shown. Sets `finish` where it is the last one."""
         self.logprob += logprob
+        if self.drawing is not None:
+            self.ids.append(i)
+            self.finish = "stop" if self.produced >= self.limit else None
+            return ""
         if i in ends:
             self.closed = True
             return self.close("stop")

@@ -21,6 +21,7 @@ SYSTEMS = Registry(
         "instructgpt": "polytask.systems.gpt3:gpt3",
         "palm": "polytask.systems.palm:palm",
         "bloom": "polytask.systems.bloom:bloom",
+        "dalle": "polytask.systems.dalle:dalle",
         "generalist": "polytask.systems.generalist:generalist",
     },
 )
@@ -38,6 +39,7 @@ PRESETS = Registry(
         "bloom": "polytask.systems.bloom:SIZES",
         "chatgpt": "polytask.systems.instructgpt:CHATGPT",
         "gpt4": "polytask.systems.gpt4:SIZES",
+        "dalle": "polytask.systems.dalle:SIZES",
         "generalist": "polytask.systems.generalist:SIZES",
     },
 )

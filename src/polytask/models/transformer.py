@@ -13,7 +13,15 @@ from polytask.nn.block import Block
 from polytask.nn.cache import Context, Memory, Scorer
 from polytask.nn.init import INITIALIZATIONS
 from polytask.nn.paged import CacheView, KVCache
-from polytask.nn.position import Alibi, Learned, PositionEmbedding, RelativeBuckets, RelativeScores, Sinusoidal
+from polytask.nn.position import (
+    Alibi,
+    Learned,
+    PositionEmbedding,
+    RelativeBuckets,
+    RelativeScores,
+    Sinusoidal,
+    TextAndGrid,
+)
 
 
 class Transformer(nn.Module):
@@ -26,7 +34,7 @@ class Transformer(nn.Module):
         # torch's own drawing, which is drawn over anyway, takes seconds: on the meta device it imports a compiler.
         self.embedding = nn.Embedding.from_pretrained(torch.empty(config.vocab_size, config.dim), freeze=False)
         self.embedding_norm = config.embedding_norm.build(config.dim) if config.embedding_norm else None  # type: ignore[attr-defined]
-        added = isinstance(config.position, Learned | Sinusoidal)
+        added = isinstance(config.position, Learned | Sinusoidal | TextAndGrid)
         self.position = PositionEmbedding(config.position, config.context_length, config.dim) if added else None
         self.dropout = nn.Dropout(config.dropout)
         heads, part = config.attention_of(0).heads, config.position

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from polytask.nn import masks
+from polytask.nn.sparse import Pattern
 
 if TYPE_CHECKING:
     from polytask.nn.paged import CacheView
@@ -74,13 +75,13 @@ class Context:
     def _range(self, length: int) -> Tensor:
         return torch.arange(length, device=self.positions.device)[None]
 
-    def self_mask(self, window: int | None) -> tuple[Tensor | None, bool]:
+    def self_mask(self, window: int | None, pattern: Pattern | None = None) -> tuple[Tensor | None, bool]:
         """(mask, is_causal) for scaled_dot_product_attention; is_causal alone lets the kernel skip half of the work."""
-        return self.once(("self", window), lambda: self._self_mask(window))
+        return self.once(("self", window, pattern), lambda: self._self_mask(window, pattern))
 
-    def _self_mask(self, window: int | None) -> tuple[Tensor | None, bool]:
+    def _self_mask(self, window: int | None, pattern: Pattern | None) -> tuple[Tensor | None, bool]:
         length = self.positions.shape[1]
-        if self.documents is None and self.prefix is None:
+        if self.documents is None and self.prefix is None and pattern is None:
             if not self.causal:
                 return None, False
             if window is None or window >= length:
@@ -93,6 +94,9 @@ class Context:
         if self.documents is not None:
             same = masks.same_document(self.documents, self.documents)
             mask = same if mask is None else mask & same
+        if pattern is not None:
+            near = pattern.visible(self.positions, self.positions)
+            mask = near if mask is None else mask & near
         return mask, False
 
     def cross_mask(self) -> Tensor | None:
@@ -104,16 +108,18 @@ class Context:
         queries = self.documents if self.documents is not None else torch.ones_like(self.positions)
         return self.once("cross", lambda: _seen(masks.same_document(queries, documents)))
 
-    def bias(self, q: Tensor, k: Tensor, window: int | None, cross: bool) -> Tensor | None:
+    def bias(
+        self, q: Tensor, k: Tensor, window: int | None, cross: bool, pattern: Pattern | None = None
+    ) -> Tensor | None:
         """The mask as what attention adds to its scores, (1 or B, 1, T, S) of the type of q (B, H, T, K)."""
 
         def make() -> Tensor | None:
-            mask, is_causal = (self.cross_mask(), False) if cross else self.self_mask(window)
+            mask, is_causal = (self.cross_mask(), False) if cross else self.self_mask(window, pattern)
             if is_causal:
                 mask = torch.ones(1, 1, q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()
             return None if mask is None else masks.additive(mask, q.dtype)
 
-        return self.once(("bias", window, cross, q.dtype), make)
+        return self.once(("bias", window, pattern, cross, q.dtype), make)
 
 
 def _seen(mask: Tensor) -> Tensor:
