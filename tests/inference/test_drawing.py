@@ -159,6 +159,6 @@ def test_a_batch_weighs_text_and_picture_as_published():
     ],
 )
 def test_mistakes_are_named(ask, error, words):
+    engine = Engine(network(), TOKENIZER, 2)
     with pytest.raises(error, match=words):
-        asked = ask()
-        Engine(network(), TOKENIZER, 2).submit(asked)
+        engine.submit(ask())

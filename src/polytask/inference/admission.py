@@ -38,6 +38,13 @@ def _check_prompt(request: Request, config: TransformerConfig, length: int) -> N
             f"The prompt has {len(request.ids)} tokens, but the context holds {length} with at least one of "
             "the answer; shorten the text or drop examples."
         )
+    given = request.given
+    if given is not None and (
+        len(given.places) != len(given.states) or max(given.places, default=0) >= len(request.ids)
+    ):
+        raise ConfigError(
+            "The states of pictures are not as many as the places for them in the prompt; make both anew."
+        )
     reads = bool(config.encoder_layers)
     if reads != (request.encoder_ids is not None):
         raise ConfigError("An encoder-decoder needs encoder_ids, and only an encoder-decoder takes them.")

@@ -268,8 +268,8 @@ class Sampler:
             self.counts.index_put_((slots, tokens), torch.ones_like(slots, dtype=self.counts.dtype), accumulate=True)
 
     def adjust(self, logits: Tensor, places: "List[Place]") -> Tensor:
-        """logits (B, V) without the ids that are never produced (of a picture, all but its codes), then penalties, biases, hooks, guides, min_tokens: a
-        new tensor. The places in one sequence stand side by side, in order."""
+        """logits (B, V) without the ids that are never produced (of a picture, all but its codes), then penalties,
+        biases, hooks, guides, min_tokens: a new tensor. The places in one sequence stand side by side, in order."""
         adjusted = logits.index_fill(1, self.never, -math.inf)
         sequences = [place.sequence for place in places]
         for drawing in {s.drawing for s in sequences} - {None}:

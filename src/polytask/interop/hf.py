@@ -53,6 +53,7 @@ FAMILIES = Registry(
             "marian": "encoder_decoders:MARIAN",
             "mixtral": "mixtral:MIXTRAL",
             "clip": "clip:CLIP",
+            "llava": "llava:LLAVA",
         }.items()
     },
     CheckpointError,

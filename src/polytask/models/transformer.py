@@ -84,10 +84,12 @@ class Transformer(nn.Module):
         layer = None if isinstance(self.output, nn.Linear | None) else self.output
         return Head(self.output_weight, self.output_bias, self.config.logit_scale, self.config.logit_cap, layer)
 
-    def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
+    def embed(self, ids: Tensor, positions: Tensor, given: tuple[Tensor, Tensor] | None = None) -> Tensor:
         x = self.embedding(ids)  # (B, T, D)
         if self.scale != 1.0:
             x = x * self.scale
+        if given is not None:
+            x = x.masked_scatter(given[0][..., None], given[1].to(x.dtype))
         if self.position is not None:
             x = x + self.position(positions).to(x.dtype)
         if self.embedding_norm is not None:
@@ -125,7 +127,7 @@ class Transformer(nn.Module):
             context.scores = self._scores(context, self.relative)
         else:
             context.scorer = self._scorer(self.relative)
-        x = self.embed(ids, context.positions)
+        x = self.embed(ids, context.positions, context.given)
         for block in self.blocks:
             x = block(x, context)
         return self.norm(x)

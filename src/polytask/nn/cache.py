@@ -32,8 +32,9 @@ class Context:
     document of its own, so no query is ever without a visible key. prefix (B, T) marks tokens that all of their
     document sees (prefix language modelling). scores (1 or B, H, T, S) are what positions add to the scores of every
     layer. With a cache the batch is (1, N), the new tokens of its rows one row after the other; `positions` are places
-    in each row's sequence, the cache knows the rows, and `scorer` makes the scores of some of them. routing is
-    filled by layers of experts, without a cache; None where nobody wants it.
+    in each row's sequence, the cache knows the rows, and `scorer` makes the scores of some of them. given: where
+    states stand for embeddings (B, T) bool, and these states (M, D) in order. routing is filled by layers of experts,
+    without a cache; None where nobody wants it.
     """
 
     positions: Tensor
@@ -44,6 +45,7 @@ class Context:
     memory: Memory | None = None
     scores: Tensor | None = None
     scorer: Scorer | None = None
+    given: tuple[Tensor, Tensor] | None = None
     routing: list | None = field(default_factory=list, repr=False, compare=False)
     _kept: dict = field(default_factory=dict, repr=False, compare=False)
 

@@ -73,8 +73,8 @@ class CacheView:
     ) -> Tensor:  # fmt: skip
         """The heads' outputs (1, H, N, K) for q (1, H, N, K) and the new k and v (1, kv_heads, N, K).
 
-        turn: of queries and keys by their positions. window, pattern, scale, cap: see `nn.attention.Attention`. scorer: what
-        positions add to scores.
+        turn: of queries and keys by their positions. window, pattern, scale, cap: see `nn.attention.Attention`. scorer:
+        what positions add to scores.
         """
         if not cap and scorer is None and pattern is None:
             keys, values = self.cache.keys[layer], self.cache.values[layer]

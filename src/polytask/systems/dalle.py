@@ -1,7 +1,8 @@
 """DALL-E (Ramesh et al. 2021, arXiv:2102.12092).
 
 What is its own: a text and the picture's codes are one sequence for one decoder. Every token of the picture sees the
-whole text; of the picture it sees, by layer, a row back (three of four layers), a column, or in the last layer a square.
+whole text; of the picture it sees, by layer, a row back (three of four layers), a column, or in the last layer a
+square.
 A picture's token has one vector for its row and one for its column; each place of the text has a padding token of its
 own. Losses of text and picture weigh 1/8 and 7/8. Not public: where the norms stand and the activation; we have GPT-2's
 block with GELU, and one matrix for embedding and output. Whether padding counts in the text's loss is not said either;

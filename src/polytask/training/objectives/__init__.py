@@ -11,5 +11,6 @@ OBJECTIVES = Registry(
         "seq2seq": "polytask.training.objectives.language:SequenceToSequence",
         "contrastive": "polytask.training.objectives.contrastive:Contrastive",
         "dvae": "polytask.training.objectives.dvae:Autoencoding",
+        "prior": "polytask.training.objectives.prior:DiffusionPrior",
     },
 )
