@@ -7,7 +7,7 @@ from polytask.inference.engine import Engine
 from polytask.inference.sampling import Sampling
 from polytask.inference.sequence import Request
 from polytask.models.catalogue import PRESETS
-from polytask.models.config import from_dict, to_dict
+from polytask.models.config import TransformerConfig, from_dict, to_dict
 from polytask.models.heads import cross_entropy
 from polytask.models.transformer import Transformer
 from polytask.nn.cache import Context
@@ -20,7 +20,7 @@ from tests.systems.built import shrunk
 DISTINCT: dict = {}
 for _system in PRESETS:
     for _size, _row in PRESETS.get(_system).items():
-        if _row.config is not None:
+        if isinstance(_row.config, TransformerConfig):
             DISTINCT.setdefault(shrunk(_row.config), f"{_system}-{_size}")
 TINY = pytest.mark.parametrize("config", DISTINCT, ids=list(DISTINCT.values()))
 

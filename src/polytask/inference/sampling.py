@@ -272,7 +272,7 @@ class Sampler:
         biases, hooks, guides, min_tokens: a new tensor. The places in one sequence stand side by side, in order."""
         adjusted = logits.index_fill(1, self.never, -math.inf)
         sequences = [place.sequence for place in places]
-        for drawing in {s.drawing for s in sequences} - {None}:
+        for drawing in {s.drawing for s in sequences if s.drawing is not None}:
             rows = [row for row, s in enumerate(sequences) if s.drawing == drawing]
             codes = slice(drawing.first, drawing.first + drawing.codes)
             adjusted[rows] = -math.inf

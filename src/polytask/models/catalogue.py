@@ -39,6 +39,7 @@ PRESETS = Registry(
         "bloom": "polytask.systems.bloom:SIZES",
         "chatgpt": "polytask.systems.instructgpt:CHATGPT",
         "gpt4": "polytask.systems.gpt4:SIZES",
+        "clip": "polytask.systems.clip:SIZES",
         "dalle": "polytask.systems.dalle:SIZES",
         "generalist": "polytask.systems.generalist:SIZES",
     },
@@ -51,10 +52,9 @@ def build_config(system: str, size: str | None = None, **changes: Any) -> Transf
     Raises ConfigError for an unknown system, size or field, naming the nearest.
     """
     if system in PRESETS and system not in SYSTEMS:
-        raise ConfigError(
-            f"model: {system} cannot be built, since its architecture is not public; "
-            f"see what is: polytask systems show {system}"
-        )
+        public = any(row.config is not None for row in PRESETS.get(system).values())
+        why = "is no language model" if public else "cannot be built, since its architecture is not public"
+        raise ConfigError(f"model: {system} {why}; see what is known of it: polytask systems show {system}")
     family = SYSTEMS.get(system)
     if size is not None:
         sizes = PRESETS.get(system)

@@ -1,5 +1,6 @@
 """What a checkpoint folder says about itself, in words for people."""
 
+import dataclasses
 from collections import Counter
 from typing import Any
 
@@ -36,8 +37,12 @@ def describe(model: str) -> dict[str, Any]:
     }
 
 
-def architecture(config: TransformerConfig) -> dict[str, Any]:
+def architecture(config: Any) -> dict[str, Any]:
     """What a network is made of, in words."""
+    if not isinstance(config, TransformerConfig):
+        shown = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+        networks = {name: architecture(x) for name, x in shown.items() if type(x).__name__.endswith("Config")}
+        return {name: x if isinstance(x, int | float) else words(x) for name, x in shown.items()} | networks
     kind = "encoder-decoder" if config.encoder_layers else "decoder"
     shown = {"kind": kind, "layers": config.layers, "encoder layers": config.encoder_layers or None}
     shown |= {"width": config.dim, "context": config.context_length, "vocabulary": config.vocab_size}

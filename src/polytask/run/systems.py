@@ -74,11 +74,14 @@ def _origin(row: Published) -> dict[str, Any]:
     return {"year": publication.year, "paper": publication.paper, "special": publication.special}
 
 
-def _built(config: TransformerConfig, precision: str) -> dict[str, Any]:
+def _built(config: Any, precision: str) -> dict[str, Any]:
+    """The costs are of a language model's tokens; other networks have none."""
+    built: dict[str, Any] = {"by part": {part: n for part, n in cost.parameters_by_part(config).items() if n}}
+    built["architecture"] = architecture(config)
+    if not isinstance(config, TransformerConfig):
+        return built
     flops = cost.flops_per_token(config, config.context_length)
-    return {
-        "by part": {part: count for part, count in cost.parameters_by_part(config).items() if count},
-        "architecture": architecture(config),
+    return built | {
         "FLOPs a token": {"to train": flops, "to serve": flops / 3},  # the way back takes two thirds
         "memory to train": _summed(memory_by_term(config, rows=1, length=config.context_length, precision=precision)),
         "memory to serve": _summed(_serving(config, precision)),
@@ -106,7 +109,7 @@ def _column(row: Published, precision: str) -> dict[str, Any]:
     config, publication = row.config, row.publication
     column: dict[str, Any] = {"year": publication.year, "paper": publication.paper}
     column |= {f"parameters, {kind}": count for kind, count in _counts(row).items()}
-    if config is not None:
+    if isinstance(config, TransformerConfig):
         heads, kv_heads, head_dim = config.attention_of(0).sizes(config.dim)
         built = _built(config, precision)
         column |= {
