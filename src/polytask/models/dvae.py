@@ -142,9 +142,6 @@ class Autoencoder(nn.Module):
                 nn.init.zeros_(layer.bias)
         return self
 
-    def fill_buffers(self) -> None:
-        """There are none."""
-
     @property
     def codebook(self) -> int:
         """How many codes there are."""

@@ -96,12 +96,6 @@ class Prior(nn.Module):
         self.norm.reset_parameters()  # type: ignore[operator]
         return self
 
-    def fill_buffers(self) -> None:
-        self.mean, self.deviation = (
-            torch.zeros_like(self.mean),
-            torch.full_like(self.deviation, 1 / unit_scale(self.config.embed)),
-        )
-
     def scaled(self, embedding: Tensor) -> Tensor:
         """Embeddings (B, E) as diffusion sees them."""
         return (embedding - self.mean) / self.deviation
