@@ -8,6 +8,8 @@ import torch
 from polytask.errors import CheckpointError, ConfigError
 from polytask.interop import hf
 from polytask.models.clip import CLIP
+from polytask.models.resnet import ResNetConfig
+from polytask.systems.clip import clip
 from polytask.systems.open_weights.clip import DEVIATION, MEAN
 from polytask.training.objectives.contrastive import Contrastive
 
@@ -144,3 +146,61 @@ def test_a_clip_folder_is_no_language_model(pair):
 
     with pytest.raises(CheckpointError, match="clip network"):
         read_folder(pair[2] / "theirs")
+
+
+def residual():
+    network = CLIP(
+        clip(ResNetConfig(64, (1, 2, 1, 1), 8, 4), 20, text_dim=32, text_layers=1, vocab_size=60, text_heads=2)
+    )
+    network = network.initialize(0).double().eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for tensor in (*network.vision.parameters(), *network.vision.buffers()):
+            if tensor.is_floating_point():
+                tensor.add_(0.1 * torch.rand(tensor.shape, generator=generator, dtype=torch.float64))
+    return network
+
+
+def test_the_residual_network_is_the_published_one():
+    """Written out once more, attention by torch's own function. The released code gives ours, bit by bit."""
+    network, f = residual(), torch.nn.functional
+    x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 2 - 1
+
+    def layer(part, x):
+        convolution, norm = part
+        x = f.conv2d(x, convolution.weight, None, convolution.stride, padding=convolution.kernel_size[0] // 2)
+        return f.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias)
+
+    expected = x
+    for part in network.vision.stem:
+        expected = layer(part, expected).relu()
+    expected = f.avg_pool2d(expected, 2)
+    for number, stage in enumerate(network.vision.stages):
+        for place, block in enumerate(stage):
+            halved = number > 0 and place == 0
+            y = layer(block.second, layer(block.first, expected).relu()).relu()
+            y = layer(block.third, f.avg_pool2d(y, 2) if halved else y)
+            if place == 0:
+                expected = layer(block.identity, f.avg_pool2d(expected, 2) if halved else expected)
+            expected = (expected + y).relu()
+    pool = network.vision.pool
+    tokens = expected.flatten(2).permute(2, 0, 1)
+    tokens = torch.cat([tokens.mean(0, keepdim=True), tokens]) + pool.position[:, None]
+    linears = (pool.query, pool.key, pool.value)
+    expected, _ = f.multi_head_attention_forward(
+        tokens[:1], tokens, tokens, 256, 4, None, torch.cat([one.bias for one in linears]), None, None, False, 0.0,
+        pool.output.weight, pool.output.bias, training=False, use_separate_proj_weight=True,
+        q_proj_weight=pool.query.weight, k_proj_weight=pool.key.weight, v_proj_weight=pool.value.weight,
+    )  # fmt: skip
+    torch.testing.assert_close(network.vision(x), expected[0], rtol=0, atol=1e-10)
+    torch.testing.assert_close(network.encode_image(x), f.normalize(expected[0], dim=-1), rtol=0, atol=1e-10)
+
+
+def test_a_residual_network_begins_as_its_identities_and_has_no_open_format(tmp_path):
+    network = residual()
+    fresh = CLIP(network.config).initialize(0)
+    assert all((block.third[1].weight == 0).all() for stage in fresh.vision.stages for block in stage)
+    with pytest.raises(CheckpointError, match="No open format"):
+        hf.export(tmp_path / "out", network)
+    with pytest.raises(ConfigError, match="multiple of 32"):
+        ResNetConfig(40, (1, 1, 1, 1), 8, 4)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polytask.models.config import TransformerConfig
+from polytask.models.resnet import ResNet, ResNetConfig
 from polytask.models.transformer import Transformer
 from polytask.models.vit import ViT, ViTConfig, draw_blocks
 from polytask.nn.cache import Context
@@ -27,7 +28,7 @@ class CLIPConfig(Part):
     the products before training, as a logarithm.
     """
 
-    vision: ViTConfig
+    vision: ViTConfig | ResNetConfig
     text: TransformerConfig
     embed: int
     end: int | None = None
@@ -41,8 +42,12 @@ class CLIP(nn.Module):
     def __init__(self, config: CLIPConfig):
         super().__init__()
         self.config = config
-        self.vision, self.text = ViT(config.vision), Transformer(config.text)
-        self.picture_projection = nn.Linear(config.vision.dim, config.embed, bias=False)
+        self.text = Transformer(config.text)
+        if isinstance(config.vision, ResNetConfig):  # its pool projects already
+            self.vision, self.picture_projection = ResNet(config.vision, config.embed), None
+        else:
+            self.vision = ViT(config.vision)
+            self.picture_projection = nn.Linear(config.vision.dim, config.embed, bias=False)
         self.text_projection = nn.Linear(config.text.dim, config.embed, bias=False)
         self.log_scale = nn.Parameter(torch.empty(()))
 
@@ -54,7 +59,7 @@ class CLIP(nn.Module):
         self.text.initialize(seed)
         nn.init.normal_(self.text.embedding.weight, std=0.02, generator=generator)
         draw_blocks(self.text.blocks, self.config.text.dim, generator)
-        for linear in (self.picture_projection, self.text_projection):
+        for linear in filter(None, (self.picture_projection, self.text_projection)):
             nn.init.normal_(linear.weight, std=linear.in_features**-0.5, generator=generator)
         self.log_scale.fill_(self.config.scale)
         return self
@@ -74,8 +79,10 @@ class CLIP(nn.Module):
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """Unit vectors (B, E) of pictures (B, 3, S, S) in [-1, 1]."""
-        states = self.vision(pixels)[:, 0]
-        return F.normalize(self.picture_projection(self.vision.norm(states)), dim=-1)
+        seen = self.vision(pixels)
+        if isinstance(self.vision, ViT) and self.picture_projection is not None:
+            seen = self.picture_projection(self.vision.norm(seen[:, 0]))
+        return F.normalize(seen, dim=-1)
 
     def text_states(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, L, D) after the last norm, for ids (B, L); mask (B, L) is False where a row has none."""

@@ -12,6 +12,7 @@ from polytask.nn.cache import Context
 from polytask.nn.feedforward import MLP
 from polytask.nn.norm import LayerNorm
 from polytask.nn.part import Part
+from polytask.nn.picture import normalized
 from polytask.nn.position import Unpositioned
 
 
@@ -75,24 +76,13 @@ class ViT(nn.Module):
 
     def forward(self, pixels: Tensor, left_out: int = 0) -> Tensor:
         """States before the last norm, after all layers but the last `left_out` (1 gives those of the second-last)."""
-        side = self.config.image
-        if pixels.shape[-3:] != (3, side, side):
-            raise ConfigError(
-                f"vision: pictures of shape {tuple(pixels.shape[-3:])} were given, and the model reads (3, {side}, "
-                f"{side}); resize them."
-            )
-        x = self.patches(self._normalized(pixels).to(self.patches.weight.dtype)).flatten(2).mT
+        x = self.patches(normalized(pixels, self.config).to(self.patches.weight.dtype)).flatten(2).mT
         x = torch.cat([self.class_embedding.expand(len(x), 1, -1), x], dim=1) + self.position
         x = self.first_norm(x)
         context = Context(torch.arange(x.shape[1], device=x.device)[None], causal=False)
         for block in self.blocks[: len(self.blocks) - left_out]:
             x = block(x, context)
         return x
-
-    def _normalized(self, pixels: Tensor) -> Tensor:
-        """Pixels in [-1, 1] as the network was trained on them."""
-        mean, deviation = (pixels.new_tensor(x)[:, None, None] for x in (self.config.mean, self.config.deviation))
-        return (pixels * 0.5 + 0.5 - mean) / deviation
 
 
 def draw_blocks(blocks: nn.ModuleList, dim: int, generator: torch.Generator) -> None:

@@ -12,6 +12,7 @@ from polytask.interop.hf import Family
 from polytask.interop.rows import Entry, Row, spread, stacked
 from polytask.models.clip import FIRST_SCALE, CLIPConfig
 from polytask.models.config import TransformerConfig
+from polytask.models.resnet import ResNetConfig
 from polytask.models.vit import ViTConfig
 from polytask.nn.attention import Attention
 from polytask.nn.feedforward import MLP
@@ -39,7 +40,9 @@ def read_vision(words: Words) -> ViTConfig:
     )
 
 
-def write_vision(c: ViTConfig) -> dict[str, Any]:
+def write_vision(c: ViTConfig | ResNetConfig) -> dict[str, Any]:
+    if isinstance(c, ResNetConfig):
+        raise ConfigError("transformers has no CLIP with a residual network.")
     if c.attention != Attention(c.attention.heads, bias=True) or not c.feedforward.bias:
         raise ConfigError("CLIP's vision tower has plain attention and biases everywhere.")
     return {
