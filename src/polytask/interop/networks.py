@@ -18,7 +18,7 @@ from polytask.errors import CheckpointError, ConfigError
 from polytask.interop import hf
 from polytask.interop.atomic import atomic_folder, verify
 from polytask.interop.folder import filled, locate
-from polytask.models.networks import NETWORKS
+from polytask.models.networks import is_network
 from polytask.nn.part import Part, from_plain, to_plain
 
 
@@ -50,6 +50,6 @@ def _config(folder: Path) -> Part:
         config = from_plain(json.loads(file.read_text())["architecture"])
     except (ValueError, KeyError, TypeError, ConfigError) as error:
         raise CheckpointError(f"{file} does not describe a polytask network: {error}") from None
-    if type(config).__name__ not in NETWORKS:
+    if not is_network(config):
         raise CheckpointError(f"{file} describes a {type(config).__name__}, which is no network.")
     return config

@@ -37,6 +37,9 @@ class CLIPConfig(Part):
     def __post_init__(self) -> None:
         self.expect_numbers("embed", whole=True)
 
+    def build(self) -> "CLIP":
+        return CLIP(self)
+
 
 class CLIP(nn.Module):
     def __init__(self, config: CLIPConfig):

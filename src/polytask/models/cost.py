@@ -2,10 +2,7 @@
 
 from typing import Any
 
-import torch
-
 from polytask.models.config import TransformerConfig
-from polytask.models.networks import build
 from polytask.nn.attention import Attention
 from polytask.nn.cpu_attention import KEPT, spans
 from polytask.nn.experts import Experts
@@ -43,14 +40,11 @@ def _position_parameters(config: TransformerConfig) -> int:
     return 0
 
 
-def parameters_by_part(config: Any, active: bool = False) -> dict[str, int]:
+def parameters_by_part(config: TransformerConfig, active: bool = False) -> dict[str, int]:
     """Learned numbers by part; a tied matrix counts once, buffers (sinusoids) do not count.
 
-    active: of layers of experts only what one token meets. Another network than a language model is counted without
-    being allocated, by its modules.
+    active: of layers of experts only what one token meets.
     """
-    if not isinstance(config, TransformerConfig):
-        return _counted(config)
     attention = config.attention_of(0).parameters(config.dim)
     encoder, decoder = config.encoder_layers, config.layers
     cross = decoder if encoder else 0
@@ -66,26 +60,16 @@ def parameters_by_part(config: Any, active: bool = False) -> dict[str, int]:
     }
 
 
-def _counted(config: Part) -> dict[str, int]:
-    with torch.device("meta"):
-        network = build(config)
-    counts: dict[str, int] = {}
-    for name, parameter in network.named_parameters():
-        part = name.split(".")[0].replace("_", " ")
-        counts[part] = counts.get(part, 0) + parameter.numel()
-    return counts
-
-
 def _feedforward_parameters(part: Any, dim: int, active: bool) -> int:
     return part.active_parameters(dim) if active and isinstance(part, Experts) else part.parameters(dim)
 
 
-def parameters(config: Any) -> int:
-    """All learned numbers, equal to the sum over the network's `parameters()`."""
+def parameters(config: TransformerConfig) -> int:
+    """All learned numbers, equal to the sum over `Transformer(config).parameters()`."""
     return sum(parameters_by_part(config).values())
 
 
-def active_parameters(config: Any) -> int:
+def active_parameters(config: TransformerConfig) -> int:
     """Learned numbers that one token meets: of layers of experts the router and those that a token passes."""
     return sum(parameters_by_part(config, active=True).values())
 

@@ -42,6 +42,9 @@ class AutoencoderConfig(Part):
                 "shrink it; change one"
             )
 
+    def build(self) -> "Autoencoder":
+        return Autoencoder(self)
+
     @property
     def scale(self) -> int:
         """So many pixels a side share a code."""

@@ -1,22 +1,19 @@
 """Which network a configuration describes."""
 
+import inspect
 from typing import Any
 
-from polytask.nn.part import Part
-from polytask.registry import Registry
-
-NETWORKS = Registry(
-    "network",
-    {
-        "TransformerConfig": "polytask.models.transformer:Transformer",
-        "CLIPConfig": "polytask.models.clip:CLIP",
-        "AutoencoderConfig": "polytask.models.dvae:Autoencoder",
-        "PriorConfig": "polytask.models.prior:Prior",
-        "VisionLanguageConfig": "polytask.models.vision_language:VisionLanguage",
-    },
-)
+from polytask.models.config import TransformerConfig
+from polytask.models.transformer import Transformer
 
 
-def build(config: Part) -> Any:
+def is_network(config: Any) -> bool:
+    """Whether it describes a whole network; other parts build only within one, for a width."""
+    if isinstance(config, TransformerConfig):
+        return True
+    return hasattr(config, "build") and not inspect.signature(config.build).parameters
+
+
+def build(config: Any) -> Any:
     """The network, its weights not yet drawn."""
-    return NETWORKS.get(type(config).__name__)(config)
+    return Transformer(config) if isinstance(config, TransformerConfig) else config.build()

@@ -51,6 +51,9 @@ class PriorConfig(Part):
         self.expect_numbers("embed", "text_dim", "text_length", "layers", "dim", whole=True)
         self.attention.sizes(self.dim)
 
+    def build(self) -> "Prior":
+        return Prior(self)
+
 
 class Prior(nn.Module):
     """Noised embeddings to clean ones, both as `scaled` gives them.

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from polytask.nn.part import Part
+
 
 @dataclass(frozen=True)
 class Publication:
@@ -19,16 +21,16 @@ class Publication:
 class Published:
     """One row of a publication's table: the configuration we build and the figures as printed, with their source.
 
-    config: a `Part` that `models.networks.build` takes, None where the architecture is not public. parameters and
-    active: the printed counts, of all and of what one token meets; `counts` names the parts of
-    `models.cost.parameters_by_part` that they count (none named: all).
+    config: of a language network a TransformerConfig, of others what builds them; None where the architecture is not
+    public. parameters and active: the printed counts, of all and of what one
+    token meets; `counts` names the parts of `models.cost.parameters_by_part` that they count (none named: all).
     tolerance: how far, relatively, our counts may be from the printed ones; None where those contradict the rest of the
     table, so that they are held as printed and compared with nothing. exact and exact_active: the counts of our
     configuration over the parts of `convention`. training: printed hyperparameters (batch in tokens, learning rate,
     ...). printed: values of the table that nobody can build, or that contradict it.
     """
 
-    config: Any
+    config: Part | None
     publication: Publication
     source: str
     parameters: float | None = None

@@ -44,6 +44,9 @@ class VisionLanguageConfig(Part):
                 "one of its own that no text has."
             )
 
+    def build(self) -> "VisionLanguage":
+        return VisionLanguage(self)
+
     @property
     def states(self) -> int:
         """Of a picture, in the decoder's sequence."""

@@ -1,6 +1,5 @@
 """What a checkpoint folder says about itself, in words for people."""
 
-import dataclasses
 from collections import Counter
 from typing import Any
 
@@ -37,18 +36,24 @@ def describe(model: str) -> dict[str, Any]:
     }
 
 
-def architecture(config: Any) -> dict[str, Any]:
+def architecture(config: TransformerConfig) -> dict[str, Any]:
     """What a network is made of, in words."""
-    if not isinstance(config, TransformerConfig):
-        shown = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-        networks = {name: architecture(x) for name, x in shown.items() if type(x).__name__.endswith("Config")}
-        return {name: x if isinstance(x, int | float) else words(x) for name, x in shown.items()} | networks
     kind = "encoder-decoder" if config.encoder_layers else "decoder"
     shown = {"kind": kind, "layers": config.layers, "encoder layers": config.encoder_layers or None}
     shown |= {"width": config.dim, "context": config.context_length, "vocabulary": config.vocab_size}
     for name in ("attention", "feedforward", "norm", "position"):
         shown[name] = words(getattr(config, name))
     return shown | {"norms": NORMS[config.placement], "tied output": config.tied}
+
+
+def fields(config: Part) -> dict[str, Any]:
+    """A configuration field by field, without those that say nothing."""
+    shown = {name.replace("_", " "): value for name, value in to_plain(config).items() if value}
+    return {name: _sequence(value) if isinstance(value, list) else value for name, value in shown.items()}
+
+
+def _sequence(values: list[Any]) -> str:
+    return ", ".join(map(str, values))
 
 
 def words(part: Any) -> str:

@@ -3,14 +3,14 @@
 from typing import Any
 
 from polytask.errors import ConfigError
-from polytask.models import cost
+from polytask.models import built, cost
 from polytask.models.catalogue import PRESETS
 from polytask.models.config import TransformerConfig
 from polytask.models.published import Published
 from polytask.nn.part import Part
 from polytask.plan import memory_by_term
 from polytask.registry import nearest
-from polytask.run.show import architecture, words
+from polytask.run.show import architecture, fields, words
 
 
 def catalogue() -> dict[str, Published]:
@@ -45,7 +45,7 @@ def describe(name: str, precision: str = "bfloat16") -> dict[str, Any]:
     name, row = find(name)
     about = {"name": name, "title": row.publication.title, **_origin(row), "source": row.source}
     about |= {"parameters": _counts(row)}
-    about |= _built(row.config, precision) if row.config else {"architecture": "not public"}
+    about |= _costs(row.config, precision) if row.config else {"architecture": "not public"}
     about |= {"published training": _plain(row.training), "printed, but not built": _plain(row.printed)}
     return about | {"not public": list(row.publication.unpublished)}
 
@@ -61,9 +61,14 @@ def compare(names: list[str], precision: str = "bfloat16") -> dict[str, dict[str
 def _counts(row: Published) -> dict[str, int | float | None]:
     """What our network has, of which one token meets `active`, beside what was printed."""
     config = row.config
+    total = active = None
+    if isinstance(config, TransformerConfig):
+        total, active = cost.parameters(config), cost.active_parameters(config)
+    elif config is not None:
+        total = active = built.parameters(config)
     return {
-        "total": cost.parameters(config) if config else None,
-        "active": cost.active_parameters(config) if config else None,
+        "total": total,
+        "active": active,
         "published": _plain(row.parameters),
         "published active": _plain(row.active),
     }
@@ -74,14 +79,23 @@ def _origin(row: Published) -> dict[str, Any]:
     return {"year": publication.year, "paper": publication.paper, "special": publication.special}
 
 
-def _built(config: Any, precision: str) -> dict[str, Any]:
-    """The costs are of a language model's tokens; other networks have none."""
-    built: dict[str, Any] = {"by part": {part: n for part, n in cost.parameters_by_part(config).items() if n}}
-    built["architecture"] = architecture(config)
-    if not isinstance(config, TransformerConfig):
-        return built
+def _costs(config: Part, precision: str) -> dict[str, Any]:
+    return _of_text(config, precision) if isinstance(config, TransformerConfig) else _of_pictures(config, precision)
+
+
+def _of_pictures(config: Part, precision: str) -> dict[str, Any]:
+    """Of a network that is counted as it is built."""
+    parts = built.parameters_by_part(config)
+    weights = sum(parts.values()) * cost.PRECISION_BYTES[precision]
+    costs: dict[str, Any] = {"by part": parts, "architecture": fields(config)}
+    return costs | {"memory to serve": {"weights": weights, "total": weights}}
+
+
+def _of_text(config: TransformerConfig, precision: str) -> dict[str, Any]:
     flops = cost.flops_per_token(config, config.context_length)
-    return built | {
+    return {
+        "by part": {part: count for part, count in cost.parameters_by_part(config).items() if count},
+        "architecture": architecture(config),
         "FLOPs a token": {"to train": flops, "to serve": flops / 3},  # the way back takes two thirds
         "memory to train": _summed(memory_by_term(config, rows=1, length=config.context_length, precision=precision)),
         "memory to serve": _summed(_serving(config, precision)),
@@ -110,18 +124,25 @@ def _column(row: Published, precision: str) -> dict[str, Any]:
     column: dict[str, Any] = {"year": publication.year, "paper": publication.paper}
     column |= {f"parameters, {kind}": count for kind, count in _counts(row).items()}
     if isinstance(config, TransformerConfig):
-        heads, kv_heads, head_dim = config.attention_of(0).sizes(config.dim)
-        built = _built(config, precision)
-        column |= {
-            "layers": config.layers, "encoder layers": config.encoder_layers, "width": config.dim, "heads": heads,
-            "key/value heads": kv_heads, "head width": head_dim, "context": config.context_length,
-            "vocabulary": config.vocab_size, "windows": [part.window for part in config.attentions],
-            "feed-forward": [_fed(part) for part in _turns(config.feedforward)], "positions": words(config.position),
-            "norm": words(config.norm), "placement": config.placement,
-            "FLOPs a token": built["FLOPs a token"]["to train"], "memory to train": built["memory to train"]["total"],
-            "memory to serve": built["memory to serve"]["total"],
-        }  # fmt: skip
+        column |= _columns_of_text(config, precision)
+    elif config is not None:
+        costs = _of_pictures(config, precision)
+        column |= fields(config) | {"memory to serve": costs["memory to serve"]["total"]}
     return column | {"published tokens": _plain(row.training.get("tokens")), "special": publication.special}
+
+
+def _columns_of_text(config: TransformerConfig, precision: str) -> dict[str, Any]:
+    heads, kv_heads, head_dim = config.attention_of(0).sizes(config.dim)
+    costs = _of_text(config, precision)
+    return {
+        "layers": config.layers, "encoder layers": config.encoder_layers, "width": config.dim, "heads": heads,
+        "key/value heads": kv_heads, "head width": head_dim, "context": config.context_length,
+        "vocabulary": config.vocab_size, "windows": [part.window for part in config.attentions],
+        "feed-forward": [_fed(part) for part in _turns(config.feedforward)], "positions": words(config.position),
+        "norm": words(config.norm), "placement": config.placement,
+        "FLOPs a token": costs["FLOPs a token"]["to train"], "memory to train": costs["memory to train"]["total"],
+        "memory to serve": costs["memory to serve"]["total"],
+    }  # fmt: skip
 
 
 def _turns(parts: Any) -> tuple[Any, ...]:
