@@ -51,6 +51,17 @@ def test_one_system_is_shown_with_its_parts_costs_and_gaps(polytask):
         assert words in shown
 
 
+def test_networks_for_pictures_are_shown_with_their_parts(polytask):
+    about = read(polytask, "show", "clip-vit-b-32")
+    assert about["parameters"]["total"] == sum(about["by part"].values()) == 151_277_313
+    assert about["architecture"]["text"]["vocab_size"] == 49_408
+    assert about["architecture"]["vision"]["patch"] == 32
+    patterns = read(polytask, "show", "dalle-12b")["architecture"]["attention"].split("; ")
+    assert [pattern.split()[0] for pattern in patterns] == ["47", "16", "1"]
+    columns = read(polytask, "compare", "clip-vit-l-14", "dalle-12b")
+    assert columns["clip-vit-l-14"]["parameters, total"] == 427_616_513
+
+
 def test_experts_are_counted_whole_and_at_work(polytask):
     about = read(polytask, "show", "glam-64b-64e")["parameters"]
     assert about["total"] == 1_161_756_418_048

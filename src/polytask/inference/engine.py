@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from polytask.errors import ConfigError, TooLong
-from polytask.inference import scoring
+from polytask.errors import ConfigError
+from polytask.inference import admission, scoring
 from polytask.inference.beam import BeamSearch
 from polytask.inference.blocks import BLOCK, BlockPool, Table
 from polytask.inference.constrained import Grammars
@@ -94,11 +94,13 @@ class Engine:
     def submit(self, request: Request) -> Handle:
         """Queues a request, without waiting for a step under way. Raises ConfigError where it can never fit, or its
         guide cannot be followed."""
-        size = self._check(request)
+        size = admission.samples_at_once(
+            request, self.network.config, self.length, self.max_requests, self.pool.total * BLOCK
+        )
         handle = Handle(request, self.step, self.cancel)
         sampling = request.sampling
         constraint = self.grammars.compile(sampling.guide) if sampling.guide else None
-        limit = min(sampling.max_tokens, self.length - len(request.ids))
+        limit = request.limit(self.length)
         samples = range(max(sampling.samples, sampling.beam_size))
         sequences = [Sequence(request, sample, limit, self.tokenizer, self.pool) for sample in samples]
         for sequence in sequences:
@@ -231,43 +233,6 @@ class Engine:
         if beams:
             self._search([places[row].sequence for row in beams], logits.rows[beams], events)
         return events
-
-    def _check(self, request: Request) -> int:
-        """How many samples of the request run at once. Raises ConfigError where it can never run."""
-        if not request.ids:
-            raise ConfigError("A request needs at least one token to go on from.")
-        if len(request.ids) >= self.length:
-            raise TooLong(
-                f"The prompt has {len(request.ids)} tokens, but the context holds {self.length} with at least one of "
-                "the answer; shorten the text or drop examples."
-            )
-        reads = bool(self.network.config.encoder_layers)
-        if reads != (request.encoder_ids is not None):
-            raise ConfigError("An encoder-decoder needs encoder_ids, and only an encoder-decoder takes them.")
-        if reads and len(request.encoder_ids or []) > self.network.config.context_length:
-            raise ConfigError(
-                f"The text to read has {len(request.encoder_ids or [])} tokens, but the model reads "
-                f"{self.network.config.context_length}; shorten it."
-            )
-        if wrong := [i for i in request.sampling.logit_bias if i >= self.network.config.vocab_size]:
-            raise ConfigError(
-                f"sampling: logit_bias names the id {wrong[0]}, but the model has {self.network.config.vocab_size}; "
-                "the tokenizer knows the ids of a text."
-            )
-        beam, sampling = request.sampling.beam_size, request.sampling
-        if beam > self.max_requests:
-            raise ConfigError(
-                f"A beam of {beam} needs an engine that writes as many answers at once, and this one writes "
-                f"{self.max_requests}; make the beam smaller."
-            )
-        most = min(len(request.ids) + sampling.max_tokens, self.length)
-        each, read = -(-most // BLOCK), -(-len(request.encoder_ids or []) // BLOCK)
-        if beam * each + read > self.pool.total:
-            raise ConfigError(
-                f"The request may need {(beam * each + read) * BLOCK} tokens of key/value cache, and there is room for "
-                f"{self.pool.total * BLOCK}; shorten the text, lower max_tokens, or give the engine more memory."
-            )
-        return beam if beam > 1 else min(self.max_requests, (self.pool.total - read) // each)
 
     # Samples
 

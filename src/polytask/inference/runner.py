@@ -78,7 +78,7 @@ class Runner:
         places = chain.from_iterable(range(s.computed, s.computed + n) for s, n in zip(sequences, counts))
         positions = torch.tensor([list(places)], device=self.device)
         view = self.cache.view([self._row(s, n) for s, n in zip(sequences, counts)])
-        hidden = self.network(ids, Context(positions, cache=view))[0]  # (N, D)
+        hidden = self.network(ids, Context(positions, cache=view, given=self._given(sequences, counts)))[0]  # (N, D)
         ready, wanted, end = [], [], 0
         for sequence, count in zip(sequences, counts):
             end += count
@@ -90,6 +90,21 @@ class Runner:
         rows = list(chain.from_iterable(wanted))
         picked = hidden if len(rows) == len(hidden) else hidden[torch.tensor(rows, device=self.device)]
         return Logits(ready, [len(one) for one in wanted], self.network.logits(picked))
+
+    def _given(self, sequences: Listing[Sequence], counts: Listing[int]) -> tuple[Tensor, Tensor] | None:
+        """Which of the step's tokens (1, N) are of pictures, and their states."""
+        if all(sequence.given is None for sequence in sequences):
+            return None
+        places, states, start = list[int](), list[Tensor](), 0
+        for sequence, count in zip(sequences, counts):
+            if sequence.given is not None:
+                found, own = sequence.given.within(sequence.computed, count)
+                places += [start + place for place in found]
+                states.append(own)
+            start += count
+        mask = torch.zeros(1, start, dtype=torch.bool, device=self.device)
+        mask[0, places] = True
+        return mask, torch.cat(states).to(self.device)
 
     def _row(self, sequence: Sequence, count: int) -> Row:
         group = sequence.group

@@ -268,10 +268,15 @@ class Sampler:
             self.counts.index_put_((slots, tokens), torch.ones_like(slots, dtype=self.counts.dtype), accumulate=True)
 
     def adjust(self, logits: Tensor, places: "List[Place]") -> Tensor:
-        """logits (B, V) without the ids that are never produced, then penalties, biases, hooks, guides, min_tokens: a
-        new tensor. The places in one sequence stand side by side, in order."""
+        """logits (B, V) without the ids that are never produced (of a picture, all but its codes), then penalties,
+        biases, hooks, guides, min_tokens: a new tensor. The places in one sequence stand side by side, in order."""
         adjusted = logits.index_fill(1, self.never, -math.inf)
         sequences = [place.sequence for place in places]
+        for drawing in {s.drawing for s in sequences if s.drawing is not None}:
+            rows = [row for row, s in enumerate(sequences) if s.drawing == drawing]
+            codes = slice(drawing.first, drawing.first + drawing.codes)
+            adjusted[rows] = -math.inf
+            adjusted[rows, codes] = logits[rows, codes]
         if rows := [row for row, s in enumerate(sequences) if s.sampling.penalised]:
             adjusted[rows] = self._penalise(adjusted[rows], [places[row] for row in rows])
         if rows := [row for row, s in enumerate(sequences) if s.sampling.logit_bias]:

@@ -1,7 +1,10 @@
 """A request, what grows from it, and what is handed back."""
 
+import bisect
+import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
@@ -20,11 +23,39 @@ Finish = Literal["stop", "length", "cancelled", "error"]
 
 
 @dataclass(frozen=True)
+class Drawing:
+    """An answer that is a picture, or the rest of one: so many `tokens`, each one of `codes` ids from `first` on."""
+
+    first: int
+    codes: int
+    tokens: int
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """States (M, D) that stand for the embeddings of the prompt's ids at `places`, in ascending order: pictures."""
+
+    places: list[int]
+    states: Tensor
+
+    @cached_property
+    def digest(self) -> bytes:
+        """What tells them from others: keys and values of a prompt depend on them."""
+        return hashlib.sha256(self.states.detach().float().cpu().numpy().tobytes()).digest()
+
+    def within(self, start: int, count: int) -> tuple[list[int], Tensor]:
+        """Those of `count` places from `start` on: where they stand, counted from there, and their states."""
+        first, end = (bisect.bisect_left(self.places, place) for place in (start, start + count))
+        return [place - start for place in self.places[first:end]], self.states[first:end]
+
+
+@dataclass(frozen=True)
 class Request:
     """What is asked: the prompt's ids; of an encoder-decoder the decoder's first ids, and encoder_ids beside.
 
     prefix: how many of the first ids all see each other (prefix language models). priority: lower ones run first,
-    those of one priority as they come.
+    those of one priority as they come. drawing: what is written is a picture, which ends by its length alone.
+    given: pictures in the prompt.
     """
 
     ids: list[int]
@@ -33,15 +64,21 @@ class Request:
     hooks: tuple[LogitsHook, ...] = ()
     prefix: int = 0
     priority: int = 0
+    drawing: Drawing | None = None
+    given: Given | None = None
+
+    def limit(self, length: int) -> int:
+        """How many tokens an answer has at most, where a sequence has at most `length`."""
+        return min(self.drawing.tokens if self.drawing else self.sampling.max_tokens, length - len(self.ids))
 
 
 @dataclass
 class Completion:
     """One answer.
 
-    ids: what was produced, without the end that closed it; with a stop text they go on to its end, `text` does
-    not. logprob: sum by the network alone (natural logarithm), that of the closing <|end|> included, over `tokens` of
-    them. logprobs: for
+    text is empty where a picture was drawn. ids: what was produced, without the end that closed it; with a stop text
+    they go on to its end, `text` does not. logprob: sum by the network alone (natural logarithm), that of the closing
+    <|end|> included, over `tokens` of them. logprobs: for
     each id the likeliest tokens and, last if it is not among them, the id itself. ties: places in `ids` where in lower
     precision the two best logits nearly tied (within 1e-2, relative to the best where that is above 1): another batch
     may choose the other there. An <|end|> so chosen counts as place len(ids).
@@ -112,17 +149,18 @@ class Sequence:
     """
 
     __slots__ = (
-        "closed", "computed", "constraint", "drafts", "error", "finish", "group", "hooks", "ids", "index", "limit",
-        "logprob", "logprobs", "odds", "output", "pieces", "prefix", "prompt", "sampling", "slot", "table", "ties",
-        "waits",
+        "closed", "computed", "constraint", "drafts", "drawing", "error", "finish", "given", "group", "hooks", "ids",
+        "index", "limit", "logprob", "logprobs", "odds", "output", "pieces", "prefix", "prompt", "sampling", "slot",
+        "table", "ties", "waits",
     )  # fmt: skip
 
     def __init__(self, request: Request, index: int, limit: int, tokenizer: TextTokenizer, pool: BlockPool):
         self.sampling, self.hooks, self.index, self.limit = request.sampling, request.hooks, index, limit
+        self.drawing, self.given = request.drawing, request.given
         self.ids, self.prompt, self.prefix = list(request.ids), len(request.ids), request.prefix
         # What decides keys and values beside the tokens before them.
         read, both = tuple(request.encoder_ids or ()), tuple(request.ids[: request.prefix])
-        self.table = Table(pool, (read, both))
+        self.table = Table(pool, (read, both, request.given.digest if request.given else b""))
         self.computed = 0  # how many ids have keys and values in the cache
         self.drafts: list[int] = []
         self.odds: Tensor | None = None
@@ -173,6 +211,10 @@ class Sequence:
     def accept(self, i: int, logprob: float, ends: Collection[int]) -> str:
         """Takes the next id; the text that may be shown. Sets `finish` where it is the last one."""
         self.logprob += logprob
+        if self.drawing is not None:
+            self.ids.append(i)
+            self.finish = "stop" if self.produced >= self.limit else None
+            return ""
         if i in ends:
             self.closed = True
             return self.close("stop")

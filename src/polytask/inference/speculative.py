@@ -54,7 +54,8 @@ class Speculator:
         """Drafts for all sequences that decode."""
         if self.proposer is None:
             return
-        decoding = [s for g in running if g.beam is None for s in g.active if not s.reading and s.slot >= 0]
+        texts = [g for g in running if g.beam is None and g.request.drawing is None]
+        decoding = [s for g in texts for s in g.active if not s.reading and s.slot >= 0]
         paces, wanted = {}, {}
         for sequence in decoding:
             pace, left = self._paces.get(sequence, (FIRST, 0.0))

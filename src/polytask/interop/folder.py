@@ -29,7 +29,9 @@ from polytask.interop import hf, hub
 from polytask.interop.atomic import atomic_folder, sha256, verify
 from polytask.interop.shards import INDEX, SINGLE
 from polytask.models.config import TransformerConfig, from_dict, to_dict
+from polytask.models.networks import build
 from polytask.models.transformer import Transformer
+from polytask.nn.part import Part
 from polytask.tokenizers.text import TextTokenizer
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -127,6 +129,11 @@ def read_folder(path: str | Path, *, check: bool = True) -> Folder:
 
 def _opened(folder: Path) -> tuple[TransformerConfig, dict[str, Any]]:
     family = hf.family_of(folder)
+    if family.config is not TransformerConfig:
+        raise CheckpointError(
+            f"{folder} holds a {family.model_type} network ({family.architecture}), which alone answers no task; load "
+            "it from Python with polytask.interop.hf.load_network."
+        )
     return hf.read_config(folder), {"open weights": f"{family.model_type} ({family.architecture})"}
 
 
@@ -160,18 +167,22 @@ def load_network(folder: Folder, *, dtype: torch.dtype = torch.float32, device: 
     """The network of a folder with its weights, in evaluation mode."""
     if hf.is_folder(folder.path):
         return hf.load_network(folder.path, dtype, device, config=folder.config)
+    return filled(folder.path, folder.config).to(device, dtype).eval()
+
+
+def filled(folder: Path, config: Part) -> Any:
+    """The network of a configuration with the weights of a folder, as they are there."""
     with torch.device("meta"):
-        network = Transformer(folder.config)
-    tensors = read_weights(folder.path)
+        network = build(config)
+    tensors = read_weights(folder)
     wanted = network.state_dict()
     missing, odd = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
     wrong = [name for name in wanted.keys() & tensors.keys() if wanted[name].shape != tensors[name].shape]
     if missing or odd or wrong:
         first = (missing or odd or wrong)[0]
         kind = "lacks" if missing else "has an unknown" if odd else "has another shape of"
-        raise CheckpointError(
-            f"{folder.path / 'model.safetensors'} {kind} {first}: it does not belong to its config.json."
-        )
+        raise CheckpointError(f"{folder / 'model.safetensors'} {kind} {first}: it does not belong to its config.json.")
     network.load_state_dict(tensors, assign=True)  # pages of the file, which are read where they are first needed
-    network.fill_buffers()
-    return network.to(device, dtype).eval()
+    if fill := getattr(network, "fill_buffers", None):  # what no checkpoint holds
+        fill()
+    return network

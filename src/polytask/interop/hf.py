@@ -25,7 +25,7 @@ from polytask.interop import shards
 from polytask.interop.atomic import atomic_folder
 from polytask.interop.rows import Row
 from polytask.models.config import TransformerConfig
-from polytask.models.transformer import Transformer
+from polytask.models.networks import build
 from polytask.nn.part import Part
 from polytask.registry import Registry, nearest
 from polytask.tokenizers.text import TextTokenizer
@@ -52,6 +52,8 @@ FAMILIES = Registry(
             "t5": "encoder_decoders:T5",
             "marian": "encoder_decoders:MARIAN",
             "mixtral": "mixtral:MIXTRAL",
+            "clip": "clip:CLIP",
+            "llava": "llava:LLAVA",
         }.items()
     },
     CheckpointError,
@@ -70,22 +72,23 @@ class Family:
     names, theirs as they stand below `prefix` or with it. copies: tensors that may be written once more under another
     name, theirs to theirs. spellings: beginnings of names that some folders write otherwise, theirs to the table's.
     ignored: patterns of buffers that old checkpoints carry and that are computed here. other_rows: a table by which
-    some folders are kept and none is written.
+    some folders are kept and none is written. config: the kind of configuration that `read` gives.
     """
 
     model_type: str
     architecture: str
-    read: Callable[[Mapping[str, Any]], TransformerConfig]
-    write: Callable[[TransformerConfig], dict[str, Any]]
-    rows: Callable[[TransformerConfig], list[Row]]
+    read: Callable[[Mapping[str, Any]], Any]
+    write: Callable[[Any], dict[str, Any]]
+    rows: Callable[[Any], list[Row]]
     parts: tuple[Kinds, Kinds, Kinds] = (Part, Part, Part)
     prefix: str = ""
     copies: Mapping[str, str] = field(default_factory=dict)
     spellings: Mapping[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
-    other_rows: Callable[[TransformerConfig], list[Row]] | None = None
+    other_rows: Callable[[Any], list[Row]] | None = None
+    config: type[Part] = TransformerConfig
 
-    def rows_of(self, config: TransformerConfig, names: Collection[str]) -> list[Row]:
+    def rows_of(self, config: Part, names: Collection[str]) -> list[Row]:
         """The table that tensors of these names follow."""
         for rows in filter(None, (self.rows, self.other_rows)):
             table = rows(config)
@@ -107,7 +110,7 @@ def is_folder(path: str | Path) -> bool:
     return "model_type" in _words(Path(path)) if (Path(path) / "config.json").is_file() else False
 
 
-def read_config(path: str | Path) -> TransformerConfig:
+def read_config(path: str | Path) -> Any:
     """The network that a folder's config.json describes. Raises CheckpointError naming the key that we do not have."""
     words = _words(Path(path))
     return _read(_family(words, Path(path)), words, Path(path))
@@ -120,8 +123,8 @@ def family_of(path: str | Path) -> Family:
 
 def load_network(
     path: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu", *,
-    config: TransformerConfig | None = None,
-) -> Transformer:  # fmt: skip
+    config: Part | None = None,
+) -> Any:  # fmt: skip
     """The network of a folder with its weights, in evaluation mode.
 
     Weights are allocated once, in `dtype`, and filled tensor by tensor. config: stands in for the folder's own, of
@@ -138,7 +141,7 @@ def load_network(
             f"{family.model_type} network is used.", Notice, stacklevel=2,
         )  # fmt: skip
     with torch.device("meta"):
-        network = Transformer(config).to(dtype)
+        network = build(config).to(dtype)
     found = shards.stored(path)
     rows = family.rows_of(config, found)
     tensors, copies = _matched(family, rows, found, path)
@@ -155,7 +158,7 @@ def load_network(
 
 
 def export(
-    path: str | Path, network: Transformer, tokenizer: TextTokenizer | None = None, *, shard_bytes: int = SHARD_BYTES
+    path: str | Path, network: Any, tokenizer: TextTokenizer | None = None, *, shard_bytes: int = SHARD_BYTES
 ) -> None:  # fmt: skip
     """Writes a folder that transformers and others load, all of it or nothing.
 
@@ -191,7 +194,7 @@ def export(
             tokenizer.save(folder)
 
 
-def describe(config: TransformerConfig) -> tuple[Family, dict[str, Any]]:
+def describe(config: Part) -> tuple[Family, dict[str, Any]]:
     """The family that holds such a network, and its config.json: the first that reads what it wrote as the same.
 
     Raises CheckpointError that names the nearest family and in what it differs.
@@ -199,13 +202,14 @@ def describe(config: TransformerConfig) -> tuple[Family, dict[str, Any]]:
     differing: dict[str, list[str]] = {}
     for name in FAMILIES:
         family: Family = FAMILIES.get(name)
-        made_of = (config.norm, config.feedforward_of(0), config.position)
-        if not all(isinstance(part, kind) for part, kind in zip(made_of, family.parts)):
+        if not isinstance(config, family.config):
             continue
-        words = family.write(config)
+        if not all(isinstance(part, kind) for part, kind in zip(_made_of(config), family.parts)):
+            continue
         try:
+            words = family.write(config)
             again = family.read(words)
-            if bool(again.encoder_layers) != bool(config.encoder_layers):
+            if bool(getattr(again, "encoder_layers", 0)) != bool(getattr(config, "encoder_layers", 0)):
                 continue
             differing[name] = _differences(config, again)
         except ConfigError:  # the family has no such combination
@@ -213,20 +217,32 @@ def describe(config: TransformerConfig) -> tuple[Family, dict[str, Any]]:
         if not differing[name]:
             return family, words
     if not differing:
-        raise CheckpointError(
-            "No open format has this network's parts together: "
-            f"{', '.join(type(p).__name__ for p in (config.norm, config.feedforward_of(0), config.position))}."
-        )
+        names = ", ".join(type(part).__name__ for part in _made_of(config))
+        raise CheckpointError(f"No open format has this network's parts together: {names}.")
     name = min(differing, key=lambda name: len(differing[name]))
     raise CheckpointError(
         f"No open format holds this network as it is; the nearest, {name}, has another {', '.join(differing[name])}."
     )
 
 
-def _differences(a: TransformerConfig, b: TransformerConfig) -> list[str]:
+def _made_of(config: Any) -> tuple[Part, ...]:
+    """The parts of a language network that tell families apart; another network has its kind alone."""
+    if isinstance(config, TransformerConfig):
+        return config.norm, config.feedforward_of(0), config.position
+    return (config,)
+
+
+def _differences(a: Part, b: Part) -> list[str]:
     """Fields that decide what a network computes and differ."""
-    a, b = (replace(c, dropout=0.0, initialization="gpt") for c in (_unrolled(a), _unrolled(b)))
+    a, b = _comparable(a), _comparable(b)
     return [f.name for f in fields(a) if getattr(a, f.name) != getattr(b, f.name)]
+
+
+def _comparable(config: Part) -> Part:
+    if isinstance(config, TransformerConfig):
+        return replace(_unrolled(config), dropout=0.0, initialization="gpt")
+    parts = {f.name: getattr(config, f.name) for f in fields(config)}
+    return replace(config, **{n: _comparable(p) for n, p in parts.items() if isinstance(p, TransformerConfig)})
 
 
 def _unrolled(config: TransformerConfig) -> TransformerConfig:

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polytask.models.config import TransformerConfig
-from polytask.models.transformer import Transformer
+from polytask.models.networks import build
+from polytask.nn.part import Part
 
 
 class View:
@@ -93,15 +93,16 @@ class Row:
 Entry = tuple[str, str] | tuple[str, str, View]  # names of modules or tensors, with {i} for the layer
 
 
-def spread(config: TransformerConfig, table: Sequence[Entry]) -> list[Row]:
+def spread(config: Part, table: Sequence[Entry]) -> list[Row]:
     """Rows of a table that names modules: one for each layer `{i}` and each tensor (weight, bias) that ours has.
 
     An entry of which our network has nothing (the output of a tied one, the bias of one without) gives no row.
     """
     ours = shapes(config)
+    layers = 1 + max((int(word) for name in ours for word in name.split(".") if word.isdigit()), default=0)
     rows = []
     for theirs, mine, *view in table:
-        for i in range(max(config.layers, config.encoder_layers) if "{i}" in mine else 1):
+        for i in range(layers if "{i}" in mine else 1):
             module = mine.replace("{i}", str(i))
             for name in ours:
                 if name == module or name.rpartition(".")[0] == module:
@@ -110,7 +111,7 @@ def spread(config: TransformerConfig, table: Sequence[Entry]) -> list[Row]:
 
 
 @lru_cache(maxsize=8)
-def shapes(config: TransformerConfig) -> dict[str, Tensor]:
+def shapes(config: Part) -> dict[str, Tensor]:
     """Our tensors by name, without storage."""
     with torch.device("meta"):
-        return dict(Transformer(config).named_parameters())
+        return dict(build(config).named_parameters())

@@ -24,6 +24,7 @@ SYSTEMS = Registry(
         "bloom": "polytask.systems.bloom:bloom",
         "dalle2": "polytask.systems.dalle2:dalle2",
         "imagen": "polytask.systems.imagen:imagen",
+        "dalle": "polytask.systems.dalle:dalle",
         "generalist": "polytask.systems.generalist:generalist",
     },
 )
@@ -43,6 +44,8 @@ PRESETS = Registry(
         "gpt4": "polytask.systems.gpt4:SIZES",
         "dalle2": "polytask.systems.dalle2:SIZES",
         "imagen": "polytask.systems.imagen:SIZES",
+        "clip": "polytask.systems.clip:SIZES",
+        "dalle": "polytask.systems.dalle:SIZES",
         "generalist": "polytask.systems.generalist:SIZES",
     },
 )
@@ -55,10 +58,9 @@ def build_config(system: str, size: str | None = None, **changes: Any) -> Any:
     Raises ConfigError for an unknown system, size or field, naming the nearest.
     """
     if system in PRESETS and system not in SYSTEMS:
-        raise ConfigError(
-            f"model: {system} cannot be built, since its architecture is not public; "
-            f"see what is: polytask systems show {system}"
-        )
+        public = any(row.config is not None for row in PRESETS.get(system).values())
+        why = "is no language model" if public else "cannot be built, since its architecture is not public"
+        raise ConfigError(f"model: {system} {why}; see what is known of it: polytask systems show {system}")
     family = SYSTEMS.get(system)
     if size is not None:
         sizes = PRESETS.get(system)

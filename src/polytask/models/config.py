@@ -19,10 +19,10 @@ class TransformerConfig(Part):
     """A decoder, or with `encoder_layers` an encoder-decoder that shares its embedding.
 
     attention: one part for all layers, or several that take turns (GPT-3: dense, banded, dense, ...); they may differ
-    in their window alone, since all layers share one cache. feedforward: one part, or several that take turns (GLaM:
-    dense, experts, ...). embedding_norm: one more norm, of the embeddings (BLOOM). tied: the output matrix is the
-    embedding. output_bias: one learned number for each logit. logit_scale: what hidden states are multiplied by before
-    the last product (PaLM: 1/sqrt(dim)). logit_cap: logits are bent to stay within +-cap (Gemma 2, section 2).
+    in their window and pattern alone, since all layers share one cache. feedforward: one part, or several that take
+    turns (GLaM: dense, experts, ...). embedding_norm: one more norm, of the embeddings (BLOOM). tied: the output matrix
+    is the embedding. output_bias: one learned number for each logit. logit_scale: what hidden states are multiplied by
+    before the last product (PaLM: 1/sqrt(dim)). logit_cap: logits are bent to stay within +-cap (Gemma 2, section 2).
     prefix: what comes before the answer is seen from both sides (a prefix language model, Raffel et al. 2020, section
     3.2.1). scale_embedding: embeddings are multiplied by sqrt(dim). final_norm: one more norm after the last layer,
     which pre-norm networks need.
@@ -59,8 +59,8 @@ class TransformerConfig(Part):
         if self.placement not in get_args(Placement):
             raise ConfigError(f"model: placement={self.placement!r} must be one of: {', '.join(get_args(Placement))}")
         INITIALIZATIONS.get(self.initialization)
-        if len({dataclasses.replace(part, window=None) for part in self.attentions}) > 1:
-            raise ConfigError("model: attention parts that take turns may differ in their window alone")
+        if len({dataclasses.replace(part, window=None, pattern=None) for part in self.attentions}) > 1:
+            raise ConfigError("model: attention parts that take turns may differ in their window and pattern alone")
         self.attentions[0].sizes(self.dim)
 
     @property

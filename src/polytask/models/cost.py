@@ -8,7 +8,7 @@ from polytask.nn.cpu_attention import KEPT, spans
 from polytask.nn.experts import Experts
 from polytask.nn.feedforward import GatedMLP
 from polytask.nn.part import Part
-from polytask.nn.position import Alibi, Learned, RelativeBuckets, Rotary
+from polytask.nn.position import Alibi, Learned, RelativeBuckets, Rotary, TextAndGrid
 
 PRECISION_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -32,6 +32,8 @@ def _position_parameters(config: TransformerConfig) -> int:
     part, heads = config.position, config.attention_of(0).heads
     if isinstance(part, Learned):
         return (config.context_length + part.offset) * config.dim
+    if isinstance(part, TextAndGrid):
+        return part.rows * config.dim
     if isinstance(part, RelativeBuckets):
         stacks = 2 if config.encoder_layers else 1
         return part.buckets * heads * (stacks if part.shared else config.encoder_layers + config.layers)
@@ -99,7 +101,8 @@ def flops_per_token(config: TransformerConfig, length: int) -> float:
 
 def _seen(config: TransformerConfig, layer: int, length: int) -> int:
     """Of how many tokens a layer may read keys and values."""
-    return min(length, config.attention_of(layer).window or length)
+    part = config.attention_of(layer)
+    return min(length, part.window or length, part.pattern.most if part.pattern else length)
 
 
 def kv_bytes_per_token(config: TransformerConfig, precision: str = "float32") -> int:
@@ -134,7 +137,7 @@ def activation_bytes(
     kept = max(layers) + len(layers) * stream if checkpointing else sum(layers)
     ends = 3 * stream + (stream if config.embedding_norm else 0) + (stream if config.dropout else 0)
     ends += 4 * _angles(config)
-    masks = len({part.window for part in config.attentions if not part.cap}) + (2 if cross else 0)
+    masks = len({(part.window, part.pattern) for part in config.attentions if not part.cap}) + (2 if cross else 0)
     seen = masks * rows * length**2 * size  # of packed documents, as numbers that are added to scores
     return int(rows * length * (kept + ends)) + seen + _score_bytes(config, rows, length, size)
 

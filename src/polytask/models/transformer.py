@@ -13,7 +13,15 @@ from polytask.nn.block import Block
 from polytask.nn.cache import Context, Memory, Scorer
 from polytask.nn.init import INITIALIZATIONS
 from polytask.nn.paged import CacheView, KVCache
-from polytask.nn.position import Alibi, Learned, PositionEmbedding, RelativeBuckets, RelativeScores, Sinusoidal
+from polytask.nn.position import (
+    Alibi,
+    Learned,
+    PositionEmbedding,
+    RelativeBuckets,
+    RelativeScores,
+    Sinusoidal,
+    TextAndGrid,
+)
 
 
 class Transformer(nn.Module):
@@ -26,7 +34,7 @@ class Transformer(nn.Module):
         # torch's own drawing, which is drawn over anyway, takes seconds: on the meta device it imports a compiler.
         self.embedding = nn.Embedding.from_pretrained(torch.empty(config.vocab_size, config.dim), freeze=False)
         self.embedding_norm = config.embedding_norm.build(config.dim) if config.embedding_norm else None  # type: ignore[attr-defined]
-        added = isinstance(config.position, Learned | Sinusoidal)
+        added = isinstance(config.position, Learned | Sinusoidal | TextAndGrid)
         self.position = PositionEmbedding(config.position, config.context_length, config.dim) if added else None
         self.dropout = nn.Dropout(config.dropout)
         heads, part = config.attention_of(0).heads, config.position
@@ -76,10 +84,12 @@ class Transformer(nn.Module):
         layer = None if isinstance(self.output, nn.Linear | None) else self.output
         return Head(self.output_weight, self.output_bias, self.config.logit_scale, self.config.logit_cap, layer)
 
-    def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
+    def embed(self, ids: Tensor, positions: Tensor, given: tuple[Tensor, Tensor] | None = None) -> Tensor:
         x = self.embedding(ids)  # (B, T, D)
         if self.scale != 1.0:
             x = x * self.scale
+        if given is not None:
+            x = x.masked_scatter(given[0][..., None], given[1].to(x.dtype))
         if self.position is not None:
             x = x + self.position(positions).to(x.dtype)
         if self.embedding_norm is not None:
@@ -119,7 +129,7 @@ class Transformer(nn.Module):
             context.scorer = self._scorer(self.relative)
         if context.whole and context.ordered:
             context.self_mask(None)  # so that compiled blocks find the same, the first one too, and are compiled once
-        x = self.embed(ids, context.positions)
+        x = self.embed(ids, context.positions, context.given)
         for block in self.blocks:
             x = block(x, context)
         return self.norm(x)

@@ -13,6 +13,7 @@ from polytask.nn.kernels.products import apply
 from polytask.nn.part import Part
 from polytask.nn.position import RelativeBuckets, Rotary, Turn
 from polytask.nn.projection import project
+from polytask.nn.sparse import Pattern
 from polytask.nn.stacked import Stacked
 
 
@@ -24,7 +25,8 @@ class Attention(Part):
     dim / heads. window: a token sees this many last tokens, itself included; None sees all (GPT-3's locally banded
     layers have one). qk_norm: normalises each query and key head (Henry et al. 2020; Dehghani et al. 2023). scale: of
     the products of queries and keys; None means 1 / sqrt(head_dim), T5 and GPT-Neo have 1. cap: scores are bent to stay
-    within +-cap, cap tanh(score / cap) (Gemma 2, section 2). output_bias: None means as `bias`.
+    within +-cap, cap tanh(score / cap) (Gemma 2, section 2). output_bias: None means as `bias`. pattern: which tokens
+    of a picture a token of it sees (DALL-E); None sees all.
     """
 
     heads: int
@@ -36,6 +38,7 @@ class Attention(Part):
     scale: float | None = None
     cap: float | None = None
     output_bias: bool | None = None
+    pattern: Pattern | None = None
 
     def __post_init__(self) -> None:
         self.expect_numbers("heads", "kv_heads", "head_dim", "window", whole=True)
@@ -79,22 +82,22 @@ class _Heads(nn.Module):
 
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, context: Context, window: int | None, scores: Tensor | None = None,
-        cross: bool = False, onto: Tensor | None = None,
+        cross: bool = False, onto: Tensor | None = None, pattern: Pattern | None = None,
     ) -> Tensor:  # fmt: skip
         """The heads' outputs, projected; `scores` (1 or B, H, T, S) are what positions add to those of q and k."""
         training = torch.is_grad_enabled() and not torch.compiler.is_compiling()
         if q.device.type == "cpu" and training and not self.cap:
             k, v = repeated(q, k, v)
-            bias, causal = context.bias(q, k, window, cross), context.ordered and not cross
+            bias, causal = context.bias(q, k, window, cross, pattern), context.ordered and not cross
             mixed = cpu_attention.attention(q, k, v, bias, causal, scale=self.scale, scores=scores, window=window)
         elif self.cap or scores is not None:
-            mixed = mix(q, k, v, context.bias(q, k, window, cross), False, self.scale, self.cap, scores)
-        elif not cross and varlen.takes(q, context, window):
+            mixed = mix(q, k, v, context.bias(q, k, window, cross, pattern), False, self.scale, self.cap, scores)
+        elif not cross and pattern is None and varlen.takes(q, context, window):
             assert context.starts is not None
             k, v = repeated(q, k, v)
             mixed = varlen.attention(q, k, v, context.starts, window, self.scale)
         else:
-            mask, is_causal = (context.cross_mask(), False) if cross else context.self_mask(window)
+            mask, is_causal = (context.cross_mask(), False) if cross else context.self_mask(window, pattern)
             mixed = mix(q, k, v, mask, is_causal, self.scale, None, None)
         return self.project(mixed, onto)
 
@@ -141,7 +144,7 @@ def bend(scores: Tensor, cap: float | None, bias: Tensor | None, added: Tensor |
 class SelfAttention(_Heads):
     def __init__(self, dim: int, part: Attention, position: Part, layer: int, causal: bool = True):
         super().__init__(dim, part)
-        self.layer, self.window = layer, part.window
+        self.layer, self.window, self.pattern = layer, part.window, part.pattern
         self.rotary = position if isinstance(position, Rotary) else None
         own = position if isinstance(position, RelativeBuckets) and not position.shared else None
         self.relative = own.build(self.heads, causal) if own else None
@@ -158,12 +161,13 @@ class SelfAttention(_Heads):
             q, k = self.query_norm(q).to(v.dtype), self.key_norm(k).to(v.dtype)
         turn = self._turn(context)
         if context.cache is not None:
-            form = {"window": self.window, "scale": self.scale, "cap": self.cap}
+            form = {"window": self.window, "pattern": self.pattern, "scale": self.scale, "cap": self.cap}
             scorer = self.relative or context.scorer
             return self.project(context.cache.attend(self.layer, q, k, v, turn=turn, scorer=scorer, **form), onto)
         if turn is not None:
             q, k = turn(q), turn(k)
-        return self.attend(q, k, v, context, self.window, self._scores(context, q.dtype), onto=onto)
+        scores = self._scores(context, q.dtype)
+        return self.attend(q, k, v, context, self.window, scores, onto=onto, pattern=self.pattern)
 
     def _turn(self, context: Context) -> Turn | None:
         if (rotary := self.rotary) is None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from polytask.nn import masks
+from polytask.nn.sparse import Pattern
 
 if TYPE_CHECKING:
     from polytask.nn.paged import CacheView
@@ -32,7 +33,8 @@ class Context:
     tokens that all of their document sees (prefix language modelling). scores (1 or B, H, T, S) are what positions add
     to the scores of every layer. With a cache the batch is (1, N), the new tokens of its rows one row after the other;
     `positions` are places in each row's sequence, the cache knows the rows, and `scorer` makes the scores of some of
-    them. routing is filled by layers of experts, without a cache; None where nobody wants it.
+    them. given: where states stand for embeddings (B, T) bool, and these states (M, D) in order. routing is filled by
+    layers of experts, without a cache; None where nobody wants it.
     """
 
     positions: Tensor
@@ -44,6 +46,7 @@ class Context:
     memory: Memory | None = None
     scores: Tensor | None = None
     scorer: Scorer | None = None
+    given: tuple[Tensor, Tensor] | None = None
     routing: list | None = field(default_factory=list, repr=False, compare=False)
     _kept: dict = field(default_factory=dict, repr=False, compare=False)
 
@@ -80,13 +83,13 @@ class Context:
     def _range(self, length: int) -> Tensor:
         return torch.arange(length, device=self.positions.device)[None]
 
-    def self_mask(self, window: int | None) -> tuple[Tensor | None, bool]:
+    def self_mask(self, window: int | None, pattern: Pattern | None = None) -> tuple[Tensor | None, bool]:
         """(mask, is_causal) for scaled_dot_product_attention; is_causal alone lets the kernel skip half of the work."""
-        return self.once(("self", window), lambda: self._self_mask(window))
+        return self.once(("self", window, pattern), lambda: self._self_mask(window, pattern))
 
-    def _self_mask(self, window: int | None) -> tuple[Tensor | None, bool]:
+    def _self_mask(self, window: int | None, pattern: Pattern | None) -> tuple[Tensor | None, bool]:
         length = self.positions.shape[1]
-        if self.whole and self.prefix is None:
+        if self.whole and self.prefix is None and pattern is None:
             if not self.causal:
                 return None, False
             if window is None or window >= length:
@@ -99,6 +102,9 @@ class Context:
         if self.documents is not None and not self.whole:
             same = masks.same_document(self.documents, self.documents)
             mask = same if mask is None else mask & same
+        if pattern is not None:
+            near = pattern.visible(self.positions, self.positions)
+            mask = near if mask is None else mask & near
         return mask, False
 
     def cross_mask(self) -> Tensor | None:
@@ -110,16 +116,18 @@ class Context:
         queries = self.documents if self.documents is not None else torch.ones_like(self.positions)
         return self.once("cross", lambda: _seen(masks.same_document(queries, documents)))
 
-    def bias(self, q: Tensor, k: Tensor, window: int | None, cross: bool) -> Tensor | None:
+    def bias(
+        self, q: Tensor, k: Tensor, window: int | None, cross: bool, pattern: Pattern | None = None
+    ) -> Tensor | None:
         """The mask as what attention adds to its scores, (1 or B, 1, T, S) of the type of q (B, H, T, K)."""
 
         def make() -> Tensor | None:
-            mask, is_causal = (self.cross_mask(), False) if cross else self.self_mask(window)
+            mask, is_causal = (self.cross_mask(), False) if cross else self.self_mask(window, pattern)
             if is_causal:
                 mask = torch.ones(1, 1, q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()
             return None if mask is None else masks.additive(mask, q.dtype)
 
-        return self.once(("bias", window, cross, q.dtype), make)
+        return self.once(("bias", window, pattern, cross, q.dtype), make)
 
 
 def _seen(mask: Tensor) -> Tensor:

@@ -27,9 +27,21 @@ def relu_squared(x: Tensor) -> Tensor:
     return F.relu(x).square()
 
 
+def quick_gelu(x: Tensor) -> Tensor:
+    """x sigmoid(1.702 x), as in the code of GPT-1 and CLIP (Hendrycks and Gimpel 2016, section 2)."""
+    return x * torch.sigmoid(1.702 * x)
+
+
 ACTIVATIONS = Registry(
     "activation",
-    {"relu": F.relu, "gelu": F.gelu, "gelu_tanh": gelu_tanh, "silu": F.silu, "relu_squared": relu_squared},
+    {
+        "relu": F.relu,
+        "gelu": F.gelu,
+        "gelu_tanh": gelu_tanh,
+        "quick_gelu": quick_gelu,
+        "silu": F.silu,
+        "relu_squared": relu_squared,
+    },
 )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from polytask.nn import masks, pieces
 from polytask.nn.attention import mix
 from polytask.nn.cache import Scorer
+from polytask.nn.sparse import Pattern
 
 BLOCK = 16
 SHORT = 8  # tokens of a row, up to which it is read by products, or beside others
@@ -62,8 +63,11 @@ def joined(parts: Sequence[slice], device: torch.device) -> "slice | Tensor":
 class Sight:
     """The keys (B, S) that rows of as many tokens each (B, T) may see, of their own or of what an encoder read."""
 
-    def __init__(self, rows: Sequence[Row], window: int | None, memory: bool, device: torch.device):
-        self.rows, self.window, self.device, self.causal = rows, window, device, not memory
+    def __init__(
+        self, rows: Sequence[Row], window: int | None, memory: bool, device: torch.device,
+        pattern: Pattern | None = None,
+    ):  # fmt: skip
+        self.rows, self.window, self.device, self.causal, self.pattern = rows, window, device, not memory, pattern
         self.count = rows[0].count
         self.tables = [row.memory if memory else row.table for row in rows]
         self.ends = [row.read if memory else row.end for row in rows]
@@ -86,7 +90,8 @@ class Sight:
         """Whether each token sees what came before in its own row, and there is nothing before that."""
         row = self.rows[0]
         whole = row.start == 0 and (self.window is None or self.window >= row.count)
-        return self.causal and len(self.rows) == 1 and row.count > 1 and whole and row.prefix < 2
+        alone = len(self.rows) == 1 and self.pattern is None
+        return self.causal and alone and row.count > 1 and whole and row.prefix < 2
 
     @cached_property
     def mask(self) -> Tensor | None:
@@ -95,14 +100,19 @@ class Sight:
         if not self.causal:
             return None if even else self._real[:, None, None]
         cut = self.window is not None and any(first or end > self.window for first, end in zip(self.firsts, self.ends))
-        if self.count == 1 and even and (not cut or (len(self.rows) == 1 and not self.rows[0].prefix)):
+        if (
+            self.count == 1
+            and even
+            and self.pattern is None
+            and (not cut or (len(self.rows) == 1 and not self.rows[0].prefix))
+        ):
             return None
         queries, keys = self.positions
         mask = masks.causal(queries, keys, self.window)
         if any(row.prefix for row in self.rows):
             prefix = torch.tensor([row.prefix for row in self.rows], device=self.device)[:, None]
             mask = mask | (keys < prefix)[:, None, None]
-        return mask
+        return mask if self.pattern is None else mask & self.pattern.visible(queries, keys)
 
     @property
     def _real(self) -> Tensor:
@@ -127,8 +137,11 @@ class Sight:
 class Packet(Sight):
     """Rows whose keys are read side by side, (B, kv_heads, S, K), for one call of torch's kernel."""
 
-    def __init__(self, rows: Sequence[Row], tokens: slice, window: int | None, memory: bool, device: torch.device):
-        super().__init__(rows, window, memory, device)
+    def __init__(
+        self, rows: Sequence[Row], tokens: slice, window: int | None, memory: bool, device: torch.device,
+        pattern: Pattern | None = None,
+    ):  # fmt: skip
+        super().__init__(rows, window, memory, device, pattern)
         self.tokens = tokens
         alone = len(rows) == 1
         self.index = joined(runs(self.tables[0], self.firsts[0], self.ends[0]), device) if alone else self._gathered()
@@ -166,9 +179,12 @@ class Packet(Sight):
 class Cluster:
     """Rows of few tokens each whose keys are read where they lie, and those of blocks that they share once for all."""
 
-    def __init__(self, rows: Sequence[Row], tokens: slice, window: int | None, memory: bool, device: torch.device):
+    def __init__(
+        self, rows: Sequence[Row], tokens: slice, window: int | None, memory: bool, device: torch.device,
+        pattern: Pattern | None = None,
+    ):  # fmt: skip
         self.tokens = tokens
-        self.sights = [Sight([row], window, memory, device) for row in rows]
+        self.sights = [Sight([row], window, memory, device, pattern) for row in rows]
         count = common(rows, memory) if len(rows) > 1 else 0
         self.shared = _few(runs(self.sights[0].tables[0], 0, count * BLOCK), device)
         self.rows, start = [], 0
@@ -199,8 +215,9 @@ def common(rows: Sequence[Row], memory: bool) -> int:
 
 
 def packets(
-    rows: Sequence[Row], window: int | None, memory: bool, width: int, device: torch.device, precise: bool = True
-) -> list[Packet | Cluster]:
+    rows: Sequence[Row], window: int | None, memory: bool, width: int, device: torch.device, precise: bool = True,
+    pattern: Pattern | None = None,
+) -> list[Packet | Cluster]:  # fmt: skip
     """All rows of a step, in order, for heads of `width`.
 
     A CPU reads rows of few tokens by products if they are `precise` (scores in bfloat16 would not be), other devices as
@@ -213,7 +230,7 @@ def packets(
         start = tokens.stop
         large = (group[0].read if memory else group[0].end) * width > SMALL
         products = cpu and precise and (len(group) > 1 or (group[0].count <= SHORT and large))
-        made.append((Cluster if products else Packet)(group, tokens, window, memory, device))
+        made.append((Cluster if products else Packet)(group, tokens, window, memory, device, pattern))
     return made
 
 

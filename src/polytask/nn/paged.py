@@ -16,6 +16,7 @@ from polytask.nn.cache import Scorer
 from polytask.nn.kernels import attention as kernels
 from polytask.nn.packets import BLOCK, Cluster, Packet, Row, joined, packets, runs
 from polytask.nn.position import Turn
+from polytask.nn.sparse import Pattern
 
 __all__ = ["BLOCK", "CacheView", "KVCache", "Row"]
 
@@ -67,14 +68,15 @@ class CacheView:
 
     def attend(
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, turn: Turn | None = None, window: int | None = None,
-        scale: float | None = None, cap: float | None = None, scorer: Scorer | None = None,
+        pattern: Pattern | None = None, scale: float | None = None, cap: float | None = None,
+        scorer: Scorer | None = None,
     ) -> Tensor:  # fmt: skip
         """The heads' outputs (1, H, N, K) for q (1, H, N, K) and the new k and v (1, kv_heads, N, K).
 
-        turn: of queries and keys by their positions. window, scale, cap: see `nn.attention.Attention`. scorer: what
-        positions add to scores.
+        turn: of queries and keys by their positions. window, pattern, scale, cap: see `nn.attention.Attention`. scorer:
+        what positions add to scores.
         """
-        if not cap and scorer is None:
+        if not cap and scorer is None and pattern is None:
             keys, values = self.cache.keys[layer], self.cache.values[layer]
             mixed = kernels.attend(self.rows, self._kept, keys, values, q, k, v, turn, window, scale)
             if mixed is not None:
@@ -82,7 +84,7 @@ class CacheView:
         if turn is not None:
             q, k = turn(q), turn(k)
         self._write(layer, self.new, k, v)
-        return self._over(self._packets(window), layer, q, scale, cap, scorer)
+        return self._over(self._packets(window, pattern=pattern), layer, q, scale, cap, scorer)
 
     def attend_memory(self, layer: int, q: Tensor, *, scale: float | None = None, cap: float | None = None) -> Tensor:
         """The same over what an encoder read, for q (1, H, N, K)."""
@@ -107,10 +109,12 @@ class CacheView:
         outputs = [packet.attend(q, keys, values, scale, cap, scorer) for packet in packets]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
 
-    def _packets(self, window: int | None, memory: bool = False) -> "list[Packet | Cluster]":
-        key = (window, memory)
+    def _packets(
+        self, window: int | None, memory: bool = False, pattern: Pattern | None = None
+    ) -> "list[Packet | Cluster]":
+        key = (window, memory, pattern)
         if key not in self._kept:
             store = self.cache.keys
             precise = store.dtype in (torch.float32, torch.float64)
-            self._kept[key] = packets(self.rows, window, memory, store.shape[-1], self.device, precise)
+            self._kept[key] = packets(self.rows, window, memory, store.shape[-1], self.device, precise, pattern)
         return self._kept[key]

@@ -33,6 +33,33 @@ class Learned(Part):
 
 
 @dataclass(frozen=True)
+class TextAndGrid(Part):
+    """One learned vector for each place of a text; for each token of the picture behind it the sum of one for its row
+    and one for its column (Ramesh et al. 2021, figure 10).
+
+    The table holds those of the text, then of the rows, then of the columns.
+    """
+
+    text: int
+    height: int
+    width: int
+
+    def __post_init__(self) -> None:
+        self.expect_numbers("text", "height", "width", whole=True)
+
+    @property
+    def rows(self) -> int:
+        return self.text + self.height + self.width
+
+    def vectors(self, positions: Tensor, table: Tensor) -> Tensor:
+        """(..., D) for positions (...) and the table (rows, D)."""
+        place = positions - self.text
+        first = torch.where(place < 0, positions, self.text + place // self.width)
+        column = nn.functional.embedding(self.text + self.height + place % self.width, table)
+        return nn.functional.embedding(first, table) + column * (place >= 0)[..., None]
+
+
+@dataclass(frozen=True)
 class Sinusoidal(Part):
     """Fixed sines and cosines with wavelengths from 2 pi to 10000 x 2 pi (Vaswani et al. 2017, section 3.5).
 
@@ -274,6 +301,8 @@ class PositionEmbedding(nn.Module):
         self.part = part
         if isinstance(part, Learned):
             self.weight = nn.Parameter(torch.empty(context_length + part.offset, dim))
+        elif isinstance(part, TextAndGrid):
+            self.weight = nn.Parameter(torch.empty(part.rows, dim))
         elif isinstance(part, Sinusoidal):
             self.register_buffer("weight", part.table(torch.arange(context_length), dim), persistent=False)
 
@@ -284,5 +313,7 @@ class PositionEmbedding(nn.Module):
             self.weight = self.part.table(torch.arange(length, device=device), dim).to(self.weight.dtype)
 
     def forward(self, positions: Tensor) -> Tensor:  # (B, T) -> (B, T, D)
+        if isinstance(self.part, TextAndGrid):
+            return self.part.vectors(positions, self.weight)
         offset = self.part.offset if isinstance(self.part, Learned) else 0
         return nn.functional.embedding(positions + offset if offset else positions, self.weight)

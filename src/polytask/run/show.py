@@ -1,5 +1,6 @@
 """What a checkpoint folder says about itself, in words for people."""
 
+from collections import Counter
 from typing import Any
 
 from polytask.interop.folder import read_folder
@@ -8,6 +9,7 @@ from polytask.models.config import TransformerConfig
 from polytask.nn.block import Placement
 from polytask.nn.part import Part, to_plain
 
+FEW = 4  # parts that take turns, up to which they stand in their order
 NORMS: dict[Placement, str] = {
     "pre": "before each sub-layer",
     "post": "after each sum",
@@ -55,9 +57,12 @@ def _sequence(values: list[Any]) -> str:
 
 
 def words(part: Any) -> str:
-    """A part as it is written in code, without the fields that say nothing; parts that take turns one after another."""
+    """A part as it is written in code, without the fields that say nothing; parts that take turns one after another, or
+    where they are many, each with how often it comes."""
     if isinstance(part, tuple):
-        return "; ".join(map(words, part))
+        counts = Counter(map(words, part))
+        few = len(part) <= FEW or len(counts) == len(part)
+        return "; ".join(map(words, part) if few else (f"{count} x {word}" for word, count in counts.items()))
     if not isinstance(part, Part):
         return str(part)
     plain = to_plain(part)

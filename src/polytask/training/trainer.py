@@ -199,6 +199,7 @@ class Trainer:
     def _step(self, ahead: Ahead, asked: bool) -> Figures:
         config, state = self.config, self.state
         self._seed()
+        self.module.begin(state.step)
         self.optimizer.zero_grad()
         figures = backward(
             self.module, lambda micro: ahead.get(state.step, micro), config.accumulate, self.world,

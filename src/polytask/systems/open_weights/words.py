@@ -22,6 +22,7 @@ def parts(c: TransformerConfig) -> tuple[Attention, Any, Any, Any]:
 _ACTIVATIONS = {
     "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh", "gelu": "gelu",
     "relu": "relu", "relu2": "relu_squared", "silu": "silu", "swish": "silu",
+    "quick_gelu": "quick_gelu",
 }  # fmt: skip
 
 

@@ -10,5 +10,8 @@ OBJECTIVES = Registry(
         "span_corruption": "polytask.training.objectives.language:LanguageModelling",
         "seq2seq": "polytask.training.objectives.language:SequenceToSequence",
         "denoising": "polytask.training.objectives.diffusion:Denoising",
+        "contrastive": "polytask.training.objectives.contrastive:Contrastive",
+        "dvae": "polytask.training.objectives.dvae:Autoencoding",
+        "prior": "polytask.training.objectives.prior:DiffusionPrior",
     },
 )

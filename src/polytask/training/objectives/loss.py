@@ -33,5 +33,10 @@ class WithLoss(nn.Module):
         super().__init__()
         self.network, self.objective = network, objective
 
+    def begin(self, step: int) -> None:
+        """Tells an objective that changes over a run how many updates were made before the step."""
+        if begin := getattr(self.objective, "begin", None):
+            begin(step)
+
     def forward(self, batch: Any) -> Loss:
         return self.objective.loss(self.network, batch)

@@ -1,0 +1,62 @@
+"""Pictures from a decoder over text and picture tokens (Ramesh et al. 2021): drawn by the engine, ranked by CLIP."""
+
+from collections.abc import Sequence as Listing
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from polytask.errors import ConfigError
+from polytask.inference.engine import Engine
+from polytask.inference.sampling import Sampling
+from polytask.inference.sequence import Drawing, Request
+from polytask.models.clip import CLIP
+from polytask.tokenizers.image import ImageTokenizer
+
+
+def request(
+    prompt: list[int], tokenizer: ImageTokenizer, sampling: Sampling, upper: Listing[int] = ()
+) -> Request:  # fmt: skip
+    """Asks for sampling.n pictures behind a prompt's ids; upper: the first ids of each, from which they go on."""
+    vocabulary = tokenizer.vocabulary
+    if len(upper) >= vocabulary.tokens:
+        raise ConfigError(f"The picture has all of its {vocabulary.tokens} tokens, so there is nothing to complete.")
+    drawing = Drawing(vocabulary.first, vocabulary.codes, vocabulary.tokens - len(upper))
+    return Request([*prompt, *upper], sampling, drawing=drawing)
+
+
+def upper_part(pixels: Tensor, rows: int, tokenizer: ImageTokenizer) -> list[int]:
+    """The ids of the first `rows` rows of tokens of a picture (3, H, W)."""
+    height, width = tokenizer.vocabulary.height, tokenizer.vocabulary.width
+    if not 0 < rows < height:
+        raise ConfigError(f"rows={rows!r} of a picture are given, and there are {height}; give 1 to {height - 1}.")
+    return tokenizer.encode(pixels[None])[0][: rows * width]
+
+
+def draw(
+    engine: Engine, tokenizer: ImageTokenizer, prompts: Listing[list[int]], sampling: Sampling,
+    uppers: Listing[Listing[int]] | None = None,
+) -> list[Tensor]:  # fmt: skip
+    """sampling.n pictures (n, 3, H, W) in [-1, 1] for each prompt; uppers: see `request`, one for each prompt."""
+    given = uppers or [()] * len(prompts)
+    asked = [request(ids, tokenizer, sampling, upper) for ids, upper in zip(prompts, given, strict=True)]
+    answers = engine.run(asked)
+    return [tokenizer.decode([[*upper, *one.ids] for one in each]) for upper, each in zip(given, answers)]
+
+
+@torch.inference_mode()
+def rank(clip: CLIP, pixels: Tensor, ids: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Order of pictures (N, 3, H, W), those first that fit the text best, and the cosine of each in that order.
+
+    ids (L,) are the text's for CLIP, and mask (L,) is True where they are real. Raises ConfigError where there are not
+    1 to 512 pictures.
+    """
+    if not 1 <= len(pixels) <= 512:
+        raise ConfigError(f"{len(pixels)} pictures were given to be ranked; give 1 to 512.")
+    side = clip.config.vision.image
+    if pixels.shape[-1] != side:
+        pixels = F.interpolate(pixels, size=(side, side), mode="bicubic", antialias=True).clamp(-1, 1)
+    text = clip.encode_text(ids[None], None if mask is None else mask[None])
+    fits = torch.cat([clip.encode_image(part) @ text[0] for part in pixels.split(64)])
+    values, order = fits.sort(descending=True, stable=True)
+    return order, values

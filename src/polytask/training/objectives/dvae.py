@@ -1,0 +1,64 @@
+"""How an autoencoder of codes learns: likelihood of the pixels, and codes that are used evenly."""
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from polytask.models.dvae import Autoencoder, log_likelihood, outside
+from polytask.training.objectives.loss import Loss
+
+if TYPE_CHECKING:
+    from polytask.data.pictures import PictureBatch
+
+
+@dataclass(frozen=True)
+class Annealing:
+    """From one value to another along half a cosine, in so many updates."""
+
+    start: float
+    end: float
+    updates: int
+
+    def at(self, step: int) -> float:
+        done = min(step / self.updates, 1.0)
+        return self.end + (self.start - self.end) * (1 + math.cos(math.pi * done)) / 2
+
+
+@dataclass
+class Autoencoding:
+    """Minus the log-likelihood of the pixels, and the divergence of the codes from a uniform choice times its weight,
+    both divided by the number of colours, in nats (Ramesh et al. 2021, section 2.1 and appendix A.2).
+
+    temperature: of the relaxed codes. weight: of the divergence (beta). The trainer says by `begin` how far it is.
+    Reported are the two terms, PSNR in decibels of the relaxed pictures, and of the likeliest codes how many of the
+    codebook the batch uses, as a share, and the perplexity of their frequencies.
+    """
+
+    temperature: Annealing = Annealing(1.0, 1 / 16, 150_000)
+    weight: Annealing = Annealing(0.0, 6.6, 5_000)
+    step: int = field(default=0, init=False)
+
+    def begin(self, step: int) -> None:
+        self.step = step
+
+    def loss(self, model: Autoencoder, batch: "PictureBatch") -> Loss:
+        pixels, count = batch.pixels, len(batch.pixels)
+        relaxed = model(pixels, self.temperature.at(self.step))
+        colours = pixels[0].numel()
+        likelihood = log_likelihood(pixels, relaxed.statistics).sum() / colours
+        divergence = relaxed.divergence.sum() / colours
+        total = self.weight.at(self.step) * divergence - likelihood
+        log = {"log_likelihood": likelihood, "divergence": divergence, **_use(relaxed.codes, model.codebook)}
+        error = (outside(relaxed.statistics) - pixels).square().mean(dim=(1, 2, 3))
+        log["psnr"] = (10 * (4 / error.clamp(min=1e-10)).log10()).sum()  # colours span 2
+        return Loss(total, total.new_tensor(count), log={name: figure.detach() for name, figure in log.items()})
+
+
+def _use(codes: Tensor, codebook: int) -> dict[str, Tensor]:
+    """Of the codes of a batch (B, h, w), times B."""
+    shares = torch.bincount(codes.flatten(), minlength=codebook) / codes.numel()
+    used = (shares > 0).sum() / codebook
+    return {"codes_used": used * len(codes), "code_perplexity": torch.special.entr(shares).sum().exp() * len(codes)}
