@@ -3,7 +3,7 @@
 Attention splits the keys of a head over programs and joins what they found, as flash-decoding does (Dao et al. 2023).
 """
 
-# pyright: reportIndexIssue=false
+# pyright: reportIndexIssue=false, reportAttributeAccessIssue=false
 from typing import TYPE_CHECKING
 
 import torch
