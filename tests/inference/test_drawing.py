@@ -19,6 +19,7 @@ from polytask.nn.quantizer import Categorical
 from polytask.systems.dalle import dalle, training_batch
 from polytask.systems.gpt3 import gpt3
 from polytask.tokenizers.image import ImageTokenizer, JointVocabulary
+from polytask.training.objectives.language import LanguageModelling
 from tests.inference.networks import TOKENIZER
 
 TEXT, SIDE, CODES = 9, 5, 12
@@ -162,3 +163,24 @@ def test_mistakes_are_named(ask, error, words):
     engine = Engine(network(), TOKENIZER, 2)
     with pytest.raises(error, match=words):
         engine.submit(ask())
+
+
+def test_it_learns_to_draw_what_a_text_says():
+    """Four texts, each with a picture of its own; the engine draws each from its text."""
+    config = dalle(
+        2, 48, 2, text=TOKENIZER.vocab_size, text_length=TEXT, codes=CODES, height=SIDE, width=SIDE, kernel=3
+    )
+    built = Transformer(config).initialize(0).train()
+    texts = [TOKENIZER.encode(text) for text in ("red", "blue", "a cube", "two")]
+    codes = torch.randint(CODES, (4, SIDE, SIDE), generator=torch.Generator().manual_seed(0))
+    batch, objective = training_batch(texts, codes, VOCABULARY), LanguageModelling()
+    optimizer = torch.optim.Adam(built.parameters(), 4e-3)
+    for _ in range(60):
+        loss = objective.loss(built, batch)
+        optimizer.zero_grad()
+        (loss.sum / loss.weight).backward()
+        optimizer.step()
+    assert loss.sum / loss.weight < 0.5
+    prompts = [VOCABULARY.padded(ids) for ids in texts]
+    answers = Engine(built, TOKENIZER, 4).run([drawing.request(ids, tokenizer(), Sampling()) for ids in prompts])
+    assert torch.equal(VOCABULARY.grids([one.ids for (one,) in answers]), codes)

@@ -52,6 +52,13 @@ def inputs():
     return pixels, ids, torch.ones_like(ids, dtype=torch.bool)
 
 
+def pairs_of(pixels, ids, mask):
+    """A batch with one more row, which only fills it up."""
+    parts = {"pixels": pixels, "ids": ids, "mask": mask}
+    more = {name: torch.cat([part, part[:1]]) for name, part in parts.items()}
+    return SimpleNamespace(**more, sources=torch.tensor([0] * len(ids) + [-1]))
+
+
 def as_theirs(pixels):
     mean, deviation = (torch.tensor(x, dtype=torch.float64)[:, None, None] for x in (MEAN, DEVIATION))
     return ((pixels + 1) / 2 - mean) / deviation
@@ -64,7 +71,7 @@ def test_embeddings_logits_loss_and_gradients_are_those_of_transformers(pair):
     torch.testing.assert_close(ours.encode_image(pixels), said.image_embeds, rtol=0, atol=1e-10)
     torch.testing.assert_close(ours.encode_text(ids, mask), said.text_embeds, rtol=0, atol=1e-10)
     torch.testing.assert_close(ours(pixels, ids, mask), said.logits_per_image, rtol=0, atol=1e-9)
-    loss = Contrastive().loss(ours, SimpleNamespace(pixels=pixels, ids=ids, mask=mask))
+    loss = Contrastive().loss(ours, pairs_of(pixels, ids, mask))
     torch.testing.assert_close((loss.sum / loss.weight).double(), said.loss, rtol=0, atol=1e-5)  # float32 softmax
     logits, right = ours(pixels, ids, mask), torch.arange(5)
     cross = torch.nn.functional.cross_entropy
@@ -125,7 +132,7 @@ def test_pairs_are_learnt_and_the_same_seed_draws_the_same_weights(pair):
     model, again = (CLIP(pair[1].config).initialize(3) for _ in "ab")
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
     pixels, ids, mask = inputs()
-    batch = SimpleNamespace(pixels=pixels.float(), ids=ids, mask=mask)
+    batch = pairs_of(pixels.float(), ids, mask)
     optimizer, losses = torch.optim.Adam(model.parameters(), 1e-3), []
     for _ in range(25):
         loss = Contrastive().loss(model, batch)

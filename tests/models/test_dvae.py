@@ -139,7 +139,7 @@ def test_finite_scalars_read_their_codes_as_they_wrote_them():
 @pytest.mark.parametrize("quantizer", [Categorical(32), FiniteScalar((4, 8))], ids=["categorical", "finite scalar"])
 def test_it_learns_pictures_and_reports_the_use_of_its_codes(quantizer):
     config = AutoencoderConfig(image=16, width=16, quantizer=quantizer, groups=3, blocks=1, first=16)
-    network, batch = Autoencoder(config).initialize(0), SimpleNamespace(pixels=pictures(8))
+    network, batch = Autoencoder(config).initialize(0), SimpleNamespace(pixels=pictures(8), sources=torch.zeros(8))
     objective = Autoencoding(Annealing(1.0, 1 / 16, 80), Annealing(0.0, 0.5, 50))
     optimizer = torch.optim.Adam(network.parameters(), 3e-3)
     torch.manual_seed(0)
@@ -163,11 +163,14 @@ def test_it_learns_pictures_and_reports_the_use_of_its_codes(quantizer):
 
 def test_the_divergence_is_weighed_as_published():
     """beta KL / (256 256 3) with 32 x 32 codes is beta / 192 of the mean divergence of a code (appendix A.2)."""
-    network, batch = Autoencoder(SMALL).initialize(0), SimpleNamespace(pixels=pictures(2))
+    network, batch = (
+        Autoencoder(SMALL).initialize(0),
+        SimpleNamespace(pixels=pictures(3), sources=torch.tensor([0, 0, -1])),
+    )
     objective = Autoencoding(weight=Annealing(6.6, 6.6, 1))
     torch.manual_seed(1)
     loss = objective.loss(network, batch)
-    maps = network.maps(batch.pixels)
+    maps = network.maps(batch.pixels[:2])
     mean = (maps.softmax(1) * (maps.log_softmax(1) + math.log(20))).sum(1).mean()
     expected = 6.6 * mean * 16 / (16 * 16 * 3)
     torch.testing.assert_close((loss.sum + loss.log["log_likelihood"]) / 2, expected, rtol=1e-4, atol=1e-6)

@@ -124,7 +124,7 @@ def test_it_learns_the_embeddings_of_pictures_by_their_texts():
     generator = torch.Generator().manual_seed(0)
     pixels = torch.rand(6, 3, 8, 8, generator=generator) * 2 - 1
     ids = torch.randint(1, 29, (6, LENGTH), generator=generator)
-    batch = SimpleNamespace(pixels=pixels, ids=ids, mask=torch.ones_like(ids, dtype=torch.bool))
+    batch = SimpleNamespace(pixels=pixels, ids=ids, mask=torch.ones_like(ids, dtype=torch.bool), sources=torch.zeros(6))
     alpha_bar = torch.linspace(0.999, 0.001, 50).double()
     objective, optimizer, losses = DiffusionPrior(clip, alpha_bar), torch.optim.Adam(prior.parameters(), 2e-3), []
     torch.manual_seed(0)

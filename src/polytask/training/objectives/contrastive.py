@@ -23,7 +23,8 @@ class Contrastive:
 
     def loss(self, model: CLIP, batch: "PictureBatch") -> Loss:
         model.clip_scale()
-        logits = model(batch.pixels, batch.ids, batch.mask).float()
+        real = batch.sources >= 0
+        logits = model(batch.pixels[real], batch.ids[real], batch.mask[real]).float()
         right = torch.arange(len(logits), device=logits.device)
         total = (
             F.cross_entropy(logits, right, reduction="sum") + F.cross_entropy(logits.mT, right, reduction="sum")

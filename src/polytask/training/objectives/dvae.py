@@ -45,7 +45,7 @@ class Autoencoding:
         self.step = step
 
     def loss(self, model: Autoencoder, batch: "PictureBatch") -> Loss:
-        pixels, count = batch.pixels, len(batch.pixels)
+        pixels = batch.pixels[batch.sources >= 0]
         relaxed = model(pixels, self.temperature.at(self.step))
         colours = pixels[0].numel()
         likelihood = log_likelihood(pixels, relaxed.statistics).sum() / colours
@@ -54,7 +54,7 @@ class Autoencoding:
         log = {"log_likelihood": likelihood, "divergence": divergence, **_use(relaxed.codes, model.codebook)}
         error = (outside(relaxed.statistics) - pixels).square().mean(dim=(1, 2, 3))
         log["psnr"] = (10 * (4 / error.clamp(min=1e-10)).log10()).sum()  # colours span 2
-        return Loss(total, total.new_tensor(count), log={name: figure.detach() for name, figure in log.items()})
+        return Loss(total, total.new_tensor(len(pixels)), log={name: figure.detach() for name, figure in log.items()})
 
 
 def _use(codes: Tensor, codebook: int) -> dict[str, Tensor]:

@@ -25,13 +25,15 @@ class DiffusionPrior:
         self.clip, self.alpha_bar, self.drop = clip.eval().requires_grad_(False), alpha_bar, drop
 
     def loss(self, model: Prior, batch: "PictureBatch") -> Loss:
+        real = batch.sources >= 0
+        ids, mask = batch.ids[real], batch.mask[real]
         with torch.no_grad():
-            clean = model.scaled(self.clip.encode_image(batch.pixels))
-            text, states = self.clip.encode_text(batch.ids, batch.mask), self.clip.text_states(batch.ids, batch.mask)
+            clean = model.scaled(self.clip.encode_image(batch.pixels[real]))
+            text, states = self.clip.encode_text(ids, mask), self.clip.text_states(ids, mask)
         count, device = len(clean), clean.device
         t = torch.randint(len(self.alpha_bar), (count,), device=device)
         kept = self.alpha_bar.to(device, clean.dtype)[t][:, None]
         x = kept.sqrt() * clean + (1 - kept).sqrt() * torch.randn_like(clean)
         read = torch.rand(count, 1, device=device) >= self.drop
-        said = model(x, t, states, text * read, batch.mask & read)
+        said = model(x, t, states, text * read, mask & read)
         return Loss((said - clean).square().mean(dim=1).sum(), clean.new_tensor(count))
