@@ -60,19 +60,23 @@ def test_noise_alone_shows_nothing():
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("side", ["left", "right", "upper", "lower"])
 def test_half_a_shape_is_not_that_shape(shape, size, side):
-    for colour, cell in zip(COLOURS, (0, 1, 2, 3, 4, 5, 6, 8)):
-        scene = (Block(size, colour, shape, cell), Block("large", "brown" if colour != "brown" else "red", "star", 7))
-        x, y, alpha = coverage(shape, size, cell, 32)
-        whole, without = pixels(scene), pixels(scene[1:])
-        columns, rows = np.meshgrid(np.arange(32) + 0.5, np.arange(32) + 0.5)
-        across, down = columns < x + alpha.shape[1] / 2, rows < y + alpha.shape[0] / 2
-        kept = {"left": across, "right": ~across, "upper": down, "lower": ~down}[side]
-        assert not judge_picture(picture(np.where(kept[..., None], whole, without)), scene)
+    """In every colour and cell, beside another."""
+    drawn, seen = [], []
+    for colour in COLOURS:
+        for cell in (0, 1, 2, 3, 4, 5, 6, 8):
+            scene = (Block(size, colour, shape, cell), Block("large", "brown", "square", 7))
+            x, y, alpha = coverage(shape, size, cell, 32)
+            columns, rows = np.meshgrid(np.arange(32) + 0.5, np.arange(32) + 0.5)
+            across, down = columns < x + alpha.shape[1] / 2, rows < y + alpha.shape[0] / 2
+            kept = {"left": across, "right": ~across, "upper": down, "lower": ~down}[side]
+            drawn.append(scene)
+            seen.append(picture(np.where(kept[..., None], pixels(scene), pixels(scene[1:]))))
+    assert not any(set(reading.scene or ()) == set(scene) for reading, scene in zip(read_many(seen), drawn))
 
 
 def test_one_object_more_or_less_or_otherwise_is_wrong():
     rng = Random(3)
-    for scene in scenes(100, seed=3):
+    for scene in scenes(40, seed=3):
         assert judge_picture(render(scene), scene)
         free = [cell for cell in range(CELLS) if cell not in {block.cell for block in scene}]
         extra = Block(rng.choice(SIZES), *rng.choice(PAIRS), rng.choice(free))

@@ -89,7 +89,7 @@ def test_words_of_drawing_are_never_of_two_splits():
 
 def test_an_edit_does_what_is_asked_and_no_more():
     asked = set()
-    for row in examples("editing", 150, objects=(1, 4)):
+    for row in examples("editing", 80, objects=(1, 4)):
         now = scene_of(row["image"])
         for event in read_instruction(row["instruction"], now):
             asked.add(event.kind)

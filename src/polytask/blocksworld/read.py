@@ -2,8 +2,9 @@
 
 Each cell is compared with every size, colour and shape there can be, moved by up to SHIFT pixels, and holds the one
 that explains it best, or nothing. Then the picture must look like what was read: nowhere may the two differ by more
-than a third of the contrast there, on the mean of 3 x 3 pixels. Half a shape, a shape between two cells, one too many
-in a cell or a colour that is none of the eight leaves such a place, and so does noise that hides what is there.
+than a third of the contrast there, on the mean of 3 x 3 pixels, and of each half of a block (left, right, upper, lower)
+seven tenths must be there. Half a shape, a shape between two cells, one too many in a cell or a colour that is none of
+the eight fails this, and so does noise that hides what is there.
 
 All is measured on 32 x 32 pixels; larger pictures are averaged down to them first.
 """
@@ -24,9 +25,11 @@ if TYPE_CHECKING:
 
 SHIFT = 1.5  # pixels that a shape may be off the middle of its cell
 ERROR = 1 / 3  # of the contrast, by which a picture may differ from what is read in it
+HALF = 0.7  # of what each half of a block should add to the grey, it must
 NOISE = 24.0  # standard deviation, of 255, above which no picture is read
 _SIDE = SMALLEST
 _STEP = 0.5  # pixels between the places where a shape is looked for
+_TINY = 1e-6  # against division by zero, where a cell holds nothing
 _AT_ONCE = 32  # pictures in memory at the same time
 
 _COLOURS = tuple(PALETTE)
@@ -123,16 +126,18 @@ def _read(seen: np.ndarray) -> list[Reading]:
     drawn = np.zeros((CELLS, *seen.shape), dtype=np.float32)  # what each cell's block adds to the grey
     kinds = np.full((CELLS, count), -1)
     colours = np.zeros((CELLS, count), dtype=np.int64)
+    partial = np.zeros((CELLS, count), dtype=bool)
     for _ in range(2):  # once more, without what the neighbours put into a cell's surroundings
         whole = drawn.sum(0)
         for number, cell in enumerate(_cells()):
             window = (slice(None), cell.rows, cell.columns)
             left = (seen - whole + drawn[number])[window]
-            kind, colour, drawn[number][window] = _best(cell, left)
-            kinds[number], colours[number] = kind, colour
+            kinds[number], colours[number], drawn[number][window] = _best(cell, left)
+            partial[number] = (kinds[number] >= 0) & (_least_half(left, drawn[number][window]) < HALF)
     rest = seen - drawn.sum(0)
     tolerated = _tolerance(kinds, colours)
     wrong = np.linalg.norm(_smooth(rest), axis=-1) > ERROR * tolerated
+    wrong |= partial[_PIXEL_CELL].transpose(2, 0, 1)
     noise = np.sqrt((rest**2).mean((1, 2, 3)))
     return [_reading(kinds[:, n], colours[:, n], wrong[n], float(noise[n])) for n in range(count)]
 
@@ -147,6 +152,20 @@ def _best(cell: _Cell, left: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nda
     there = gain[np.arange(count), place, colour] > 0
     adds = cell.covers[place][:, :, None] * _CONTRAST[colour][:, None, :] * there[:, None, None]
     return np.where(there, cell.kinds[place], -1), colour, adds.reshape(left.shape)
+
+
+def _least_half(left: np.ndarray, adds: np.ndarray) -> np.ndarray:
+    """(N,) how much of what a block adds (N, rows, columns, 3) is there, in that of its halves where it is least."""
+    there, wanted = (left * adds).sum(-1), (adds**2).sum(-1)  # as weighted by least squares
+    mass = np.sqrt(wanted)
+    shares = []
+    for axis in (1, 2):
+        places = np.arange(left.shape[axis]).reshape((-1, 1) if axis == 1 else (1, -1))
+        middle = (mass * places).sum((1, 2), keepdims=True) / np.maximum(mass.sum((1, 2), keepdims=True), _TINY)
+        for side in (places - middle, middle - places):
+            half = np.clip(side + 0.5, 0, 1)  # the pixel in the middle belongs to both
+            shares.append((there * half).sum((1, 2)) / np.maximum((wanted * half).sum((1, 2)), _TINY))
+    return np.min(shares, axis=0)
 
 
 def _tolerance(kinds: np.ndarray, colours: np.ndarray) -> np.ndarray:
