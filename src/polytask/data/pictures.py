@@ -48,6 +48,11 @@ class PictureBatch:
         """The same batch in page-locked memory, from which copies to a GPU run in the background."""
         return PictureBatch(*(getattr(self, field.name).pin_memory() for field in fields(self)))
 
+    @property
+    def seen(self) -> int:
+        """How many pictures there are."""
+        return len(self)
+
     def __len__(self) -> int:
         return self.pixels.shape[0]
 

@@ -162,7 +162,8 @@ def simple(sequence: Sequence) -> bool:
     sampling = sequence.sampling
     if sampling.temperature > 0 or sampling.penalised or sampling.logit_bias or sampling.logprobs:
         return False
-    plain = sequence.constraint is None and sequence.odds is None and not sequence.hooks
+    free = sequence.constraint is None and sequence.drawing is None
+    plain = free and sequence.odds is None and not sequence.hooks
     alone = sequence.group.beam is None and not any(other.waits for other in sequence.group.sequences)
     return plain and alone and sequence.error is None
 

@@ -11,6 +11,7 @@ from polytask.nn.cache import Scorer
 from polytask.nn.kernels import gpu
 from polytask.nn.paged import BLOCK, CacheView, KVCache
 from polytask.nn.position import Turn
+from polytask.nn.sparse import Pattern
 
 
 class FixedView(CacheView):
@@ -25,32 +26,37 @@ class FixedView(CacheView):
 
     def attend(
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, turn: Turn | None = None, window: int | None = None,
-        scale: float | None = None, cap: float | None = None, scorer: Scorer | None = None,
+        pattern: Pattern | None = None, scale: float | None = None, cap: float | None = None,
+        scorer: Scorer | None = None,
     ) -> Tensor:  # fmt: skip
         """See `paged.CacheView.attend`."""
         keys, values = self.cache.keys[layer], self.cache.values[layer]
-        if not cap and scorer is None:
+        if not cap and scorer is None and pattern is None:
             tables, positions = self.tables, self.positions
             mixed = gpu.attend(q, k, v, keys, values, tables, positions, turn, window, scale)
             if mixed is not None:
                 return mixed
         if turn is not None:
             q, k = turn(q), turn(k)
-        return self._by_torch(keys, values, q, k, v, window, scale, cap, scorer)
+        return self._by_torch(keys, values, q, k, v, window, pattern, scale, cap, scorer)
 
     def _by_torch(
-        self, keys: Tensor, values: Tensor, q: Tensor, k: Tensor, v: Tensor, window: int | None, scale: float | None,
-        cap: float | None, scorer: Scorer | None,
+        self, keys: Tensor, values: Tensor, q: Tensor, k: Tensor, v: Tensor, window: int | None,
+        pattern: Pattern | None, scale: float | None, cap: float | None, scorer: Scorer | None,
     ) -> Tensor:  # fmt: skip
         """All places of every table are read, and hidden where nothing was written or nobody may look."""
         for store, new in ((keys, k[0]), (values, v[0])):
             store.index_copy_(1, self._once("slots", self._slots), new.to(store.dtype))
         places = self._once("places", self._places)
         k, v = (store[:, places].transpose(0, 1).to(q.dtype) for store in (keys, values))  # (B, kv_heads, S, K)
-        mask = self._once(window, lambda: masks.causal(*self._positions(), window))
+        mask = self._once((window, pattern), lambda: self._mask(window, pattern))
         scores = None if scorer is None else scorer(*self._positions()).to(q.dtype)
         mask = masks.additive(mask, q.dtype) if cap or scores is not None else mask
         return mix(q[0].transpose(0, 1)[:, :, None], k, v, mask, False, scale, cap, scores).permute(2, 1, 0, 3)
+
+    def _mask(self, window: int | None, pattern: Pattern | None) -> Tensor:
+        mask = masks.causal(*self._positions(), window)
+        return mask if pattern is None else mask & pattern.visible(*self._positions())
 
     def _positions(self) -> tuple[Tensor, Tensor]:
         """Of queries (B, 1) and keys (1, S)."""
