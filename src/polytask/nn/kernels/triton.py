@@ -61,38 +61,43 @@ def _product(
     NORM: tl.constexpr, BIASED: tl.constexpr, ADDED: tl.constexpr, SHIFTED: tl.constexpr, ACTIVATION: tl.constexpr,
     GATED: tl.constexpr, ROWS: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
+    # Weights are asked for before anything is known of x's norm, which is applied to their sums.
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    mean, inverse = 0.0, 1.0
-    if NORM > 0:
-        at = tl.arange(0, PADDED)
-        whole = tl.load(x + at, mask=at < WIDTH, other=0.0).to(tl.float32)
-        if NORM == 1:
-            mean = tl.sum(whole) / WIDTH
-            whole = tl.where(at < WIDTH, whole - mean, 0.0)
-        inverse = 1.0 / tl.sqrt(tl.sum(whole * whole) / WIDTH + eps)
     total = tl.zeros((ROWS, STEP), tl.float32)
+    gains = tl.zeros((ROWS, STEP), tl.float32)
+    shifts = tl.zeros((ROWS, STEP), tl.float32)
     for start in tl.static_range(0, WIDTH, STEP):
         at = start + tl.arange(0, STEP)
         inside = at < WIDTH
         taken = tl.load(
             weight + row.to(tl.int64)[:, None] * WIDTH + at[None, :], mask=(row < out)[:, None] & inside[None, :],
             other=0.0,
-        )  # fmt: skip
+        ).to(tl.float32)  # fmt: skip
         value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
         if NORM > 0:
-            value = (
-                (value - mean) * inverse * (tl.load(norm_scale + at, mask=inside, other=0.0).to(tl.float32) + offset)
-            )
+            gain = tl.load(norm_scale + at, mask=inside, other=0.0).to(tl.float32) + offset
+            value *= gain
+            if NORM == 1:
+                gains += taken * gain[None, :]
             if SHIFTED:
-                value += tl.load(norm_bias + at, mask=inside, other=0.0).to(tl.float32)
-            value = value.to(x.dtype.element_ty).to(tl.float32)
+                shifts += taken * tl.load(norm_bias + at, mask=inside, other=0.0).to(tl.float32)[None, :]
         if ACTIVATION > 0:
             value = _active(value, ACTIVATION).to(x.dtype.element_ty).to(tl.float32)
             if GATED:
                 value *= tl.load(x + WIDTH + at, mask=inside, other=0.0).to(tl.float32)
                 value = value.to(x.dtype.element_ty).to(tl.float32)
-        total += taken.to(tl.float32) * value[None, :]
+        total += taken * value[None, :]
     result = tl.sum(total, axis=1)
+    if NORM > 0:
+        at = tl.arange(0, PADDED)
+        whole = tl.load(x + at, mask=at < WIDTH, other=0.0).to(tl.float32)
+        if NORM == 1:
+            mean = tl.sum(whole) / WIDTH
+            whole = tl.where(at < WIDTH, whole - mean, 0.0)
+            result -= mean * tl.sum(gains, axis=1)
+        result *= 1.0 / tl.sqrt(tl.sum(whole * whole) / WIDTH + eps)
+        if SHIFTED:
+            result += tl.sum(shifts, axis=1)
     if BIASED:
         result += tl.load(bias + row, mask=row < out, other=0.0).to(tl.float32)
     if ADDED:
