@@ -30,6 +30,7 @@ from polytask.nn.quant import QuantizedLinear, quantize
 from polytask.tasks import TASKS, Segment, Task, Text, check, get_task, prompt
 from polytask.tasks.scoring import written
 from polytask.tasks.segment import texts
+from polytask.tasks.task import pictorial
 from polytask.tokenizers.encode import continuation_ids, prefix_length, prompt_ids, split_prompt
 from polytask.tokenizers.text import TextTokenizer
 
@@ -135,9 +136,14 @@ class Model:
             "parameters": cost.parameters(self.config),
             "context_length": self.config.context_length,
             "vocab_size": self.tokenizer.vocab_size,
-            "tasks": [*TASKS, *self.tasks],
+            "tasks": self.able,
             **self.about,
         }
+
+    @property
+    def able(self) -> list[str]:
+        """The tasks that it can be asked: its own, and those of the package."""
+        return [name for name in dict.fromkeys([*TASKS, *self.tasks]) if not pictorial(self.task(name))]
 
     def task(self, task: str | Path | Task) -> Task:
         """A task by its name, the model's own included, by its YAML file, or as it is. Raises TaskError."""

@@ -77,6 +77,11 @@ class Task(Protocol):
         ...
 
 
+def pictorial(task: Task) -> bool:
+    """Whether a task is nothing without pictures, to look at or to draw."""
+    return any(field.type is Picture and (field.required or field.answer) for field in task.fields.values())
+
+
 def check(task: Task, example: Mapping[str, Any]) -> dict[str, Any]:
     """The example with the task's fields alone; None counts as absent and a lone string as a list where one is due.
 

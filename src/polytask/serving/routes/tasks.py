@@ -42,8 +42,8 @@ class TaskBody(Named, Dials):
 async def tasks(http: HttpRequest, model: str | None = None) -> Response:
     """The tasks of a model, with their fields."""
     served = find(http, model)
-    names = [*TASKS, *(name for name in served.model.tasks if name not in TASKS)]
-    return Json({"object": "list", "model": served.name, "data": [_described(served, name) for name in names]})
+    data = [_described(served, name) for name in served.model.able]
+    return Json({"object": "list", "model": served.name, "data": data})
 
 
 @router.post("/v1/tasks/{name}", responses=STREAMED)
