@@ -26,10 +26,10 @@ def work(tmp_path):
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     (tmp_path / "lines.txt").write_text("A line of text that is long enough to be learnt from.\n" * 20)
     (tmp_path / "line.jsonl").write_text(json.dumps({"text": "A line of text."}) + "\n")
-    for name in ("empty", "pictures", "folder.txt", "folder.jsonl", "folder.parquet", "folder.json", "folder.yaml"):
+    for name in ("empty", "songs", "folder.txt", "folder.jsonl", "folder.parquet", "folder.json", "folder.yaml"):
         (tmp_path / name).mkdir()
-    (tmp_path / "pictures" / "README.md").write_text("About these pictures.")
-    (tmp_path / "pictures" / "cat.png").write_bytes(b"\x89PNG")
+    (tmp_path / "songs" / "README.md").write_text("About these songs.")
+    (tmp_path / "songs" / "song.mp3").write_bytes(b"ID3")
     return tmp_path
 
 
@@ -59,7 +59,7 @@ VERBS = [words[0] for words in READING]
 
 
 @pytest.mark.parametrize("words", READING, ids=VERBS)
-@pytest.mark.parametrize("name", ["empty", "pictures", "folder.txt", "folder.jsonl", "folder.parquet"])
+@pytest.mark.parametrize("name", ["empty", "songs", "folder.txt", "folder.jsonl", "folder.parquet"])
 def test_a_folder_that_holds_no_data(refused, words, name):
     refused(words, name, "no files of a kind that is read")
 

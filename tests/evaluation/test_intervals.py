@@ -58,7 +58,7 @@ def test_time_ends_resampling():
         time.sleep(0.002)
         return {"a": 1.0}
 
-    found, done = bootstrap_of(slow, 5, 1000, seconds=0.3)
+    found, done = bootstrap_of(slow, 5, 1000, seconds=1.0)
     assert 100 <= done < 1000
     assert found == {"a": (1.0, 1.0)}
     found, done = bootstrap_of(slow, 5, 1000, seconds=0.05)

@@ -27,7 +27,7 @@ def test_an_unknown_architecture_names_itself_and_the_nearest(copy):
             {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}},
             "rope_type='dynamic'",
         ),
-        ("llama", {"hidden_act": "quick_gelu"}, "hidden_act='quick_gelu'"),
+        ("llama", {"hidden_act": "mish"}, "hidden_act='mish'"),
         ("llama", {"hidden_size": ...}, "lacks 'hidden_size'"),
         ("llama", {"num_attention_heads": 0, "head_dim": ...}, "config.json"),
         ("llama", {"rope_parameters": "none"}, "config.json"),
