@@ -21,6 +21,12 @@ def test_the_command_does_not_import_torch():
     assert done.stdout.strip() == "[]", done.stderr
 
 
+def test_networks_need_no_compiler_of_torch():
+    """Its import takes more than a second, which every command with a model would wait for."""
+    done = python("-c", "import sys, polytask.model; print('torch._dynamo' in sys.modules)")
+    assert done.stdout.strip() == "False"
+
+
 def test_help_imports_little():
     """What makes a command slow to start is what it imports (benchmarks/startup.py has the seconds)."""
     program = "import sys; from polytask.cli.main import run\ntry: run()\nfinally: print(sorted(sys.modules))"

@@ -2,13 +2,15 @@
 
 import inspect
 
-from torch import Tensor, bfloat16, float16
-from torch.nn.attention.varlen import varlen_attn
+from torch import Tensor, bfloat16, cuda, float16
 
 from polytask.nn.cache import Context
 
-WIDEST = 256  # of a head
-WINDOWED = "window_size" in inspect.signature(varlen_attn).parameters  # which says "causal", too
+WIDEST, WINDOWED = 256, False  # the widest head; whether the kernel knows windows, which say "causal" too
+if cuda.is_available():  # elsewhere the import, torch's compiler with it, would cost each start a second
+    from torch.nn.attention.varlen import varlen_attn
+
+    WINDOWED = "window_size" in inspect.signature(varlen_attn).parameters
 
 
 def takes(q: Tensor, context: Context, window: int | None) -> bool:

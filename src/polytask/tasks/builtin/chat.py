@@ -31,7 +31,7 @@ class Chat:
     }
 
     def segments(self, example: dict[str, Any]) -> list[Segment]:
-        turns = [_turn(message, number + 1) for number, message in enumerate(example["messages"])]
+        turns: list[Segment] = [_turn(message, number + 1) for number, message in enumerate(example["messages"])]
         if not turns:
             raise TaskError("Task 'chat': field 'messages' is empty; a conversation has one turn or more.")
         own = turns[0].role == "system"
@@ -58,7 +58,7 @@ class Chat:
         replies = []
         for number, example in enumerate(examples):
             last = self.segments(example)[-1]
-            if not last.target:
+            if not isinstance(last, Text) or not last.target:
                 raise TaskError(
                     f"Task 'chat': example {number + 1} does not end with an assistant's turn to compare with."
                 )
