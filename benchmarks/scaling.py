@@ -95,8 +95,9 @@ def climb(options: argparse.Namespace, report: harness.Report) -> dict[str, Any]
     large, cpu = trained(options, options.large, 0)
     outcome = scaling.check(path, large)
     verdict = "holds" if outcome.holds else "does not hold"
-    report.say(f"came out {outcome.run.loss:.4f} after {cpu:.0f} s of CPU time: off by {outcome.error:+.2%}; it {verdict} "
-               f"within {scaling.HOLDS:.0%}{'' if outcome.before else ', and was not made before the run'}")  # fmt: skip
+    late = "" if outcome.before else ", and was not made before the run"
+    report.say(f"came out {outcome.run.loss:.4f} after {cpu:.0f} s of CPU time: off by {outcome.error:+.2%}")
+    report.say(f"the prediction {verdict} within {scaling.HOLDS:.0%}{late}")
     path.with_suffix(".png").rename(options.out / "scaling.png")
     return {
         "prediction": made.to_dict(), "loss": outcome.run.loss, "error": outcome.error, "before": outcome.before,
