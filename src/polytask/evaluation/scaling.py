@@ -104,8 +104,9 @@ class Fit:
         quantities, generator = self.law.quantities, np.random.default_rng(0)
         values = np.array([_values(run, quantities) for run in self.runs])
         fitted = np.array([self.law.loss(*row) for row in values])
-        drawn = generator.choice(self._errors, (RESAMPLES, len(fitted)))
-        return tuple(_least_squares(quantities, values, fitted * (1 + errors), rounds=8) for errors in drawn)
+        drawn = fitted * (1 + generator.choice(self._errors, (RESAMPLES, len(fitted))))
+        parts = np.array_split(drawn, RESAMPLES // 20)  # small enough for a cache
+        return tuple(law for part in parts for law in _least_squares(quantities, values, part, rounds=8))
 
     @property
     def freedom(self) -> int:
@@ -145,17 +146,18 @@ def fit(runs: Sequence[SmallRun], form: str = "auto") -> Fit:
     if len(runs) < least:
         raise DataError(f"A law of {least} coefficients needs as many runs, and there are {len(runs)}; add small runs.")
     for run in runs:
-        if form == "parametric" and not (run.parameters and run.tokens and min(run.parameters, run.tokens) > 0):
+        if form == "parametric" and not ((run.parameters or 0) > 0 and (run.tokens or 0) > 0):
             raise DataError(f"{run.name}: a parametric law needs its parameters and its tokens; give both columns.")
     values = np.array([_values(run, quantities) for run in runs], dtype=np.float64)
     for what, column in zip(quantities, values.T):
         if len(set(column)) < 3:
             raise DataError(f"The runs have {len(set(column))} different {what}, and a curve needs three; vary them.")
-    return Fit(_least_squares(quantities, values, np.array([run.loss for run in runs])), tuple(runs))
+    (law,) = _least_squares(quantities, values, np.array([[run.loss for run in runs]]))
+    return Fit(law, tuple(runs))
 
 
 def _told_apart(runs: Sequence[SmallRun]) -> bool:
-    known = [(run.parameters, run.tokens) for run in runs if run.parameters and run.tokens]
+    known = [(run.parameters, run.tokens) for run in runs if (run.parameters or 0) > 0 and (run.tokens or 0) > 0]
     if len(known) < len(runs) or len(runs) < 6 or any(len(set(column)) < 3 for column in zip(*known)):
         return False
     logs = np.log(np.array(known, dtype=np.float64))
@@ -166,37 +168,42 @@ def _values(run: SmallRun, quantities: Sequence[str]) -> list[float]:
     return [getattr(run, name) for name in quantities]
 
 
-def _least_squares(quantities: tuple[str, ...], values: np.ndarray, losses: np.ndarray, rounds: int = 20) -> Law:
-    """Of values (R, Q) and losses (R,): a grid over logarithms of exponents, then ever smaller ones around its best."""
+def _least_squares(quantities: tuple[str, ...], values: np.ndarray, losses: np.ndarray, rounds: int = 20) -> list[Law]:
+    """A law for each of S sets of losses (S, R) at the values (R, Q) of R runs: a grid over the logarithms of the
+    exponents, then ever smaller ones around its best."""
     scale = np.exp(np.log(values).mean(0))
     logs = np.log(values / scale)
     low, high = np.log(EXPONENTS)
-    center, half, points = np.full(values.shape[1], (low + high) / 2), (high - low) / 2, 25
+    center, half, points = np.full((len(losses), 1, values.shape[1]), (low + high) / 2), (high - low) / 2, 25
+    coefficients = np.empty((0, 0))
     for _ in range(rounds):
-        axes = [np.clip(np.linspace(at - half, at + half, points), low, high) for at in center]
-        grid = np.array(list(itertools.product(*axes)))
-        coefficients, errors = _linear(np.exp(-np.exp(grid)[:, None, :] * logs), losses)
-        best = int(errors.argmin())
-        center, half, points = grid[best], 3 * half / (points - 1), 9
-    exponents, found = np.exp(center), coefficients[best]
-    factors = found[1:] * scale**exponents
-    return Law(quantities, float(found[0]), tuple(map(float, factors)), tuple(map(float, exponents)))
+        steps = np.array(list(itertools.product(np.linspace(-half, half, points), repeat=values.shape[1])))
+        grid = np.clip(center + steps, low, high)
+        found, errors = _linear(np.exp(-np.exp(grid)[:, :, None, :] * logs), losses)
+        best = errors.argmin(1)[:, None, None]
+        center, coefficients = np.take_along_axis(grid, best, 1), np.take_along_axis(found, best, 1)[:, 0]
+        half, points = 3 * half / (points - 1), 9
+    exponents = np.exp(center[:, 0])
+    factors = coefficients[:, 1:] * scale**exponents
+    rows = zip(coefficients[:, 0].tolist(), factors.tolist(), exponents.tolist())
+    return [Law(quantities, constant, tuple(factor), tuple(exponent)) for constant, factor, exponent in rows]
 
 
 def _linear(powers: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The best coefficients (G, 1 + Q), none below 0, for powers (G, R, Q), and sums of squared relative errors (G,).
+    """The best coefficients (S, G, 1 + Q), none below 0, for powers (S, G, R, Q) at G exponents and losses (S, R), and
+    sums of squared relative errors (S, G).
 
     The best with a sign constraint is the best of some set of columns without one, so that all sets are solved.
     """
-    columns = np.concatenate([np.ones((*powers.shape[:2], 1)), powers], 2) / losses[:, None]
-    size = columns.shape[2]
-    least, chosen = np.full(len(columns), np.inf), np.zeros((len(columns), size))
+    columns = np.concatenate([np.ones((*powers.shape[:3], 1)), powers], 3) / losses[:, None, :, None]
+    size = columns.shape[3]
+    square, right = columns.swapaxes(2, 3) @ columns, columns.sum(2)
+    least, chosen = np.full(right.shape[:2], np.inf), np.zeros(right.shape)
     for kept in itertools.product((0.0, 1.0), repeat=size):
-        used = columns * np.array(kept)
-        square = used.transpose(0, 2, 1) @ used + np.diag(1 - np.array(kept))  # columns left out get 0
-        found = np.linalg.solve(square + 1e-13 * np.eye(size), used.sum(1)[..., None])
-        errors = ((used @ found)[..., 0] - 1) ** 2
-        total = np.where((found[..., 0] >= 0).all(1), errors.sum(1), np.inf)
-        better = total < least
-        least, chosen = np.where(better, total, least), np.where(better[:, None], found[..., 0], chosen)
+        mask = np.array(kept)
+        matrix = square * np.outer(mask, mask) + np.diag(1 - mask + 1e-13)  # columns left out get 0
+        found = np.linalg.solve(matrix, (right * mask)[..., None])
+        total = (((columns @ found)[..., 0] - 1) ** 2).sum(2)
+        better = (found[..., 0] >= 0).all(2) & (total < least)
+        least, chosen = np.where(better, total, least), np.where(better[..., None], found[..., 0], chosen)
     return chosen, least

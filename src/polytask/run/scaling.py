@@ -57,6 +57,9 @@ class Prediction:
             said = json.loads(path.read_text(encoding="utf-8"))
             said["law"] = Law.of(said["law"])
             said["runs"] = tuple(SmallRun(**run) for run in said["runs"])
+            said["interval"] = said["interval"] and tuple(said["interval"])
+            said |= {name: float(said[name]) for name in ("flops", "times", "loss")}
+            datetime.fromisoformat(said["made"])
             return cls(**said)
         except OSError as error:
             raise DataError(f"{path}: {error.strerror}; name a file that `polytask scaling fit` wrote.") from None
@@ -215,7 +218,10 @@ def _rows(path: Path) -> Iterator[SmallRun]:
 
 
 def _plain(path: Path) -> list[Mapping[str, Any]]:
-    text = path.read_text(encoding="utf-8-sig")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError(f"{path} is not text in UTF-8; write it as CSV or JSONL.") from None
     if path.suffix == ".csv":
         return list(csv.DictReader(text.splitlines()))
     try:
@@ -242,7 +248,8 @@ def draw(made: Prediction, picture: Path, outcome: Outcome | None = None) -> Non
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.add_subplot(xlabel="compute, FLOPs", ylabel=f"{made.metric.replace('_', ' ')}, nats a token")
+    unit = ", nats a token" if made.metric.endswith("loss") else ""
+    axes = figure.add_subplot(xlabel="compute, FLOPs", ylabel=made.metric.replace("_", " ") + unit)
     flops = [run.flops for run in made.runs]
     if made.law.quantities == ("flops",):
         along = np.geomspace(min(flops), max(made.flops, *flops), 200)
