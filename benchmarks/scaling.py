@@ -2,7 +2,7 @@
 
     python benchmarks/scaling.py --work FOLDER
 
-Networks of two layers and several widths learn texts of blocks world, each on 20 tokens a parameter, the learning rate
+Networks of one layer and several widths learn texts of blocks world, each on 20 tokens a parameter, the learning rate
 falling to 0 at each run's own end. A law with an irreducible term is fitted to their last validation losses. What it
 says of a network of more than 20 times the compute of the largest goes into results/scaling-prediction.json; only then
 is that network trained, and the prediction held to it.
@@ -21,11 +21,11 @@ from typing import Any
 
 import harness
 
-SMALL, LARGE = (16, 20, 24, 28), 72
+SMALL, LARGE = (16, 20, 24, 28, 32), 96
 SEEDS = (0, 1)
 ROWS, LENGTH, TOKENS_A_PARAMETER = 8, 128, 20
 RECIPE = """
-model: {{system: generalist, depth: 2, dim: {dim}, heads: {heads}, width: {width}}}
+model: {{system: generalist, depth: 1, dim: {dim}, heads: {heads}, width: {width}}}
 seed: {seed}
 tokenizer: {{kind: bpe, size: 512, rows: 5000}}
 data:
@@ -39,7 +39,7 @@ evaluation: {{every: {steps}}}
 
 def recipe_of(options: argparse.Namespace, dim: int, seed: int) -> Path:
     """The file of a run's recipe, written anew."""
-    parameters = 26 * dim**2 + 512 * dim  # two layers of 4 + 9 matrices of dim x dim, and the tied embedding
+    parameters = 13 * dim**2 + 512 * dim  # matrices of 4 + 9 dim x dim, and the tied embedding at the most
     steps = max(4, round(TOKENS_A_PARAMETER * parameters / (ROWS * LENGTH) / options.shorter))
     said = {"dim": dim, "heads": max(1, dim // 16), "width": 3 * dim, "seed": seed, "texts": options.texts}
     path = options.work / "recipes" / f"width-{dim}-seed-{seed}.yaml"

@@ -17,7 +17,7 @@ from polytask.evaluation.scaling import Fit, Law, SmallRun, fit
 from polytask.models import cost
 from polytask.models.config import TransformerConfig
 from polytask.recipe import Recipe, load_recipe
-from polytask.run.assembly import config_of, read_recipe
+from polytask.run.assembly import config_of, read_recipe, tokenizer_of
 from polytask.run.plan import network_of, tokens_of
 from polytask.tokenizers.text import TextTokenizer
 from polytask.training.logs import read_log
@@ -183,11 +183,19 @@ def _target(law: Law, target: str, changes: Sequence[str], data_dir: Path | None
         flops = float(target)
     except ValueError:
         recipe = read_recipe(target, changes, data_dir)
-        return {"name": recipe.name} | _scale(recipe, network_of(recipe)[0])
+        return {"name": recipe.name} | _scale(recipe, _network(recipe))
     if not 0 < flops < float("inf"):
         raise ConfigError(f"--predict {target}: a number of FLOPs is above 0, such as 1e15.")
     split = dict(zip(law.quantities, law.best_split(flops))) if len(law.quantities) > 1 else {}
     return {"name": f"{flops:.3g} FLOPs", "flops": flops} | split
+
+
+def _network(recipe: Recipe) -> TransformerConfig:
+    """As it will be trained; where the data is not there yet, with as large a vocabulary as the recipe allows."""
+    try:
+        return config_of(recipe, tokenizer_of(recipe))
+    except DataError:
+        return network_of(recipe)[0]
 
 
 def _runs_at(path: Path, metric: str) -> Iterator[SmallRun]:
