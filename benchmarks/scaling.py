@@ -21,7 +21,7 @@ from typing import Any
 
 import harness
 
-SMALL, LARGE = (16, 20, 24, 28, 32), 96
+SMALL, LARGE = (16, 20, 24, 28), 80
 SEEDS = (0, 1)
 ROWS, LENGTH, TOKENS_A_PARAMETER = 8, 128, 20
 RECIPE = """
