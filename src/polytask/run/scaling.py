@@ -274,7 +274,6 @@ def draw(made: Prediction, picture: Path, outcome: Outcome | None = None) -> Non
         label = f"came out {outcome.run.loss:.4f}, the prediction off by {outcome.error:+.2%}"
         axes.plot([outcome.run.flops], [outcome.run.loss], "*", markersize=12, color="tab:green", label=label)
     axes.set_xscale("log")
-    axes.set_yscale("log")
     axes.grid(alpha=0.3, which="both")
     axes.legend()
     figure.savefig(picture, dpi=120)
