@@ -11,6 +11,7 @@ from polytask.cli import (
     evaluate,
     interop,
     plan,
+    scaling,
     serve,
     shorthands,
     show,
@@ -54,6 +55,7 @@ for _name, _function in {
 }.items():  # fmt: skip
     _verb(_name, _function, "Look around")
 app.add_typer(systems.app, name="systems", rich_help_panel="Look around")
+app.add_typer(scaling.app, name="scaling", rich_help_panel="Make and judge a model")
 app.add_typer(data.app, name="data", rich_help_panel="Look around")
 app.add_typer(tokenizer.app, name="tokenizer", rich_help_panel="Look around")
 

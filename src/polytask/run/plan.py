@@ -24,7 +24,7 @@ def plan_recipe(
     loaded = read_recipe(recipe, changes, data_dir)
     training, device = loaded.training, runtime.pick_device()
     precision = runtime.pick_products(training.precision, device)
-    config, vocabulary = _config(loaded)
+    config, vocabulary = network_of(loaded)
     rows = max(1, loaded.batch_rows // training.accumulate)
     rate = measured_rate(config, rows, training.context_length, precision, device) if measure else (0.0, "")
     derived = (*_derived(loaded, config, precision, str(device)), *vocabulary, *_sizes(loaded, config))
@@ -36,7 +36,7 @@ def planned(recipe: Recipe, config: TransformerConfig, device: "torch.device", *
     training, length = recipe.training, recipe.training.context_length
     return plan(
         config,
-        tokens=recipe.steps * recipe.batch_rows * length * (2 if config.encoder_layers else 1),
+        tokens=tokens_of(recipe, config),
         rows=max(1, recipe.batch_rows // training.accumulate),
         length=length,
         precision=runtime.pick_products(training.precision, device),
@@ -48,7 +48,12 @@ def planned(recipe: Recipe, config: TransformerConfig, device: "torch.device", *
     )
 
 
-def _config(recipe: Recipe) -> tuple[TransformerConfig, tuple[Derived, ...]]:
+def tokens_of(recipe: Recipe, config: TransformerConfig) -> int:
+    """Tokens of the whole run, in an encoder-decoder of both sides."""
+    return recipe.steps * recipe.batch_rows * recipe.training.context_length * (2 if config.encoder_layers else 1)
+
+
+def network_of(recipe: Recipe) -> tuple[TransformerConfig, tuple[Derived, ...]]:
     """The network; where its data is not there yet, the vocabulary is taken to be as large as the recipe allows."""
     wish = recipe.tokenizer
     if recipe.model.from_ is None and wish.file is None and wish.kind == "bpe":
