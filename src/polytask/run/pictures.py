@@ -248,7 +248,7 @@ def assemble_pictures(
     told = None if progress is None else lambda name, rows: progress(name, rows, 0)
     sources = [sized(spec, size) for spec in recipe.sources()]
     prepared = prepare_pictures(sources, size, recipe.data.fit, recipe.data.held_out, progress=told)
-    if "classes" in dials_of(recipe.model.system or ""):
+    if recipe.model.system == "ddpm":
         if not prepared.labels:
             raise ConfigError("data.sources: no picture has a label, and ddpm draws by label; use task classification.")
         known["classes"] = len(prepared.labels)
