@@ -171,7 +171,9 @@ class PictureModel:
         Raises TaskError without a mask, or where a size differs and `resize` is not said.
         """
         if mask is None:
-            raise TaskError("This model edits where a mask says: give one, white where the picture is to be drawn anew.")
+            raise TaskError(
+                "This model edits where a mask says: give one, white where the picture is to be drawn anew."
+            )
         wish = Drawing.of({"n": n, "seed": seed, **dials})
         pixels = self._given(picture, resize, "picture")
         chosen = self._given(mask, resize, "mask").mean(1, keepdim=True) > 0
@@ -179,7 +181,9 @@ class PictureModel:
             raise TaskError("The mask is black everywhere, so nothing would be drawn anew; paint a part of it white.")
         return self._shown(self._pixels([prompt], wish, _Known(pixels, chosen)), n)[0]
 
-    def variations(self, picture: Any, n: int = 1, seed: int = 0, *, resize: bool = True, **dials: Any) -> "list[Image]":
+    def variations(
+        self, picture: Any, n: int = 1, seed: int = 0, *, resize: bool = True, **dials: Any
+    ) -> "list[Image]":
         """Pictures of the embedding that CLIP has of `picture` (Ramesh et al. 2022, section 3.1, with fresh noise).
 
         Raises TaskError where the model draws no embeddings.
@@ -222,7 +226,9 @@ class PictureModel:
             if self.config.low_pixels:
                 low = self._low(prompts, wish, known)
             if self.config.unet.pooled and not self.labels and embedding is None:
-                raise ConfigError("This model draws an embedding of CLIP and holds no prior; train it with model.prior.")
+                raise ConfigError(
+                    "This model draws an embedding of CLIP and holds no prior; train it with model.prior."
+                )
             every = self._condition(prompts, embedding)
             conditions = [every.rows(torch.tensor([i], device=self._device)) for i in range(len(prompts))]
             return self._drawn(conditions, wish, low, known)
@@ -273,7 +279,9 @@ class PictureModel:
         if self.labels:
             for prompt in prompts:
                 if prompt not in self.labels:
-                    raise ConfigError(f"This model draws by label and has no '{prompt}': {nearest(prompt, self.labels)}")
+                    raise ConfigError(
+                        f"This model draws by label and has no '{prompt}': {nearest(prompt, self.labels)}"
+                    )
             numbers = torch.tensor([self.labels.index(prompt) for prompt in prompts], device=self._device)
             return self.network.condition(labels=numbers)
         ids, mask = self.tokens(prompts)

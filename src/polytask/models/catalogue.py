@@ -64,9 +64,10 @@ def build_config(system: str, size: str | None = None, **changes: Any) -> Any:
     Raises ConfigError for an unknown system, size or field, naming the nearest.
     """
     if system in PRESETS and system not in SYSTEMS:
-        public = any(row.config is not None for row in PRESETS.get(system).values())
-        why = "is no language model" if public else "cannot be built, since its architecture is not public"
-        raise ConfigError(f"model: {system} {why}; see what is known of it: polytask systems show {system}")
+        raise ConfigError(
+            f"model: {system} cannot be built, since its architecture is not public; see what is known of it: polytask "
+            f"systems show {system}"
+        )
     family = SYSTEMS.get(system)
     if size is not None:
         sizes = PRESETS.get(system) if system in PRESETS else {}

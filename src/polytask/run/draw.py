@@ -38,7 +38,9 @@ def edit(
     return write(open_drawing(model, **loading).edit(picture, prompt, mask, **dials), place)
 
 
-def variations(model: str, picture: Path, out: Path, loading: Mapping[str, Any], dials: Mapping[str, Any]) -> list[Path]:
+def variations(
+    model: str, picture: Path, out: Path, loading: Mapping[str, Any], dials: Mapping[str, Any]
+) -> list[Path]:
     place = _place(out)
     return write(open_drawing(model, **loading).variations(picture, **dials), place)
 

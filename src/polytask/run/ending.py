@@ -29,7 +29,10 @@ def next_commands(model: Path, tasks: Iterable[str] = ()) -> list[str]:
 def _picturing(model: Path) -> list[str]:
     """Commands for a network for pictures; those that draw nothing by themselves are looked at."""
     folder, config = shlex.quote(str(model)), networks.read(model, check=False).config
-    drawn = [f"polytask draw {folder} PROMPT --n 4 --out drawings", f"polytask eval {folder} --task drawing --data blocksworld"]
+    drawn = [
+        f"polytask draw {folder} PROMPT --n 4 --out drawings",
+        f"polytask eval {folder} --task drawing --data blocksworld",
+    ]
     return [*(drawn if isinstance(config, DiffusionConfig) else []), f"polytask show {folder}"]
 
 

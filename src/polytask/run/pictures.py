@@ -213,7 +213,9 @@ class PictureAssembly:
             "parameters": built.parameters(self.config),
             "pixels": self.prepared.size,
             "text_length": self.frozen.text_length if self.tokenizer is not None else 0,
-            "labels": list(self.prepared.labels) if isinstance(self.config, DiffusionConfig) and self.config.classes else [],
+            "labels": list(self.prepared.labels)
+            if isinstance(self.config, DiffusionConfig) and self.config.classes
+            else [],
             "data": data,
             "recipe": self.recipe.dump(),
         }

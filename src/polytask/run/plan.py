@@ -85,7 +85,9 @@ def _plan_pictures(recipe: Recipe, device: "torch.device", measure: bool) -> Pla
     if reads_captions(recipe):
         why = "tokenizer.size, at the most" if tokenizer is None else "the frozen networks' tokenizer"
         found += [Derived("vocabulary", f"{size:,}", why)]
-        found += [Derived("text length", f"{frozen.text_length} tokens", "training.context_length, or frozen networks'")]
+        found += [
+            Derived("text length", f"{frozen.text_length} tokens", "training.context_length, or frozen networks'")
+        ]
     for name, one in frozen.folders.items():
         found += [Derived(name, f"{built.parameters(one.config):,} parameters", f"frozen, from {one.path}")]
     return planned_pictures(recipe, config, frozen, device, rate=rate[0], measured=rate[1], derived=tuple(found))

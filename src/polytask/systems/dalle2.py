@@ -66,9 +66,7 @@ def decoder(
     return DiffusionConfig(unet, read, frozen_text=text is not None)
 
 
-def prior(
-    embed: int = 256, text_dim: int = 256, text_length: int = 64, layers: int = 4, dim: int = 256
-) -> PriorConfig:
+def prior(embed: int = 256, text_dim: int = 256, text_length: int = 64, layers: int = 4, dim: int = 256) -> PriorConfig:
     """What a recipe trains to predict embeddings. The first three sizes are those of the CLIP that it reads."""
     attention, feedforward = Attention(max(1, dim // 64), bias=True), MLP(4 * dim, "gelu", bias=True)
     return PriorConfig(embed, text_dim, text_length, layers, dim, attention, feedforward)

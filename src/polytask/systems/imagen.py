@@ -79,7 +79,10 @@ def larger(
     groups: int = 32, text: TransformerConfig | None = None, vocab_size: int = 512, context_length: int = 64,
 ) -> DiffusionConfig:  # fmt: skip
     """What a recipe trains to enlarge: an Efficient U-Net that reads the caption at its deepest level."""
-    read, deepest = text or reader(reader_layers, reader_dim, vocab_size, context_length), pixels // 2 ** len(multipliers)
+    read, deepest = (
+        text or reader(reader_layers, reader_dim, vocab_size, context_length),
+        pixels // 2 ** len(multipliers),
+    )
     unet = UNetConfig(
         pixels=pixels, channels=channels, multipliers=multipliers, blocks=blocks, attention=(deepest,),
         head_dim=head_dim, form="efficient", skip_scale=2**-0.5, text=read.dim, text_pooling=True, low=True,
