@@ -18,12 +18,15 @@ def _option(help: str, *names: str) -> Any:
     return typer.Option(*names, help=help, rich_help_panel=_PANEL, show_default=False)
 
 
+STEPS = Annotated[int | None, _option("Passes of the network for a picture; 50 unless said.")]
+GUIDANCE = Annotated[float | None, _option("How strongly it is led to the prompt: 1 not at all, 3 unless said.")]
+SAMPLER = Annotated[str | None, _option("ddim, ddpm, euler, heun or dpm_solver.")]
 DIALS: dict[str, Any] = {
     "n": Annotated[int | None, _option("So many pictures.", "--n")],
     "seed": Annotated[int | None, _option("The same seed draws the same picture.")],
-    "steps": Annotated[int | None, _option("Passes of the network for a picture; 50 unless said.")],
-    "guidance": Annotated[float | None, _option("How strongly it is led to the prompt: 1 not at all, 3 unless said.")],
-    "sampler": Annotated[str | None, _option("ddim, ddpm, euler, heun or dpm_solver.")],
+    "steps": STEPS,
+    "guidance": GUIDANCE,
+    "sampler": SAMPLER,
     "threshold": Annotated[str | None, _option("static or dynamic.")],
 }
 LOADING: dict[str, Any] = {

@@ -7,7 +7,7 @@ import typer
 
 from polytask.cli.ask import MODEL
 from polytask.cli.command import console, pairs
-from polytask.cli.draw import DIALS
+from polytask.cli.draw import GUIDANCE, SAMPLER, STEPS
 from polytask.cli.sampling import with_sampling
 from polytask.cli.tune import COLUMNS, DATA, FIELDS, TASK
 
@@ -35,9 +35,9 @@ def evaluate(
     unsafe: Annotated[
         bool, typer.Option("--unsafe", help="Run programs (task code) even where this machine cannot hold them in.")
     ] = False,
-    steps: DIALS["steps"] = None,
-    guidance: DIALS["guidance"] = None,
-    sampler: DIALS["sampler"] = None,
+    steps: STEPS = None,
+    guidance: GUIDANCE = None,
+    sampler: SAMPLER = None,
     wish: Any = None,
 ) -> None:
     """Evaluate a model on a file of a task."""

@@ -10,7 +10,6 @@ from polytask.models.dvae import AutoencoderConfig
 from polytask.models.prior import PriorConfig
 from polytask.models.transformer import Transformer
 
-
 Picturing = AutoencoderConfig | CLIPConfig | DiffusionConfig | PriorConfig
 """Networks that learn from pictures with captions or labels."""
 

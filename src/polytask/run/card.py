@@ -56,9 +56,8 @@ def picture_card(about: Mapping[str, Any]) -> str:
         "| source | pictures | licence | attribution |",
         "|---|---:|---|---|",
     ]
-    lines += [
-        f"| {item['name']} | {item['pictures']:,} | {item.get('licence', 'not stated')} | {item.get('attribution', '')} |"
-        for item in about["data"]
-    ]
-    lines += [f"- {name}: {value:.4g}" for name, value in about["figures"].items()]
+    for item in about["data"]:
+        licence, attribution = item.get("licence", "not stated"), item.get("attribution", "")
+        lines.append(f"| {item['name']} | {item['pictures']:,} | {licence} | {attribution} |")
+    lines += ["", *(f"- {name}: {value:.4g}" for name, value in about["figures"].items())]
     return "\n".join([*lines, "", "## Recipe", "", "```yaml", about["recipe"].rstrip(), "```", ""])

@@ -43,7 +43,8 @@ def evaluate(
     """The report of a checkpoint on a user's file, or on a split of a folder, a data set of the hub or "blocksworld".
 
     sampling and loading: fields of Sampling and words of Model.load; greedy and as the model is, where not said.
-    drawing: fields of `pictures.Drawing`, where the model draws. unsafe: programs run even without a sandbox. split: "test", else "validation", where there is one and none is named.
+    drawing: fields of `pictures.Drawing`, where the model draws.
+    unsafe: programs run even without a sandbox. split: "test", else "validation", where there is one and none is named.
     Raises an Error that says what is wrong with the model, the file or its rows; the file is read first.
     """
     from polytask.run.ask import open_model

@@ -1,4 +1,5 @@
-"""What a recipe of a network for pictures becomes: prepared pictures, a loader, a network with the frozen ones it reads."""
+"""What a recipe of a network for pictures becomes: prepared pictures, a loader, a network and the frozen ones it
+reads."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
@@ -52,10 +53,10 @@ class Frozen:
 
     def __post_init__(self) -> None:
         for name, wanted in (("clip", CLIPConfig), ("base", DiffusionConfig)):
-            if name in self.recipe.model.frozen and not isinstance(self.folder(name).config, wanted):
+            if (one := self.folder(name)) is not None and not isinstance(one.config, wanted):
                 raise ConfigError(
-                    f"model.{name}: {self.recipe.model.frozen[name]} holds a {type(self.folder(name).config).__name__}, "
-                    f"not a {wanted.__name__}; name the folder of another run."
+                    f"model.{name}: {self.recipe.model.frozen[name]} holds a {type(one.config).__name__}, not a "
+                    f"{wanted.__name__}; name the folder of another run."
                 )
 
     @cached_property
@@ -80,8 +81,8 @@ class Frozen:
         for name, other in found.items():
             if first is not None and other.fingerprint != found[first].fingerprint:
                 raise ConfigError(
-                    f"model.{name}: its tokenizer is another than that of model.{first}, and a caption is read once for "
-                    "both; train them with one tokenizer (tokenizer.file)."
+                    f"model.{name}: its tokenizer is another than that of model.{first}, and a caption is read once "
+                    "for both; train them with one tokenizer (tokenizer.file)."
                 )
         return found[first] if first is not None else None
 

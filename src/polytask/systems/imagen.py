@@ -57,8 +57,8 @@ def efficient(pixels: int, attention: tuple[int, ...], text: int = T5_XXL) -> UN
 def base(
     pixels: int = 32, channels: int = 64, *, multipliers: tuple[int, ...] = (1, 2, 3), blocks: int = 1,
     attention: tuple[int, ...] = (16, 8), head_dim: int = 32, groups: int = 32, dropout: float = 0.0,
-    self_conditioning: bool = False, text: TransformerConfig | None = None, reader_layers: int = 2, reader_dim: int = 256,
-    vocab_size: int = 512, context_length: int = 64,
+    self_conditioning: bool = False, text: TransformerConfig | None = None, reader_layers: int = 2,
+    reader_dim: int = 256, vocab_size: int = 512, context_length: int = 64,
 ) -> DiffusionConfig:  # fmt: skip
     """What a recipe trains: the first network with what reads its captions.
 
