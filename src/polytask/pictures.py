@@ -157,7 +157,7 @@ class PictureModel:
         return self.draw_many([prompt], **{"n": n, "seed": seed, **dials})[0]
 
     def draw_many(self, prompts: Sequence[str], **dials: Any) -> "list[list[Image]]":
-        """The same for many captions in the same passes; picture i of each has the noise of seed + i."""
+        """The same for many captions in the same passes; their pictures have the noise of seed, seed + 1, ..."""
         wish = Drawing.of(dials)
         return self._shown(self._pixels(list(prompts), wish, None), wish.n)
 
@@ -193,8 +193,8 @@ class PictureModel:
         wish = Drawing.of({"n": n, "seed": seed, **dials})
         with torch.inference_mode():
             embedding = self.clip.encode_image(self._given(picture, resize, "picture").to(self._device))
-        condition = self._condition([""], embedding)
-        condition = condition.kept(condition.pooled.new_zeros(1, dtype=torch.bool), torch.ones(1, dtype=torch.bool))
+        silent, seen = torch.tensor([False], device=self._device), torch.tensor([True], device=self._device)
+        condition = self._condition([""], embedding).kept(silent, seen)
         return self._shown(self._drawn([condition], wish, None, None), n)[0]
 
     # How it is drawn
@@ -245,9 +245,9 @@ class PictureModel:
         requests = [
             ImageRequest(
                 condition, steps=wish.steps, sampler=wish.sampler, guidance=wish.guidance, threshold=wish.threshold,
-                seed=wish.seed + i, **kept,
+                seed=wish.seed + number * wish.n + i, **kept,
             )
-            for condition in conditions
+            for number, condition in enumerate(conditions)
             for i in range(wish.n)
         ]  # fmt: skip
         if low is not None:

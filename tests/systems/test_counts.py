@@ -164,7 +164,7 @@ def test_every_family_has_dials_for_small_networks(system):
         ({"system": "gpt33"}, "did you mean 'gpt3'"),
         ({"system": "gpt4"}, "gpt4 cannot be built, since its architecture is not public"),
         ({"system": "chatgpt", "size": "175b"}, "chatgpt cannot be built"),
-        ({"system": "clip", "size": "vit-b"}, "did you mean 'vit-b-16'"),
+        ({"system": "clip", "size": "vit-b"}, "did you mean 'vit-b-32'"),
         ({"system": "gpt3", "size": "smal"}, "did you mean 'small'"),
         ({"system": "generalist", "dept": 3}, "did you mean 'depth'"),
         ({"system": "generalist", "depth": 3, "heads": 5}, "multiple of heads"),

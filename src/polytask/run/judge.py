@@ -17,7 +17,7 @@ from polytask.tasks.judging import judged
 SCENES = 200  # of each group, where no limit says another number
 HELD_OUT = "held-out combinations"  # of colour and shape, which training never shows together
 OBJECTS = (1, 2, 3)
-TOGETHER = 32  # pictures in one pass
+TOGETHER = 64  # pictures in one pass
 SAMPLES = 3
 
 Progress = Callable[[int, int], None]

@@ -29,7 +29,6 @@ from polytask.registry import nearest
 from polytask.run.card import picture_card
 from polytask.run.costs import flops_of
 from polytask.run.mixing import by_micro_batch
-from polytask.tasks import get_task
 from polytask.tokenizers.text import TextTokenizer
 from polytask.training.checkpoint import Made
 from polytask.training.objectives import OBJECTIVES
@@ -159,6 +158,7 @@ class PictureAssembly:
         """Fresh weights from the recipe's seed, but for a frozen text encoder."""
         network = self.config.build().initialize(self.recipe.seed)
         if (encoder := self.frozen.folder("text_encoder")) is not None:
+            assert network.text is not None
             network.text.take(folders.load_network(encoder))
         return network.to(device)
 
@@ -180,11 +180,11 @@ class PictureAssembly:
             return made(encoder, SCHEDULE.alpha_bar, **dials)
         return made(**dials, encoder=encoder) if kind == "denoising" else made(**dials)
 
-    def validation(self, loader: PictureLoader) -> "dict[str, Callable[[], Iterator[PictureBatch]]]":
+    def validation(self, loader: Any) -> "dict[str, Callable[[], Iterator[PictureBatch]]]":
         held = [source.name for source in self.prepared.sources if len(source.validation)]
         return {name: lambda name=name: loader.validation_batches(name, VALIDATION_BATCHES) for name in held}
 
-    def flops(self, loader: PictureLoader) -> float:
+    def flops(self, loader: Any) -> float:
         """Of a picture in training, forward and backward."""
         return flops_of(self.config, self.frozen.text_length)
 
@@ -261,6 +261,6 @@ def assemble_pictures(
 def sized(spec: SourceSpec, size: int) -> SourceSpec:
     """Generated worlds draw at the size that the network reads, unless the recipe says another."""
     worlds = spec.from_ in GENERATORS or spec.validation in GENERATORS
-    if not worlds or get_task(spec.task).name not in ("drawing", "captioning", "classification"):
+    if not worlds:
         return spec
     return dataclasses.replace(spec, options={"pixels": size, **spec.options})

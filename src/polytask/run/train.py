@@ -80,7 +80,8 @@ def build_trainer(
     callbacks: Sequence[Callback] | None = None, samples: Any = None, network: Any = None, save: Any = None,
 ) -> Trainer:  # fmt: skip
     """The trainer of an assembled recipe; `network` and `save` stand in for those of the recipe."""
-    recipe, loader = assembly.recipe, assembly.loader(world)
+    recipe = assembly.recipe
+    loader: Any = assembly.loader(world)
     if world.first and isinstance(loader, Loader):
         _tell_of_cuts(loader)
     network = assembly.network(device) if network is None else network
@@ -105,7 +106,7 @@ def build_trainer(
         evaluate=evaluate,
         samples=shown,
         sources=assembly.prepared.names,
-        flops_per_token=assembly.flops(loader),  # type: ignore[arg-type]  # each knows its own loader
+        flops_per_token=assembly.flops(loader),
         peak_flops=runtime.matmul_rate(device, precision),
         world=world,
     )
