@@ -25,8 +25,7 @@ from polytask.errors import CheckpointError, ConfigError
 from polytask.interop import hf
 from polytask.interop.atomic import atomic_folder, verify
 from polytask.interop.folder import filled, locate
-from polytask.models.config import TransformerConfig
-from polytask.models.networks import is_network
+from polytask.models.networks import Picturing, is_network
 from polytask.nn.part import Part, from_plain, to_plain
 from polytask.tokenizers.text import TextTokenizer
 
@@ -101,10 +100,15 @@ def read(path: str | Path, *, check: bool = True) -> NetworkFolder:
 
 
 def is_drawing(path: str | Path) -> bool:
-    """Whether a folder of ours holds a network that is no language model. Raises CheckpointError where there is
-    none."""
+    """Whether a folder of ours holds a network that learned from pictures alone; a damaged one is not known to.
+    Raises CheckpointError where there is none."""
     folder = locate(path)
-    return not hf.is_folder(folder) and not isinstance(_described(folder)[0], TransformerConfig)
+    if hf.is_folder(folder):
+        return False
+    try:
+        return isinstance(_described(folder)[0], Picturing)
+    except CheckpointError:
+        return False
 
 
 def load(

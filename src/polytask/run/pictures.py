@@ -260,7 +260,6 @@ def assemble_pictures(
 
 def sized(spec: SourceSpec, size: int) -> SourceSpec:
     """Generated worlds draw at the size that the network reads, unless the recipe says another."""
-    worlds = spec.from_ in GENERATORS or spec.validation in GENERATORS
-    if not worlds:
+    if spec.from_ not in GENERATORS:
         return spec
     return dataclasses.replace(spec, options={"pixels": size, **spec.options})
