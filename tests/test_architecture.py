@@ -16,7 +16,7 @@ LEVELS = {
     "training": 5,
     "evaluation": 6, "explain": 6, "plan": 6,
     "systems": 7, "audit": 7,
-    "model": 8, "recipe": 8,
+    "model": 8, "pictures": 8, "recipe": 8,
     "run": 9, "serving": 9,
     "cli": 10,
 }  # fmt: skip

@@ -264,7 +264,10 @@ def test_shipped_recipes_are_sound(name):
         assert {*spec.fields, *spec.columns} <= set(get_task(spec.task).fields)
     for task, _ in recipe.evaluated():
         assert task.metric is None or task.metric in get_task(task.task).metric_names
-    assert recipe.network(recipe.tokenizer.size).vocab_size == recipe.tokenizer.size
+    if recipe.draws:
+        assert recipe.picture_network(vocab_size=recipe.tokenizer.size).build
+    else:
+        assert recipe.network(recipe.tokenizer.size).vocab_size == recipe.tokenizer.size
 
 
 def test_shipped_recipes_have_the_sizes_that_they_state():

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from polytask.model import Model as Model
     from polytask.models.catalogue import build_config as build_config
     from polytask.models.transformer import Transformer as Transformer
+    from polytask.pictures import PictureModel as PictureModel
     from polytask.recipe import load_recipe as load_recipe
+    from polytask.run.ask import open_any as load
     from polytask.run.train import train as train
     from polytask.run.tune import Tuning as Tuning
     from polytask.run.tune import tune as tune
@@ -29,13 +31,12 @@ if TYPE_CHECKING:
     from polytask.tasks import get_task as get_task
     from polytask.tokenizers.text import TextTokenizer as TextTokenizer
 
-    load = Model.load
-
 _HOMES = {
     "Answer": "polytask.model", "Completion": "polytask.inference.sequence", "Engine": "polytask.inference.engine",
     "Error": "polytask.errors", "Model": "polytask.model", "Request": "polytask.inference.sequence",
     "Sampling": "polytask.inference.sampling", "TASKS": "polytask.tasks", "Text": "polytask.tasks",
-    "TextTokenizer": "polytask.tokenizers.text", "Transformer": "polytask.models.transformer",
+    "PictureModel": "polytask.pictures", "TextTokenizer": "polytask.tokenizers.text",
+    "Transformer": "polytask.models.transformer",
     "build_config": "polytask.models.catalogue", "evaluate": "polytask.evaluation.evaluate",
     "get_task": "polytask.tasks", "load_recipe": "polytask.recipe", "train": "polytask.run.train",
     "Tuning": "polytask.run.tune", "tune": "polytask.run.tune",
@@ -48,7 +49,7 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     if name == "load":
-        return import_module("polytask.model").Model.load
+        return import_module("polytask.run.ask").open_any
     if name == "__version__":
         from importlib.metadata import version
 

@@ -41,6 +41,7 @@ class Plan:
     rate: float = 0.0
     measured: str = ""
     notes: tuple[str, ...] = field(default=())
+    unit: str = "tokens"  # or pictures: what `tokens` counts
 
     @property
     def total_parameters(self) -> int:
@@ -72,6 +73,7 @@ class Plan:
             "seconds": self.seconds,
             "derived": [dataclasses.asdict(item) for item in self.derived],
             "notes": list(self.notes),
+            "unit": self.unit,
         }
 
 
@@ -92,6 +94,11 @@ def plan(
     )  # fmt: skip
     parameters = {name: count for name, count in cost.parameters_by_part(config).items() if count}
     made = Plan(parameters, cost.flops_per_token(config, length), tokens, memory, derived, *rate)
+    return beyond(made, available)
+
+
+def beyond(made: Plan, available: int) -> Plan:
+    """The same with a note where it needs more than the device has, 0 where that is unknown."""
     return dataclasses.replace(made, notes=_notes(made, available))
 
 
@@ -113,6 +120,11 @@ def memory_by_term(
     if average:
         memory["average"] = 4 * count
     return memory
+
+
+def state_bytes(optimizer: str) -> float:
+    """Bytes of state for a learned number, where no layer is a stack of matrices."""
+    return {"adafactor": 4 * ADAFACTOR_STATE, "muon": MUON_STATE}.get(optimizer, ADAM_STATE)
 
 
 def optimizer_bytes(config: TransformerConfig, optimizer: str) -> int:

@@ -63,12 +63,10 @@ def test_flops_of_a_network_counted_by_hand():
 
 
 def test_families_have_dials_for_small_networks():
-    imagen = build_config(
-        "imagen", pixels=16, channels=16, multipliers=(1, 2), blocks=1, attention=(8,), text=32, groups=8
-    )
-    decoder = build_config(
-        "dalle2", pixels=16, channels=16, multipliers=(1, 2), attention=(8,), text=32, pooled=8, groups=8
-    )
+    small = {"pixels": 16, "channels": 16, "multipliers": [1, 2], "attention": [8], "reader_dim": 64, "groups": 8}
+    whole, other = build_config("imagen", **small), build_config("dalle2", **small, embed=8)
+    imagen, decoder = whole.unet, other.unet
+    assert (whole.text.dim, whole.frozen_text, decoder.pooled) == (64, False, 8)
     assert isinstance(UNet(imagen).initialize(0), UNet)
     assert (imagen.text_pooling, decoder.pooled_tokens, decoder.learned_variance) == (True, 4, True)
     assert build_config("imagen", "2b", dropout=0.1).dropout == 0.1

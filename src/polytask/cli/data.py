@@ -8,6 +8,10 @@ from polytask.cli.command import Verb, console
 from polytask.cli.train import DATA_DIR, RECIPE, SET
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from polytask.data.albums import Pictures
+    from polytask.data.prepare import Prepared
     from polytask.run.data import Document
 
 app = typer.Typer(help="Look at a recipe's data, or prepare it.", no_args_is_help=True)
@@ -58,24 +62,41 @@ def _print_document(out: Any, document: "Document", coloured: bool) -> None:
 
 @app.command(cls=Verb)
 def prepare(recipe: RECIPE, changes: SET = None, data_dir: DATA_DIR = None) -> None:
-    """Tokenize the data of a recipe into the cache, and count it."""
-    from rich.table import Table
-
+    """Put the data of a recipe into the cache, texts tokenized and pictures at their size, and count it."""
+    from polytask.data.albums import Pictures
     from polytask.run.data import prepare_recipe
 
-    prepared = prepare_recipe(recipe, changes or [], data_dir=data_dir)
+    out, prepared = console(), prepare_recipe(recipe, changes or [], data_dir=data_dir)
+    out.print(_pictures(prepared) if isinstance(prepared, Pictures) else _texts(prepared))
+    for source in prepared.sources:
+        if cleaned := getattr(source, "cleaned", ""):
+            out.print(f"\n{source.name}: {cleaned}", markup=False)
+    out.print(f"\nNext:  polytask data show {recipe}\n       polytask train {recipe}")
+
+
+def _table(*columns: str) -> "Table":
+    from rich.table import Table
+
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("source")
-    for column in ("examples", "held out", "tokens", "learnt", "bytes a token"):
+    for column in columns:
         table.add_column(column, justify="right")
+    return table
+
+
+def _texts(prepared: "Prepared") -> "Table":
+    table = _table("examples", "held out", "tokens", "learnt", "bytes a token")
     for name, counts in prepared.report().items():
         train, held = counts["train"], counts["validation"]
         ratio = f"{train.bytes / max(1, train.tokens):.2f}"
         share = f"{train.predicted / max(1, train.tokens):.0%}"
         table.add_row(name, f"{train.documents:,}", f"{held.documents:,}", f"{train.tokens:,}", share, ratio)
-    out = console()
-    out.print(table)
-    for source in prepared.sources:
-        if source.cleaned:
-            out.print(f"\n{source.name}: {source.cleaned}", markup=False)
-    out.print(f"\nNext:  polytask data show {recipe}\n       polytask train {recipe}")
+    return table
+
+
+def _pictures(prepared: "Pictures") -> "Table":
+    table = _table("pictures", "held out", "pixels", "labels")
+    for one in prepared.sources:
+        labels = len({*one.train.labels.tolist()} - {-1})
+        table.add_row(one.name, f"{len(one.train):,}", f"{len(one.validation):,}", str(prepared.size), str(labels))
+    return table

@@ -7,6 +7,7 @@ import typer
 
 from polytask.cli.ask import MODEL
 from polytask.cli.command import console, pairs
+from polytask.cli.draw import GUIDANCE, SAMPLER, STEPS
 from polytask.cli.sampling import with_sampling
 from polytask.cli.tune import COLUMNS, DATA, FIELDS, TASK
 
@@ -34,15 +35,20 @@ def evaluate(
     unsafe: Annotated[
         bool, typer.Option("--unsafe", help="Run programs (task code) even where this machine cannot hold them in.")
     ] = False,
+    steps: STEPS = None,
+    guidance: GUIDANCE = None,
+    sampler: SAMPLER = None,
     wish: Any = None,
 ) -> None:
     """Evaluate a model on a file of a task."""
     from polytask.run.evaluate import evaluate as run_evaluate
 
+    drawing = {"steps": steps, "guidance": guidance, "sampler": sampler}
     named, shared = pairs(columns or [], "--columns"), pairs(field or [], "--field")
     report = run_evaluate(
         model, task, data, named, shared, where=pairs(where or [], "--where"), split=split, limit=limit,
         shots=shots, unsafe=unsafe, sampling=wish.sampling, loading=wish.loading, quiet=wish.as_json,
+        drawing={name: value for name, value in drawing.items() if value is not None},
     )  # fmt: skip
     if wish.as_json:
         typer.echo(json.dumps(report.to_dict(), ensure_ascii=False, indent=1))

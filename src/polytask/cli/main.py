@@ -8,6 +8,7 @@ from polytask.cli import (
     data,
     demo,
     doctor,
+    draw,
     evaluate,
     interop,
     plan,
@@ -46,6 +47,8 @@ for _name, _function in {
     _verb(_name, _function, "Make and judge a model")
 _verb("ask", ask.ask, "Ask a model", free=True)
 for _name, _function in shorthands.VERBS.items():
+    _verb(_name, _function, "Ask a model")
+for _name, _function in {"draw": draw.draw, "edit": draw.edit, "variations": draw.variations}.items():
     _verb(_name, _function, "Ask a model")
 _verb("serve", serve.serve, "Ask a model")
 for _name, _function in {"import": interop.import_, "export": interop.export}.items():

@@ -35,7 +35,7 @@ def _print(made: "Plan") -> None:
     out = console()
     out.print(f"[bold]{made.total_parameters:,}[/] parameters")
     out.print(_table(made.parameters, made.total_parameters, lambda count: f"{count:,}"))
-    out.print(f"\n[bold]{short(made.flops)}FLOPs[/] = {made.tokens:,} tokens x {short(made.flops_per_token)}FLOPs")
+    out.print(f"\n[bold]{short(made.flops)}FLOPs[/] = {made.tokens:,} {made.unit} x {short(made.flops_per_token)}FLOPs")
     out.print(f"\n[bold]{in_bytes(made.peak_bytes)}[/] of memory at the peak, beside python and torch")
     out.print(_table(made.memory, made.peak_bytes, in_bytes))
     if made.rate:

@@ -39,6 +39,23 @@ def flops(config: Any, **given: Tensor) -> int:
     return int(counter.get_total_flops())
 
 
-def _outline(config: Buildable) -> nn.Module:
+def activation_bytes(config: Any, **given: Tensor) -> int:
+    """Bytes that a pass over those inputs keeps for the way back, in float32; parameters are not counted."""
+    network = _outline(config).train()
+    own = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
+    kept: dict[int, Any] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            kept[storage._cdata] = storage  # held, so that no other takes its place
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        network(**{name: value.to("meta") for name, value in given.items()})
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+def _outline(config: Any) -> nn.Module:
     with torch.device("meta"):
         return config.build()

@@ -5,6 +5,7 @@ import inspect
 from typing import Any, TypeVar
 
 from polytask.errors import ConfigError
+from polytask.models.config import TransformerConfig
 from polytask.nn.part import Part, from_plain
 from polytask.registry import Registry, nearest
 
@@ -22,8 +23,13 @@ SYSTEMS = Registry(
         "instructgpt": "polytask.systems.gpt3:gpt3",
         "palm": "polytask.systems.palm:palm",
         "bloom": "polytask.systems.bloom:bloom",
-        "dalle2": "polytask.systems.dalle2:dalle2",
-        "imagen": "polytask.systems.imagen:imagen",
+        "clip": "polytask.systems.clip:small",
+        "dvae": "polytask.systems.dalle:autoencoder",
+        "ddpm": "polytask.systems.ddpm:ddpm",
+        "imagen": "polytask.systems.imagen:base",
+        "imagen-upsampler": "polytask.systems.imagen:larger",
+        "dalle2": "polytask.systems.dalle2:decoder",
+        "dalle2-prior": "polytask.systems.dalle2:prior",
         "dalle": "polytask.systems.dalle:dalle",
         "generalist": "polytask.systems.generalist:generalist",
     },
@@ -58,18 +64,19 @@ def build_config(system: str, size: str | None = None, **changes: Any) -> Any:
     Raises ConfigError for an unknown system, size or field, naming the nearest.
     """
     if system in PRESETS and system not in SYSTEMS:
-        public = any(row.config is not None for row in PRESETS.get(system).values())
-        why = "is no language model" if public else "cannot be built, since its architecture is not public"
-        raise ConfigError(f"model: {system} {why}; see what is known of it: polytask systems show {system}")
+        raise ConfigError(
+            f"model: {system} cannot be built, since its architecture is not public; see what is known of it: polytask "
+            f"systems show {system}"
+        )
     family = SYSTEMS.get(system)
     if size is not None:
-        sizes = PRESETS.get(system)
+        sizes = PRESETS.get(system) if system in PRESETS else {}
         if size not in sizes:
             raise ConfigError(f"{system} has no size '{size}': {nearest(size, sizes)}")
         return change(sizes[size].config, changes)
     signature = inspect.signature(family)
     dials = signature.parameters
-    given = {name: value for name, value in changes.items() if name in dials}
+    given = {name: from_plain(value) for name, value in changes.items() if name in dials}
     rest = {name: value for name, value in changes.items() if name not in dials}
     known = set(dials) | {field.name for field in dataclasses.fields(signature.return_annotation)}
     for name in rest:
@@ -78,9 +85,19 @@ def build_config(system: str, size: str | None = None, **changes: Any) -> Any:
     try:
         return change(family(**given), rest)
     except TypeError as error:
-        raise ConfigError(
-            f"model: {system} cannot be built: {error}; or name a size: {nearest('', PRESETS.get(system))}"
-        ) from None
+        sizes = f"; or name a size: {nearest('', PRESETS.get(system))}" if system in PRESETS else ""
+        raise ConfigError(f"model: {system} cannot be built: {error}{sizes}") from None
+
+
+def draws(system: str) -> bool:
+    """Whether the network of a system learns from pictures with captions or labels, not from texts."""
+    return inspect.signature(SYSTEMS.get(system)).return_annotation is not TransformerConfig
+
+
+def dials_of(system: str) -> list[str]:
+    """The names of all that a recipe may say of a system beside its size."""
+    signature = inspect.signature(SYSTEMS.get(system))
+    return [*signature.parameters, *(field.name for field in dataclasses.fields(signature.return_annotation))]
 
 
 def change(config: Config, changes: dict[str, Any]) -> Config:

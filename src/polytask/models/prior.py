@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from polytask.diffusion.schedule import Schedule
 from polytask.errors import ConfigError
 from polytask.models.vit import draw_blocks
 from polytask.nn.attention import Attention
@@ -25,6 +26,7 @@ from polytask.nn.position import Unpositioned
 OTHERS = 4  # tokens beside the text's: its embedding, the step, the noised embedding, the query
 SCALE = 17.2  # by which unit vectors of width 1024 get the variance of pixels in [-1, 1] (code of the paper)
 WIDTH = 1024
+SCHEDULE = Schedule("cosine", 1000)  # of the noise (section 2.2 and appendix C)
 
 
 def unit_scale(embed: int) -> float:

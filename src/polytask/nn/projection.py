@@ -18,7 +18,9 @@ def project(x: Tensor, norm: nn.Module | None, linear: nn.Module) -> Tensor:
         return apply(linear, x, norm)
     if not isinstance(linear, nn.Linear) or type(linear) not in (nn.Linear, Stacked):
         return linear(norm(x))
-    kind = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else linear.weight.dtype
+    kind, device = linear.weight.dtype, x.device.type
+    if device != "meta" and torch.is_autocast_enabled(device):
+        kind = torch.get_autocast_dtype(device)
     bias = None if linear.bias is None else linear.bias.to(kind)
     return _Project.apply(x, linear.weight.to(kind), bias, norm, *norm.parameters())  # type: ignore[no-any-return]
 

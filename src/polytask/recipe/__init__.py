@@ -21,6 +21,7 @@ from polytask.data.mixture import Mixture
 from polytask.data.sources import SourceSpec
 from polytask.errors import ConfigError, Error
 from polytask.recipe.document import Document, dump, read_document
+from polytask.recipe.pictures import check_network
 from polytask.recipe.schema import (
     Data,
     Evaluation,
@@ -106,6 +107,26 @@ class Recipe(Section):
                 "leave it out to have as many."
             )
         return self.reading(config)
+
+    @property
+    def draws(self) -> bool:
+        """Whether it trains a network for pictures. Raises ConfigError for an unknown system."""
+        from polytask.models.catalogue import draws
+
+        return self.model.system is not None and draws(self.model.system)
+
+    def picture_network(self, **known: Any) -> Any:
+        """The network for pictures of the recipe's system. `known`: sizes that follow from the tokenizer, the data or
+        the frozen networks, of which it takes those that it has. Raises ConfigError naming the key.
+        """
+        from polytask.models.catalogue import build_config, dials_of
+
+        assert self.model.system is not None
+        has = dials_of(self.model.system)
+        sizes = {name: value for name, value in known.items() if name in has}
+        if self.training.dropout is not None and "dropout" in has:
+            sizes["dropout"] = self.training.dropout
+        return build_config(self.model.system, None, **(sizes | self.model.changes))
 
     @property
     def batch_rows(self) -> int:
@@ -235,7 +256,7 @@ def _start_tasks(data: dict[str, Any], recipe: Path) -> None:
 def _check(recipe: Recipe, document: Document) -> None:
     """What can be known to fail before any data is read: the network, the training, the names of sources and stages."""
     if recipe.model.system is not None:
-        _locate(document, ("model",), lambda: recipe.network(1000))
+        _locate(document, ("model",), lambda: check_network(recipe))
     _locate(document, ("training",), recipe.training_config)
     _locate(document, ("data", "clean"), recipe._clean)
     for index, source in enumerate(recipe.data.sources):

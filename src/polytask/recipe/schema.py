@@ -14,10 +14,20 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
 
 
+class Frozen(Section):
+    """A network of an earlier run, which is read and not trained."""
+
+    from_: str = Field(alias="from")
+
+
+FROZEN = ("text_encoder", "clip", "prior", "base")  # what a system that draws may take from earlier runs
+
+
 class Network(Section):
-    """The model: a system, perhaps one of its published sizes, and any field of its family or of TransformerConfig.
+    """The model: a system, perhaps one of its published sizes, and any field of its family or of its configuration.
 
     `{system: generalist, depth: 6}`, `{system: gpt3, size: small, dropout: 0.1}`, or `{from: a checkpoint folder}`.
+    Systems that draw take frozen networks of earlier runs: `{system: dalle2-prior, clip: {from: runs/clip-blocks}}`.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True, populate_by_name=True)
@@ -25,6 +35,15 @@ class Network(Section):
     system: str | None = None
     size: str | None = None
     from_: str | None = Field(default=None, alias="from")
+    text_encoder: Frozen | None = None
+    clip: Frozen | None = None
+    prior: Frozen | None = None
+    base: Frozen | None = None
+
+    @property
+    def frozen(self) -> dict[str, str]:
+        """The folders of the frozen networks by what they are."""
+        return {name: part.from_ for name in FROZEN if (part := getattr(self, name)) is not None}
 
     @property
     def changes(self) -> dict[str, Any]:
@@ -101,20 +120,24 @@ class Mixing(Section):
 
 
 class Data(Section):
-    """folder: where relative paths start; else the recipe's own folder, $POLYTASK_DATA, the current folder."""
+    """folder: where relative paths start; else the recipe's own folder, $POLYTASK_DATA, the current folder.
+
+    fit: how pictures get the size that the network reads, where they have another.
+    """
 
     sources: list[Source] = Field(min_length=1)
     folder: str | None = None
     mixture: Mixing = Mixing()
     held_out: float = Field(default=0.01, ge=0, lt=1)
     clean: Cleaning | None = None
+    fit: Literal["crop", "pad", "stretch"] = "crop"
 
 
 class Training(Section):
     """How to train; the names of `polytask.training.config.TrainingConfig`, and what decides the batch.
 
     Either steps or tokens; batch_rows or batch_tokens. warmup and decay are steps, or a share of the run where they are
-    below 1.
+    below 1. dials: of the objective of a network for pictures, such as drop and min_snr of denoising.
     """
 
     steps: int | None = Field(default=None, ge=1)
@@ -124,6 +147,7 @@ class Training(Section):
     context_length: int = Field(default=512, ge=8)
     encoder_length: int | None = Field(default=None, ge=8)
     objective: ObjectiveName | None = None
+    dials: dict[str, Any] = {}
     optimizer: Literal["adamw", "muon", "adafactor"] = "adamw"
     lr: float = Field(default=1e-3, gt=0, le=1e3)
     min_lr: float = Field(default=0.0, ge=0, le=1e3)

@@ -1,10 +1,13 @@
 """polytask ask: a checkpoint, a task and an example become answers."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from polytask import runtime
+from polytask.interop import networks
 from polytask.model import Answer, Model
+from polytask.pictures import PictureModel
 from polytask.tasks import Task
 
 
@@ -14,6 +17,16 @@ def open_model(path: str, **words: Any) -> Model:
     Raises CheckpointError.
     """
     runtime.prepare()
+    return Model.load(path, **words)
+
+
+def open_any(path: str | Path, **words: Any) -> Model | PictureModel:
+    """The model of a checkpoint folder, whichever kind it is; `words` as its class's `load` takes them.
+
+    Raises CheckpointError.
+    """
+    if Path(path).is_dir() and networks.is_drawing(path):
+        return PictureModel.load(path, **words)
     return Model.load(path, **words)
 
 

@@ -4,22 +4,25 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from polytask.data.loader import Loader
-from polytask.data.mixture import Mixture
 from polytask.data.prepare import Prepared, Progress, cache_folder, prepare
 from polytask.data.sources import SourceSpec, read
 from polytask.errors import ConfigError
 from polytask.interop.folder import load_network, read_folder
+from polytask.models import cost
 from polytask.models.config import TransformerConfig
 from polytask.models.transformer import Transformer
 from polytask.recipe import Recipe, load_recipe
+from polytask.run.mixing import by_micro_batch
+from polytask.run.pictures import PictureAssembly, assemble_pictures
 from polytask.tasks import Text, check, get_task
 from polytask.tokenizers.text import TextTokenizer
+from polytask.training.objectives import OBJECTIVES
 
 if TYPE_CHECKING:
     import torch
@@ -38,9 +41,10 @@ class Assembly:
     tokenizer: TextTokenizer
     prepared: Prepared
     config: TransformerConfig
+    unit: str = field(default="tokens", init=False)
 
     @property
-    def objective(self) -> str:
+    def objective_name(self) -> str:
         """The recipe's, else what the network is made for. Raises ConfigError where it cannot do what is asked."""
         encoder, chosen = self.config.encoder_layers > 0, self.recipe.objective_of(self.config)
         if encoder != (chosen == "seq2seq"):
@@ -57,14 +61,23 @@ class Assembly:
             self.prepared,
             recipe.batch_rows // accumulate,
             recipe.training.context_length,
-            mixture=_by_micro_batch(recipe.mixture(), accumulate),
+            mixture=by_micro_batch(recipe.mixture(), accumulate),
             seed=recipe.seed,
             rank=world.rank if world else 0,
             world=world.size if world else 1,
-            objective=self.objective,  # type: ignore[arg-type]
+            objective=self.objective_name,  # type: ignore[arg-type]
             encoder_length=recipe.training.encoder_length,
             total_steps=recipe.steps * accumulate,
         )
+
+    def objective(self, device: "torch.device") -> Any:
+        """What is minimised."""
+        training = self.recipe.training
+        return OBJECTIVES.get(self.objective_name)(training.label_smoothing, training.z_loss)
+
+    def flops(self, loader: Loader) -> float:
+        """Of a token in training, forward and backward."""
+        return cost.flops_per_token(self.config, loader.length)
 
     def network(self, device: "torch.device") -> Transformer:
         """Fresh weights from the recipe's seed, or those of the checkpoint that the model comes from."""
@@ -90,6 +103,15 @@ def read_recipe(name: str, changes: Sequence[str], data_dir: Path | None = None)
     # One that polytask comes with; a run keeps its recipe, which must mean the same from wherever it is read again.
     here = str(Path(os.environ.get("POLYTASK_DATA") or ".").expanduser().resolve())
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={"folder": here})})
+
+
+def assemble_any(
+    recipe: Recipe, *, tokenizer: TextTokenizer | None = None, progress: Progress | None = None
+) -> Assembly | PictureAssembly:
+    """`assemble`, or the same for a network that learns from pictures."""
+    if recipe.draws:
+        return assemble_pictures(recipe, tokenizer, lambda: tokenizer_of(recipe), progress)
+    return assemble(recipe, tokenizer=tokenizer, progress=progress)
 
 
 def assemble(recipe: Recipe, *, tokenizer: TextTokenizer | None = None, progress: Progress | None = None) -> Assembly:
@@ -157,12 +179,3 @@ def _texts(sources: Sequence[SourceSpec], rows: int) -> Iterator[str]:
             for segment in task.segments(check(task, row)):
                 if isinstance(segment, Text):
                     yield segment.text
-
-
-def _by_micro_batch(mixture: Mixture, accumulate: int) -> Mixture:
-    """Stages that end at a step, in micro-batches; a share of the run stays one."""
-
-    def end(until: float | int) -> float | int:
-        return until if isinstance(until, float) and until <= 1 else until * accumulate
-
-    return replace(mixture, stages=tuple((end(until), weights) for until, weights in mixture.stages))

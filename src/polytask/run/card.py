@@ -36,3 +36,28 @@ def card(about: Mapping[str, Any]) -> str:
     if figures:
         figures = ["", "## Figures", "", "On held-out rows:", "", "| figure | value |", "|---|---:|", *figures]
     return "\n".join([*head, *rows, *figures, "", "## Recipe", "", "```yaml", about["recipe"].rstrip(), "```", ""])
+
+
+def picture_card(about: Mapping[str, Any]) -> str:
+    """README.md of a network for pictures."""
+    lines = [
+        "---",
+        "library_name: polytask",
+        f"tags: [polytask, {about['system']}]",
+        "---",
+        "",
+        f"# {about['name']}",
+        "",
+        f"{about['parameters']:,} parameters, made with polytask on {about['date']} in {about['steps']:,} steps, "
+        f"which saw {about['pictures_seen']:,} pictures of {about['pixels']} pixels a side.",
+        "",
+        "## Data",
+        "",
+        "| source | pictures | licence | attribution |",
+        "|---|---:|---|---|",
+    ]
+    for item in about["data"]:
+        licence, attribution = item.get("licence", "not stated"), item.get("attribution", "")
+        lines.append(f"| {item['name']} | {item['pictures']:,} | {licence} | {attribution} |")
+    lines += ["", *(f"- {name}: {value:.4g}" for name, value in about["figures"].items())]
+    return "\n".join([*lines, "", "## Recipe", "", "```yaml", about["recipe"].rstrip(), "```", ""])

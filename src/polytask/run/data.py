@@ -6,10 +6,11 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from polytask.data.albums import Pictures
 from polytask.data.prepare import Prepared
 from polytask.data.sources import read
 from polytask.errors import TaskError
-from polytask.run.assembly import assemble, read_recipe
+from polytask.run.assembly import assemble, assemble_any, read_recipe
 from polytask.run.train import Preparing
 from polytask.tasks import Image, Segment, check, get_task
 from polytask.tasks.picture import decode
@@ -43,11 +44,13 @@ class Row:
     documents: list[Document]
 
 
-def prepare_recipe(recipe: str, changes: Sequence[str] = (), *, data_dir: Path | None = None) -> Prepared:
-    """Tokenizes what is not in the cache yet."""
+def prepare_recipe(
+    recipe: str, changes: Sequence[str] = (), *, data_dir: Path | None = None
+) -> Prepared | Pictures:  # fmt: skip
+    """Tokenizes what is not in the cache yet, or decodes and fits pictures."""
     loaded = read_recipe(recipe, changes, data_dir)
     with Preparing() as progress:
-        return assemble(loaded, progress=progress).prepared
+        return assemble_any(loaded, progress=progress).prepared
 
 
 def packed_rows(

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from polytask.interop import networks
 from polytask.interop.folder import read_folder
+from polytask.models.diffusion import DiffusionConfig
 from polytask.training.callbacks import Result, Stopped
 
 STOPPED = 130  # exit status of a run that was interrupted, so that what a shell does after it (&&) does not begin
@@ -24,6 +26,16 @@ def next_commands(model: Path, tasks: Iterable[str] = ()) -> list[str]:
     ]
 
 
+def _picturing(model: Path) -> list[str]:
+    """Commands for a network for pictures; those that draw nothing by themselves are looked at."""
+    folder, config = shlex.quote(str(model)), networks.read(model, check=False).config
+    drawn = [
+        f"polytask draw {folder} PROMPT --n 4 --out drawings",
+        f"polytask eval {folder} --task drawing --data blocksworld",
+    ]
+    return [*(drawn if isinstance(config, DiffusionConfig) else []), f"polytask show {folder}"]
+
+
 def _fields(model: Path, task: str) -> str:
     from polytask.run.source import find_task
 
@@ -36,6 +48,9 @@ def print_ending(result: Result) -> int:
     console.print(result.message, markup=False, soft_wrap=True)
     if isinstance(result, Stopped):
         return STOPPED
+    if networks.is_drawing(result.model):
+        print_next(_picturing(result.model), console)
+        return 0
     tasks = read_folder(result.model, check=False).about.get("tasks", ())
     print_next(next_commands(result.model, tasks), console)
     return 0

@@ -16,6 +16,7 @@ from polytask.errors import ConfigError, SandboxError
 from polytask.evaluation.evaluate import evaluate as evaluate_task
 from polytask.evaluation.report import Report
 from polytask.inference.sampling import Sampling
+from polytask.interop import networks
 from polytask.interop.folder import fingerprint, locate
 from polytask.registry import nearest
 from polytask.run.source import source
@@ -37,16 +38,22 @@ def evaluate(
     where: Mapping[str, str] | None = None, limit: int | None = None, shots: int = 0, unsafe: bool = False,
     split: str | None = None,
     sampling: Mapping[str, Any] | None = None, loading: Mapping[str, Any] | None = None, quiet: bool = False,
+    drawing: Mapping[str, Any] | None = None,
 ) -> Report:  # fmt: skip
     """The report of a checkpoint on a user's file, or on a split of a folder, a data set of the hub or "blocksworld".
 
     sampling and loading: fields of Sampling and words of Model.load; greedy and as the model is, where not said.
+    drawing: fields of `pictures.Drawing`, where the model draws.
     unsafe: programs run even without a sandbox. split: "test", else "validation", where there is one and none is named.
     Raises an Error that says what is wrong with the model, the file or its rows; the file is read first.
     """
     from polytask.run.ask import open_model
 
     folder = locate(model_path)
+    if networks.is_drawing(folder):
+        return _of_drawing(folder, task_name, data, columns, where, limit, split, sampling, drawing, loading, quiet)
+    if drawing:
+        raise ConfigError(f"--{next(iter(drawing))}: {folder} holds a model that writes; it is of models that draw.")
     generated = data in GENERATORS
     wanted = GENERATED if limit is None and generated else limit
     most = None if wanted is None else wanted + (POOL if shots else 0)
@@ -72,6 +79,23 @@ def evaluate(
         cut = f"{len(cuts):,} prompts were" if len(cuts) > 1 else "1 prompt was"
         report.notes.append(f"{cut} longer than the model reads and lost the end of a text; the figures count them.")
     return report
+
+
+def _of_drawing(
+    folder: Path, task: str, data: str, columns: Mapping[str, str], where: Mapping[str, str] | None, limit: int | None,
+    split: str | None, sampling: Mapping[str, Any] | None, drawing: Mapping[str, Any] | None,
+    loading: Mapping[str, Any] | None, quiet: bool,
+) -> Report:  # fmt: skip
+    from polytask.run.judge import evaluate_drawing
+
+    if task != "drawing":
+        raise ConfigError(f"--task {task}: {folder} holds a model that draws; it is judged by task drawing.")
+    dials = {**(drawing or {}), **(sampling or {})}
+    spec = SourceSpec("drawing", data, dict(columns), where=dict(where or {}), split=split)
+    with _bar(quiet) as progress:
+        return evaluate_drawing(
+            str(folder), spec, limit=limit, split=split, drawing=dials, loading=loading or {}, progress=progress
+        )  # fmt: skip
 
 
 def _without_sandbox(task: Task) -> Task:

@@ -6,10 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from polytask import runtime
 from polytask.errors import DataError
+from polytask.models import built
 from polytask.models.config import TransformerConfig
-from polytask.plan import Derived, Plan, measured_rate, plan
+from polytask.models.networks import Picturing, side_of
+from polytask.plan import Derived, Plan, beyond, measured_rate, plan, state_bytes
 from polytask.recipe import Recipe
 from polytask.run.assembly import config_of, read_recipe, tokenizer_of
+from polytask.run.costs import flops_of, measured, memory_of
+from polytask.run.pictures import Frozen, picture_config, reads_captions
 from polytask.tokenizers.text import SPECIAL
 
 if TYPE_CHECKING:
@@ -23,6 +27,8 @@ def plan_recipe(
     runtime.prepare()
     loaded = read_recipe(recipe, changes, data_dir)
     training, device = loaded.training, runtime.pick_device()
+    if loaded.draws:
+        return _plan_pictures(loaded, device, measure)
     precision = runtime.pick_products(training.precision, device)
     config, vocabulary = network_of(loaded)
     rows = max(1, loaded.batch_rows // training.accumulate)
@@ -51,6 +57,45 @@ def planned(recipe: Recipe, config: TransformerConfig, device: "torch.device", *
 def tokens_of(recipe: Recipe, config: TransformerConfig) -> int:
     """Tokens of the whole run, in an encoder-decoder of both sides."""
     return recipe.steps * recipe.batch_rows * recipe.training.context_length * (2 if config.encoder_layers else 1)
+
+
+def planned_pictures(
+    recipe: Recipe, config: Picturing, frozen: Frozen, device: "torch.device", **words: Any
+) -> Plan:  # fmt: skip
+    """The same for a network that learns from pictures; `words` are more of `Plan`."""
+    training = recipe.training
+    rows, length = max(1, recipe.batch_rows // training.accumulate), frozen.text_length
+    made = Plan(
+        built.parameters_by_part(config),
+        flops_of(config, length),
+        recipe.steps * recipe.batch_rows,
+        memory_of(config, rows, length, state_bytes(training.optimizer), training.ema > 0),
+        unit="pictures",
+        **words,
+    )
+    return beyond(made, runtime.memory_bytes(device))
+
+
+def _plan_pictures(recipe: Recipe, device: "torch.device", measure: bool) -> Plan:
+    """Nothing is prepared: a vocabulary is taken to be as large as the recipe allows, and labels as many as it says."""
+    training, frozen = recipe.training, Frozen(recipe)
+    tokenizer = frozen.tokenizer()
+    size = recipe.tokenizer.size if tokenizer is None else tokenizer.vocab_size
+    config = picture_config(recipe, frozen, vocab_size=size)
+    precision = runtime.pick_products(training.precision, device)
+    rows = max(1, recipe.batch_rows // training.accumulate)
+    rate = measured(config, rows, frozen.text_length, precision, device) if measure else (0.0, "")
+    found = [Derived("device", str(device), "the first GPU where there is one, else the CPU")]
+    found += [Derived("pixels", str(side_of(config, frozen.clip)), "what the network reads")]
+    if reads_captions(recipe):
+        why = "tokenizer.size, at the most" if tokenizer is None else "the frozen networks' tokenizer"
+        found += [Derived("vocabulary", f"{size:,}", why)]
+        found += [
+            Derived("text length", f"{frozen.text_length} tokens", "training.context_length, or frozen networks'")
+        ]
+    for name, one in frozen.folders.items():
+        found += [Derived(name, f"{built.parameters(one.config):,} parameters", f"frozen, from {one.path}")]
+    return planned_pictures(recipe, config, frozen, device, rate=rate[0], measured=rate[1], derived=tuple(found))
 
 
 def network_of(recipe: Recipe) -> tuple[TransformerConfig, tuple[Derived, ...]]:

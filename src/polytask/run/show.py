@@ -3,8 +3,9 @@
 from collections import Counter
 from typing import Any
 
+from polytask.interop import networks
 from polytask.interop.folder import read_folder
-from polytask.models import cost
+from polytask.models import built, cost
 from polytask.models.config import TransformerConfig
 from polytask.nn.block import Placement
 from polytask.nn.part import Part, to_plain
@@ -21,6 +22,8 @@ NORMS: dict[Placement, str] = {
 
 def describe(model: str) -> dict[str, Any]:
     """Nested plain data. Raises CheckpointError where there is no sound checkpoint at `model`."""
+    if networks.is_drawing(model):
+        return _picturing(networks.read(model))
     folder = read_folder(model)
     config, about = folder.config, dict(folder.about)
     parts = {name: count for name, count in cost.parameters_by_part(config).items() if count}
@@ -34,6 +37,21 @@ def describe(model: str) -> dict[str, Any]:
         "cache": f"{cost.kv_bytes_per_token(config) / 1024:.1f} KiB a token",
         **about,
     }
+
+
+def _picturing(folder: networks.NetworkFolder) -> dict[str, Any]:
+    """The same of a network for pictures, with the frozen networks that its folder holds."""
+    shown: dict[str, Any] = {
+        "folder": str(folder.path),
+        "parameters": built.parameters(folder.config),
+        "by part": built.parameters_by_part(folder.config),
+        "architecture": fields(folder.config),
+    }
+    if folder.tokenizer is not None:
+        shown["tokenizer"] = {"tokens": folder.tokenizer.vocab_size, "fingerprint": folder.tokenizer.fingerprint[:12]}
+    parts = {name: networks.read(path, check=False).config for name, path in folder.parts.items()}
+    shown["frozen parts, parameters"] = {name: built.parameters(config) for name, config in parts.items()}
+    return {**shown, **folder.about}
 
 
 def architecture(config: TransformerConfig) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """polytask train: a recipe becomes a model."""
 
 import difflib
-import math
 import sys
 import time
 import warnings
@@ -16,14 +15,14 @@ from polytask.errors import ConfigError, Notice, TrainingError
 from polytask.interop.folder import read_folder, write_model
 from polytask.models import cost
 from polytask.recipe import Recipe
-from polytask.run.assembly import Assembly, assemble, read_recipe
+from polytask.run.assembly import Assembly, assemble_any, read_recipe
 from polytask.run.card import card
-from polytask.run.plan import planned
+from polytask.run.pictures import PictureAssembly
+from polytask.run.plan import planned, planned_pictures
 from polytask.tasks import get_task
 from polytask.tokenizers.text import TextTokenizer
 from polytask.training.callbacks import Callback, Result
 from polytask.training.checkpoint import Made
-from polytask.training.objectives import OBJECTIVES
 from polytask.training.parallel.data import World, joined
 from polytask.training.progress import LiveView
 from polytask.training.trainer import Trainer
@@ -57,7 +56,7 @@ def train_recipe(
         device = _own_device(device_name, world)
         tokenizer = _kept_tokenizer(out) if resume else None
         with Preparing(world.first) as progress:
-            assembly = assemble(recipe, tokenizer=tokenizer, progress=progress)
+            assembly = assemble_any(recipe, tokenizer=tokenizer, progress=progress)
         if world.size == 1:
             _expect_memory(assembly, device)
         if world.first:
@@ -66,19 +65,24 @@ def train_recipe(
         return trainer.run(resume=resume)
 
 
-def _expect_memory(assembly: Assembly, device: "torch.device") -> None:
+def _expect_memory(assembly: Assembly | PictureAssembly, device: "torch.device") -> None:
     """Raises TrainingError where a run cannot fit: on a CPU the system would end this process, or others, halfway."""
-    for note in planned(assembly.recipe, assembly.config, device).notes:
+    if isinstance(assembly, PictureAssembly):
+        made = planned_pictures(assembly.recipe, assembly.config, assembly.frozen, device)
+    else:
+        made = planned(assembly.recipe, assembly.config, device)
+    for note in made.notes:
         raise TrainingError(note)
 
 
 def build_trainer(
-    assembly: Assembly, out: Path, device: "torch.device", world: World,
+    assembly: Assembly | PictureAssembly, out: Path, device: "torch.device", world: World,
     callbacks: Sequence[Callback] | None = None, samples: Any = None, network: Any = None, save: Any = None,
 ) -> Trainer:  # fmt: skip
     """The trainer of an assembled recipe; `network` and `save` stand in for those of the recipe."""
-    recipe, loader = assembly.recipe, assembly.loader(world)
-    if world.first:
+    recipe = assembly.recipe
+    loader: Any = assembly.loader(world)
+    if world.first and isinstance(loader, Loader):
         _tell_of_cuts(loader)
     network = assembly.network(device) if network is None else network
     precision = world.share(runtime.pick_products(recipe.training.precision, device))  # measured, so one decides
@@ -88,27 +92,34 @@ def build_trainer(
             "training.compile needs a C++ compiler on a CPU (g++, or what CXX names), and there is none: install one, "
             "or set training.compile to false."
         )
-    objective = OBJECTIVES.get(assembly.objective)(training.label_smoothing, training.z_loss)
     accumulate = training.accumulate
-    from polytask.run.evaluate import scoring
-    from polytask.run.samples import speaker
-
+    evaluate, shown = (None, None) if isinstance(assembly, PictureAssembly) else _watching(assembly, network, samples)
     return Trainer(
         network,
-        objective,
+        assembly.objective(device),
         lambda step, micro: loader.batch(step * accumulate + micro),
         training,
         out,
         save=save or saver(assembly, network),
-        callbacks=[LiveView()] if callbacks is None else callbacks,
+        callbacks=[LiveView(unit=assembly.unit)] if callbacks is None else callbacks,
         validation=assembly.validation(loader),
-        evaluate=scoring(recipe, network, assembly.tokenizer),
-        samples=samples(assembly, network) if samples else speaker(recipe, network, assembly.tokenizer),
+        evaluate=evaluate,
+        samples=shown,
         sources=assembly.prepared.names,
-        flops_per_token=cost.flops_per_token(assembly.config, loader.length),
+        flops_per_token=assembly.flops(loader),
         peak_flops=runtime.matmul_rate(device, precision),
         world=world,
     )
+
+
+def _watching(assembly: Assembly, network: Any, samples: Any) -> tuple[Any, Any]:
+    """The trainer's functions of a step: what the recipe's tasks score, and what the network writes."""
+    from polytask.run.evaluate import scoring
+    from polytask.run.samples import speaker
+
+    recipe, tokenizer = assembly.recipe, assembly.tokenizer
+    shown = samples(assembly, network) if samples else speaker(recipe, network, tokenizer)
+    return scoring(recipe, network, tokenizer), shown
 
 
 def _tell_of_cuts(loader: Loader) -> None:
@@ -122,8 +133,10 @@ def _tell_of_cuts(loader: Loader) -> None:
             )
 
 
-def saver(assembly: Assembly, network: Any) -> Any:
+def saver(assembly: Assembly | PictureAssembly, network: Any) -> Any:
     """The trainer's `save`: a whole model folder, with its card and the user's own tasks."""
+    if isinstance(assembly, PictureAssembly):
+        return assembly.saver(network)
     recipe = assembly.recipe
     about = about_model(assembly)
     tasks = {}
@@ -135,15 +148,10 @@ def saver(assembly: Assembly, network: Any) -> Any:
             tasks[task.name] = Path(source.task).read_text(encoding="utf-8")
 
     def save(folder: Path, weights: Mapping[str, "torch.Tensor"], made: Made) -> None:
-        said = about | {"steps": made.steps, "tokens_seen": made.tokens, "figures": _finite(made.figures)}
+        said = about | {"steps": made.steps, "tokens_seen": made.tokens, "figures": made.finite}
         write_model(folder, network, assembly.tokenizer, card=card(said), about=said, tasks=tasks, weights=weights)
 
     return save
-
-
-def _finite(figures: Mapping[str, float]) -> dict[str, float]:
-    """Those that JSON can hold."""
-    return {name: value for name, value in figures.items() if math.isfinite(value)}
 
 
 def about_model(assembly: Assembly) -> dict[str, Any]:
@@ -166,7 +174,7 @@ def about_model(assembly: Assembly) -> dict[str, Any]:
     }
 
 
-def keep_recipe(assembly: Assembly, out: Path, resume: bool) -> None:
+def keep_recipe(assembly: Assembly | PictureAssembly, out: Path, resume: bool) -> None:
     """Puts recipe and tokenizer into the run's folder; a run that goes on must have the recipe that it began with.
 
     Raises ConfigError naming the keys that differ, or a file of the user's that would be written over.
@@ -190,7 +198,8 @@ def keep_recipe(assembly: Assembly, out: Path, resume: bool) -> None:
                 raise ConfigError(f"{out / name} is not of a run and would be written over; choose another --out.")
     out.mkdir(parents=True, exist_ok=True)
     file.write_text(text)
-    assembly.tokenizer.save(out)
+    if assembly.tokenizer is not None:
+        assembly.tokenizer.save(out)
 
 
 def is_run(out: Path) -> bool:
@@ -236,4 +245,4 @@ class Preparing:
         if self._at and sys.stderr.isatty():
             print("\r\x1b[2K", end="", file=sys.stderr)
         for source, (rows, tokens) in self._at.items():
-            print(f"prepared {source}: {rows:,} rows, {tokens:,} tokens", file=sys.stderr)
+            print(f"prepared {source}: {rows:,} rows" + (f", {tokens:,} tokens" if tokens else ""), file=sys.stderr)

@@ -60,6 +60,17 @@ def resnet(image: int, blocks: tuple[int, int, int, int], width: int) -> ResNetC
     return ResNetConfig(image, blocks, width, heads=width // 2, mean=MEAN, deviation=DEVIATION)
 
 
+def small(
+    image: int = 32, patch: int = 4, layers: int = 4, dim: int = 192, *, embed: int = 256, text_layers: int = 3,
+    text_dim: int = 192, vocab_size: int = 512, context_length: int = 64,
+) -> CLIPConfig:  # fmt: skip
+    """What a recipe trains: the published form at any size."""
+    return clip(
+        vit(image, patch, layers, dim), embed, text_layers=text_layers, text_dim=text_dim, vocab_size=vocab_size,
+        context_length=context_length,
+    )  # fmt: skip
+
+
 # Section 2.5 and appendix F.
 _TRAINING = {
     "pairs": 400e6, "batch": 32_768, "epochs": 32, "optimizer": "Adam, decoupled decay of matrices",

@@ -20,6 +20,7 @@ from polytask.nn.attention import Attention
 from polytask.nn.feedforward import MLP
 from polytask.nn.norm import LayerNorm
 from polytask.nn.position import TextAndGrid
+from polytask.nn.quantizer import Categorical, FiniteScalar
 from polytask.nn.sparse import ColumnPattern, ConvolutionPattern, Pattern, RowPattern
 from polytask.tokenizers.image import JointVocabulary
 
@@ -33,6 +34,15 @@ PAPER = Publication(
 AUTOENCODER = AutoencoderConfig()  # section 2.1 and the released code
 VOCABULARY = JointVocabulary(text=16_384, special=256, codes=8192, height=32, width=32)
 TEXT_SHARE, PICTURE_SHARE = 1 / 8, 7 / 8  # of the loss (section 2.2)
+
+
+def autoencoder(
+    image: int = 32, width: int = 64, *, codes: int = 512, levels: tuple[int, ...] = (), groups: int = 3,
+    blocks: int = 1, first: int = 128,
+) -> AutoencoderConfig:  # fmt: skip
+    """What a recipe trains: the discrete autoencoder. levels: of a finite scalar quantizer, in place of a codebook."""
+    quantizer = FiniteScalar(tuple(levels)) if levels else Categorical(codes)
+    return AutoencoderConfig(image, width, quantizer, groups, blocks, first)
 
 
 def pattern_of(layer: int, layers: int, vocabulary: JointVocabulary, kernel: int = 11) -> Pattern:

@@ -11,8 +11,14 @@ U-Net without its text layers; with its text encoder of 24 layers it comes to th
 
 from typing import Any
 
+from polytask.models.config import TransformerConfig
+from polytask.models.diffusion import DiffusionConfig
+from polytask.models.prior import PriorConfig
 from polytask.models.published import Publication, Published
 from polytask.models.unet import UNetConfig
+from polytask.nn.attention import Attention
+from polytask.nn.feedforward import MLP
+from polytask.systems.captions import reader
 
 PAPER = Publication(
     title="DALL-E 2",
@@ -43,6 +49,27 @@ def upsampler(pixels: int, channels: int, multipliers: tuple[int, ...], blocks: 
         pixels=pixels, channels=channels, multipliers=multipliers, blocks=blocks, low=True, learned_variance=True,
         dropout=dropout,
     )  # fmt: skip
+
+
+def decoder(
+    pixels: int = 32, channels: int = 64, *, multipliers: tuple[int, ...] = (1, 2, 3), blocks: int = 1,
+    attention: tuple[int, ...] = (16, 8), head_dim: int = 32, groups: int = 32, dropout: float = 0.0,
+    pooled_tokens: int = 4, embed: int = 256, text: TransformerConfig | None = None, reader_layers: int = 2,
+    reader_dim: int = 256, vocab_size: int = 512, context_length: int = 64,
+) -> DiffusionConfig:  # fmt: skip
+    """What a recipe trains to draw an embedding of width `embed`: the decoder, with what reads its captions."""
+    read = text or reader(reader_layers, reader_dim, vocab_size, context_length)
+    unet = dalle2(
+        pixels, channels, multipliers=multipliers, blocks=blocks, attention=attention, text=read.dim, pooled=embed,
+        pooled_tokens=pooled_tokens, groups=groups, head_dim=head_dim, dropout=dropout,
+    )  # fmt: skip
+    return DiffusionConfig(unet, read, frozen_text=text is not None)
+
+
+def prior(embed: int = 256, text_dim: int = 256, text_length: int = 64, layers: int = 4, dim: int = 256) -> PriorConfig:
+    """What a recipe trains to predict embeddings. The first three sizes are those of the CLIP that it reads."""
+    attention, feedforward = Attention(max(1, dim // 64), bias=True), MLP(4 * dim, "gelu", bias=True)
+    return PriorConfig(embed, text_dim, text_length, layers, dim, attention, feedforward)
 
 
 SHARED = {"diffusion_steps": 1000, "ema": 0.9999, "betas": (0.9, 0.999), "eps": 1e-8}

@@ -14,8 +14,11 @@ printed and compared with nothing. Counts of the first are without its text laye
 
 from typing import Any
 
+from polytask.models.config import TransformerConfig
+from polytask.models.diffusion import DiffusionConfig
 from polytask.models.published import Publication, Published
 from polytask.models.unet import UNetConfig
+from polytask.systems.captions import reader
 
 PAPER = Publication(
     title="Imagen",
@@ -49,6 +52,43 @@ def efficient(pixels: int, attention: tuple[int, ...], text: int = T5_XXL) -> UN
         text_attention=(pixels // 16,), heads=8, attention_width=2, form="efficient", skip_scale=2**-0.5, text=text,
         text_pooling=True, low=True, augmentation=True,
     )  # fmt: skip
+
+
+def base(
+    pixels: int = 32, channels: int = 64, *, multipliers: tuple[int, ...] = (1, 2, 3), blocks: int = 1,
+    attention: tuple[int, ...] = (16, 8), head_dim: int = 32, groups: int = 32, dropout: float = 0.0,
+    self_conditioning: bool = False, text: TransformerConfig | None = None, reader_layers: int = 2,
+    reader_dim: int = 256, vocab_size: int = 512, context_length: int = 64,
+) -> DiffusionConfig:  # fmt: skip
+    """What a recipe trains: the first network with what reads its captions.
+
+    text: a language network whose encoder is taken and frozen, as published; without one a stack of reader_layers of
+    width reader_dim is trained along.
+    """
+    read = text or reader(reader_layers, reader_dim, vocab_size, context_length)
+    unet = imagen(
+        pixels, channels, multipliers=multipliers, blocks=blocks, attention=attention, text=read.dim, groups=groups,
+        head_dim=head_dim, dropout=dropout, self_conditioning=self_conditioning,
+    )  # fmt: skip
+    return DiffusionConfig(unet, read, frozen_text=text is not None)
+
+
+def larger(
+    low_pixels: int = 32, pixels: int = 64, channels: int = 32, *, multipliers: tuple[int, ...] = (1, 2, 4),
+    blocks: tuple[int, ...] = (1, 2, 2), reader_dim: int = 128, reader_layers: int = 1, head_dim: int = 32,
+    groups: int = 32, text: TransformerConfig | None = None, vocab_size: int = 512, context_length: int = 64,
+) -> DiffusionConfig:  # fmt: skip
+    """What a recipe trains to enlarge: an Efficient U-Net that reads the caption at its deepest level."""
+    read, deepest = (
+        text or reader(reader_layers, reader_dim, vocab_size, context_length),
+        pixels // 2 ** len(multipliers),
+    )
+    unet = UNetConfig(
+        pixels=pixels, channels=channels, multipliers=multipliers, blocks=blocks, attention=(deepest,),
+        head_dim=head_dim, form="efficient", skip_scale=2**-0.5, text=read.dim, text_pooling=True, low=True,
+        augmentation=True, groups=groups,
+    )  # fmt: skip
+    return DiffusionConfig(unet, read, frozen_text=text is not None, low_pixels=low_pixels)
 
 
 SHARED = {"batch": 2048, "steps": 2_500_000, "lr": 1e-4, "warmup": 10_000, "prediction": "epsilon", "text_dropped": 0.1}

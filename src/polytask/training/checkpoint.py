@@ -36,6 +36,11 @@ class Made:
     tokens: int
     figures: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def finite(self) -> dict[str, float]:
+        """Figures that JSON can hold."""
+        return {name: value for name, value in self.figures.items() if math.isfinite(value)}
+
 
 # Puts a model's files into an existing folder.
 Save = Callable[[Path, Mapping[str, Tensor], Made], None]

@@ -23,8 +23,8 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def line_of(record: Record) -> str:
-    parts = [f"loss {record.losses.get('loss', 0.0):.4f}", f"{short(record.tokens_per_second)} tokens/s"]
+def line_of(record: Record, unit: str = "tokens") -> str:
+    parts = [f"loss {record.losses.get('loss', 0.0):.4f}", f"{short(record.tokens_per_second)} {unit}/s"]
     if record.mfu is not None:
         parts.append(f"MFU {record.mfu:.0%}")
     sources = {name[5:]: value for name, value in record.losses.items() if name.startswith("loss/")}
@@ -35,10 +35,10 @@ def line_of(record: Record) -> str:
 
 
 class LiveView(Callback):
-    """Shows loss, losses by source, tokens a second, MFU and the time left."""
+    """Shows loss, losses by source, tokens (or what else a run counts) a second, MFU and the time left."""
 
-    def __init__(self, console: Console | None = None):
-        self.console = console or Console(stderr=True)
+    def __init__(self, console: Console | None = None, unit: str = "tokens"):
+        self.console, self.unit = console or Console(stderr=True), unit
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._steps = 0
@@ -58,9 +58,9 @@ class LiveView(Callback):
 
     def on_log(self, record: Record) -> None:
         if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, description=line_of(record))
+            self._progress.update(self._task, description=line_of(record, self.unit))
         else:
-            self._print(f"step {record.step}/{record.steps}  {line_of(record)}")
+            self._print(f"step {record.step}/{record.steps}  {line_of(record, self.unit)}")
 
     def on_event(self, step: int, message: str) -> None:
         self._print(f"step {step}: {message}")

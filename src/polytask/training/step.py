@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from polytask.training.objectives.loss import Loss, WithLoss
 from polytask.training.parallel.data import World, synchronize_gradients
 from polytask.training.parallel.tensors import DTensor
 
-Batches = Callable[[int, int], Batch]
+Batches = Callable[[int, int], Any]  # a batch of whatever the objective takes
 
 
 @dataclass

@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from polytask.data.batch import Batch
 from polytask.errors import CheckpointError, Notice, TrainingError, out_of_memory
 from polytask.interop.atomic import check_replaceable
 from polytask.training.callbacks import Callback, Record, Result, Stopped
@@ -46,7 +45,7 @@ from polytask.training.schedules import learning_rate
 from polytask.training.step import Ahead, Batches, Figures, backward, clip_gradients
 from polytask.training.validation import validation_losses
 
-Validation = Mapping[str, Callable[[], Iterable[Batch]]]
+Validation = Mapping[str, Callable[[], Iterable[Any]]]
 
 
 @dataclass

@@ -1,0 +1,66 @@
+"""What a recipe of a network for pictures may and must say beside its sizes."""
+
+from typing import TYPE_CHECKING
+
+from polytask.errors import ConfigError
+from polytask.registry import nearest
+
+if TYPE_CHECKING:
+    from polytask.recipe import Recipe
+
+# By system: the frozen networks that it needs, and those that it may take.
+NEEDS = {"dalle2-prior": ("clip",), "dalle2": ("clip",)}
+TAKES = {
+    "imagen": ("text_encoder",),
+    "imagen-upsampler": ("base", "text_encoder"),
+    "dalle2-prior": ("clip",),
+    "dalle2": ("clip", "prior", "text_encoder"),
+}
+
+
+def check_network(recipe: "Recipe") -> None:
+    """Raises ConfigError where the network cannot be built, or the recipe says what its kind of network has not."""
+    system = recipe.model.system or ""
+    takes = TAKES.get(system, ())
+    for name in recipe.model.frozen:
+        if name not in takes:
+            known = f"it takes {', '.join(takes)}" if takes else "leave it out"
+            raise ConfigError(f"model.{name}: {system} reads no other network under that name; {known}.")
+    for name in NEEDS.get(system, ()):
+        if name not in recipe.model.frozen:
+            raise ConfigError(
+                f"model.{name} is missing: {system} learns from the embeddings of a trained one; write {name}: "
+                f"{{from: FOLDER}}, such as runs/{name}-blocks."
+            )
+    if not recipe.draws:
+        if recipe.training.dials:
+            raise ConfigError(f"training.dials: {system} has none; they are of networks for pictures.")
+        recipe.network(1000)
+        return
+    _check_training(recipe)
+    recipe.picture_network(vocab_size=1000, context_length=recipe.training.context_length)
+
+
+def _check_training(recipe: "Recipe") -> None:
+    training, system = recipe.training, recipe.model.system
+    if recipe.model.size is not None:
+        raise ConfigError(
+            f"model.size: the published sizes of {system} are for `polytask systems show`, and no recipe trains them; "
+            "give sizes such as channels, dim or layers."
+        )
+    for name in ("tokens", "batch_tokens"):
+        if getattr(training, name) is not None:
+            raise ConfigError(f"training.{name}: {system} learns from pictures; write steps and batch_rows.")
+    if training.objective is not None:
+        raise ConfigError(f"training.objective: {system} has one of its own; leave the key out.")
+    if recipe.evaluation.tasks or recipe.evaluation.samples:
+        raise ConfigError(
+            "evaluation: tasks and samples are of networks that write; judge what this one draws by `polytask eval`."
+        )
+    pictured = ("drawing", "captioning", "classification")
+    for source in recipe.data.sources:
+        if source.task not in pictured:
+            raise ConfigError(
+                f"data.sources: task {source.task} has no picture with a caption or a label; "
+                f"{nearest(source.task, pictured)}"
+            )

@@ -1,0 +1,288 @@
+"""Recipes of networks for pictures: planned, trained by the one trainer, resumed exactly, and drawn from."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import polytask
+import polytask.interop.networks
+from polytask.errors import ConfigError, TaskError, TooLong
+from polytask.models import built
+from polytask.run.assembly import read_recipe
+from polytask.run.data import prepare_recipe
+from polytask.run.judge import HELD_OUT
+from polytask.run.plan import plan_recipe
+from polytask.run.show import describe
+from polytask.run.train import train_recipe
+from polytask.tasks.picture import png
+
+FEW = [
+    "training.steps=2", "training.warmup=1", "training.batch_rows=4", "evaluation.every=2", "data.sources.0.limit=24",
+    "data.sources.0.validation=null", "data.held_out=0.2",
+]  # fmt: skip
+SMALL = {
+    "clip-blocks": ["model.layers=1", "model.dim=64", "model.text_layers=1", "model.text_dim=64", "model.embed=32"],
+    "dvae-blocks": ["model.width=8", "model.first=16"],
+    "imagen-blocks": ["model.channels=32", "model.multipliers=[1,1]", "model.attention=[16]", "model.reader_dim=64"],
+    "imagen-64-blocks": ["model.multipliers=[1,1,1]", "model.reader_dim=64"],
+    "unclip-prior-blocks": ["model.layers=1", "model.dim=64"],
+    "unclip-blocks": ["model.channels=32", "model.multipliers=[1,1]", "model.attention=[16]", "model.reader_dim=64"],
+    "mnist-digits": ["model.channels=32", "model.multipliers=[1,1]", "model.attention=[]"],
+}
+DIGITS = ["data.sources.0.from=digits.jsonl", "data.sources.0.limit=null"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Every recipe trained for two steps, those that others read first."""
+    root = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("POLYTASK_CACHE", str(root / "cache"))
+        write_digits(root / "data")
+        for name in SMALL:
+            train_recipe(small(name, root), root / name, callbacks=[])
+        yield root
+
+
+def write_digits(folder):
+    from PIL import Image
+
+    folder.mkdir()
+    rows = []
+    for number in range(12):
+        (folder / f"{number}.png").write_bytes(png(Image.new("L", (28, 28), 20 * number)))
+        rows.append(json.dumps({"image": f"{number}.png", "label": str(number % 3)}))
+    (folder / "digits.jsonl").write_text("\n".join(rows))
+
+
+def small(name, root, more=()):
+    frozen = {
+        "imagen-64-blocks": [f"model.base.from={root / 'imagen-blocks'}"],
+        "unclip-prior-blocks": [f"model.clip.from={root / 'clip-blocks'}"],
+        "unclip-blocks": [f"model.clip.from={root / 'clip-blocks'}",
+                          f"model.prior.from={root / 'unclip-prior-blocks'}"],
+    }  # fmt: skip
+    own = DIGITS if name == "mnist-digits" else []
+    return read_recipe(name, [*FEW, *SMALL[name], *frozen.get(name, []), *own, *more], root / "data")
+
+
+def weights(run):
+    return load_file(run / "model" / "model.safetensors")
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_they_train(name, runs):
+    assert (runs / name / "model" / "model.safetensors").is_file()
+    lines = [json.loads(line) for line in (runs / name / "log.jsonl").read_text().splitlines()]
+    assert any("validation_loss" in json.dumps(line) for line in lines)
+    about = describe(str(runs / name))
+    assert about["parameters"] == sum(about["by part"].values())
+    assert about["steps"] == 2
+    assert about["pictures_seen"] == 8
+
+
+@pytest.mark.parametrize("name", [name for name in SMALL if "unclip" not in name and "64" not in name])
+def test_they_are_planned(name):
+    made = plan_recipe(name, measure=False)
+    assert made.unit == "pictures"
+    assert made.tokens == read_recipe(name, []).training.steps * read_recipe(name, []).training.batch_rows
+    assert 1e13 < made.flops < 3e15  # two hours of two cores at 250 GFLOP/s, or a few minutes of a GPU
+    assert made.memory["activations"] > made.memory["weights"]
+
+
+def test_plans_count_what_is_trained(runs):
+    recipe = small("unclip-blocks", runs)
+    from polytask.run.pictures import Frozen, picture_config
+    from polytask.run.plan import planned_pictures
+
+    frozen = Frozen(recipe)
+    config = picture_config(recipe, frozen, vocab_size=frozen.tokenizer().vocab_size)
+    made = planned_pictures(recipe, config, frozen, torch.device("cpu"))
+    assert made.total_parameters == sum(tensor.numel() for tensor in weights(runs / "unclip-blocks").values())
+
+
+def test_frozen_networks_come_along_as_they_are(runs):
+    parts = runs / "unclip-blocks" / "model" / "parts"
+    for name, run in (("clip", "clip-blocks"), ("prior", "unclip-prior-blocks")):
+        one, other = load_file(parts / name / "model.safetensors"), weights(runs / run)
+        assert all(torch.equal(one[key], tensor) for key, tensor in other.items())
+
+
+def test_a_run_that_stopped_ends_as_one_that_did_not(runs, tmp_path):
+    more = ["training.steps=4", "training.save_every=1", "evaluation.every=0"]
+    whole = small("imagen-blocks", runs, more)
+    train_recipe(whole, tmp_path / "whole", callbacks=[])
+    stopped = tmp_path / "stopped"
+    train_recipe(whole, stopped, callbacks=[StopAfter(1)])
+    assert json.loads((stopped / "model" / "config.json").read_text())["about"]["steps"] == 2
+    train_recipe(whole, stopped, callbacks=[], resume=True)
+    one, other = weights(tmp_path / "whole"), weights(stopped)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+class StopAfter:
+    """Asks the run to stop, as Ctrl-C does."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def __getattr__(self, name):
+        return lambda *_: None
+
+    def on_step(self, step):
+        import os
+        import signal
+
+        if step == self.step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_frozen_text_encoder_is_read_and_stays(runs, tmp_path):
+    source = {"task": "text", "from": "blocksworld", "limit": 30}
+    short = [*FEW[:3], "evaluation.every=0", f"data.sources={json.dumps([source])}"]
+    text = read_recipe("text-blocks", ["model.layers=1", "model.dim=64", "training.optimizer=adamw", *short])
+    train_recipe(text, tmp_path / "text", callbacks=[])
+    recipe = small("imagen-blocks", runs, [f"model.text_encoder.from={tmp_path / 'text'}"])
+    train_recipe(recipe, tmp_path / "drawing", callbacks=[])
+    before, after = weights(tmp_path / "text"), weights(tmp_path / "drawing")
+    assert torch.equal(before["embedding.weight"], after["text.network.embedding.weight"])
+    assert polytask.load(tmp_path / "drawing").draw("a circle", steps=1)[0].size == (32, 32)
+
+
+@pytest.mark.parametrize(("name", "prompt", "side"), [
+    ("imagen-blocks", "a large red circle", 32), ("imagen-64-blocks", "a large red circle", 64),
+    ("unclip-blocks", "a large red circle", 32), ("mnist-digits", "2", 32),
+])  # fmt: skip
+def test_they_draw(name, prompt, side, runs):
+    model = polytask.load(runs / name)
+    words = {"steps": 2, "prior_steps": 2}
+    one, two = model.draw(prompt, n=2, seed=5, **words)
+    assert one.size == (side, side)
+    assert one.mode == "RGB"
+    assert one.tobytes() != two.tobytes()
+    assert model.draw(prompt, seed=6, **words)[0].tobytes() == two.tobytes() or name == "unclip-blocks"
+    assert model.draw(prompt, n=2, seed=5, **words)[1].tobytes() == two.tobytes()
+
+
+@pytest.mark.parametrize("name", ["imagen-blocks", "imagen-64-blocks"])
+def test_edits_keep_what_the_mask_leaves(name, runs):
+    from PIL import Image
+
+    model = polytask.load(runs / name)
+    picture = Image.new("RGB", (model.side, model.side), (40, 160, 90))
+    mask = Image.new("L", picture.size, 0)
+    mask.paste(255, (0, 0, model.side // 2, model.side))
+    made = model.edit(picture, "a red circle", mask, steps=2)[0]
+    right = (model.side // 2, 0, model.side, model.side)
+    assert made.crop(right).tobytes() == picture.crop(right).tobytes()
+    assert made.tobytes() != picture.tobytes()
+    with pytest.raises(TaskError, match="The mask has 7 x 7 pixels"):
+        model.edit(picture, "a red circle", mask.resize((7, 7)))
+    assert model.edit(picture, "a red circle", mask.resize((8, 8)), resize=True, steps=1)
+    with pytest.raises(TaskError, match="black everywhere"):
+        model.edit(picture, "a red circle", Image.new("L", picture.size))
+
+
+def test_variations_are_of_the_picture(runs):
+    model = polytask.load(runs / "unclip-blocks")
+    drawn = model.draw("a red circle", steps=2, prior_steps=2)[0]
+    assert len(model.variations(drawn, n=2, steps=2)) == 2
+    with pytest.raises(TaskError, match="system dalle2"):
+        polytask.load(runs / "imagen-blocks").variations(drawn)
+
+
+@pytest.mark.parametrize(("words", "sentence"), [
+    ({"steps": 0}, "steps=0 must be a whole number from 1"), ({"steps": 1001}, "from 1 to 1000"),
+    ({"guidance": -1.0}, "guidance=-1.0 must be a number from 0 to 100"), ({"n": 0}, "n=0"),
+    ({"sampler": "heum"}, "did you mean 'heun'"), ({"stpes": 2}, "did you mean 'steps'"), ({"seed": -1}, "seed=-1"),
+])  # fmt: skip
+def test_dials_out_of_range_are_named(words, sentence, runs):
+    with pytest.raises(ConfigError, match=sentence):
+        polytask.load(runs / "imagen-blocks").draw("a red circle", **words)
+
+
+def test_mistakes_of_prompts_and_folders_are_named(runs):
+    with pytest.raises(TooLong, match=r"The prompt has \d+ tokens, but this model reads 63"):
+        polytask.load(runs / "imagen-blocks").draw("a zebra of quilts " * 30)
+    with pytest.raises(ConfigError, match="no 'seven'"):
+        polytask.load(runs / "mnist-digits").draw("seven")
+    with pytest.raises(ConfigError, match="holds a prior, which alone draws nothing"):
+        polytask.load(runs / "unclip-prior-blocks")
+
+
+@pytest.mark.parametrize(("name", "changes", "sentence"), [
+    ("clip-blocks", ["training.objective=prefix"], "has one of its own"),
+    ("clip-blocks", ["training.tokens=100"], "learns from pictures; write steps"),
+    ("clip-blocks", ["model.dpeth=2"], "clip has no 'dpeth'"),
+    ("clip-blocks", ["data.sources.0.task=chat"], "task chat has no picture"),
+    ("clip-blocks", ["model.prior.from=x"], r"model\.prior: clip reads no other network"),
+    ("imagen-blocks", ["model.attention=[7]"], "attention at 7"),
+    ("gpt3-tiny", ["training.dials.drop=0.1"], r"training\.dials: gpt3 has none"),
+])  # fmt: skip
+def test_mistakes_in_recipes_are_named(name, changes, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        read_recipe(name, changes)
+
+
+def test_mistakes_in_frozen_networks_are_named(runs, tmp_path):
+    recipe = small("unclip-prior-blocks", runs, [f"model.clip.from={runs / 'imagen-blocks'}"])
+    with pytest.raises(ConfigError, match="holds a DiffusionConfig, not a CLIPConfig"):
+        train_recipe(recipe, tmp_path / "run", callbacks=[])
+    with pytest.raises(ConfigError, match="did you mean 'drop'"):
+        train_recipe(small("imagen-blocks", runs, ["training.dials.dorp=1"]), tmp_path / "run", callbacks=[])
+
+
+def test_what_is_drawn_is_judged(runs):
+    from polytask.run.evaluate import evaluate
+
+    report = evaluate(str(runs / "imagen-blocks"), "drawing", "blocksworld", {}, {}, limit=2, drawing={"steps": 1})
+    assert report.examples == 8
+    assert {f"right, {group}" for group in ("1 object", "2 objects", "3 objects", HELD_OUT)} < set(report.metrics)
+    assert report.metrics["right"] == 0  # two steps teach nobody to draw
+    with pytest.raises(ConfigError, match="judged by task drawing"):
+        evaluate(str(runs / "imagen-blocks"), "chat", "blocksworld", {}, {}, limit=2)
+
+
+def test_a_perfect_drawer_is_judged_right(runs, monkeypatch):
+    """Pictures that the world itself draws of the captions, but for one that is blank."""
+    from PIL import Image
+
+    from polytask.blocksworld.captions import read_caption
+    from polytask.blocksworld.render import render
+    from polytask.pictures import PictureModel
+    from polytask.run.evaluate import evaluate
+
+    drawn = []
+
+    def draw_many(self, prompts, **words):
+        for prompt in prompts:
+            placed = read_caption(prompt).placed
+            drawn.append(render(read_caption(prompt).blocks) if placed and drawn else Image.new("RGB", (32, 32)))
+        return [[picture] for picture in drawn[-len(prompts) :]]
+
+    monkeypatch.setattr(PictureModel, "draw_many", draw_many)
+    report = evaluate(str(runs / "imagen-blocks"), "drawing", "blocksworld", {}, {}, limit=20)
+    shares = [report.metrics[f"right, {number}"] for number in ("1 object", "2 objects", "3 objects")]
+    assert report.metrics["right"] == pytest.approx(sum(shares) / 3)
+    assert all(0.2 < share < 1 for share in shares)  # chained captions, a half or fewer, were left blank
+
+
+def test_data_is_counted_and_shown(runs):
+    from polytask.run.data import examples_with_pictures
+
+    prepared = prepare_recipe("imagen-blocks", [*FEW])
+    (one,) = prepared.sources
+    assert (len(one.train) + len(one.validation), prepared.size) == (24, 32)
+    shown = examples_with_pictures("imagen-blocks", FEW, 2)
+    assert len(shown) == 2
+    assert "32 x 32 pixels" in shown[0].pieces[-1].text
+
+
+def test_parameters_are_counted_without_building(runs):
+    for name in SMALL:
+        config = polytask.interop.networks.read(runs / name).config
+        assert built.parameters(config) == sum(p.numel() for p in config.build().parameters())
+    assert Path(runs / "imagen-64-blocks" / "model" / "parts" / "base" / "tokenizer.json").is_file()
