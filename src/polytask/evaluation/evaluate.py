@@ -19,7 +19,7 @@ from polytask.inference.hooks import Answerer
 from polytask.inference.sampling import Sampling
 from polytask.inference.scoring import probabilities
 from polytask.tasks.picture import png
-from polytask.tasks.scoring import written
+from polytask.tasks.scoring import told, written
 from polytask.tasks.segment import Image, Segment, Text, shown
 from polytask.tasks.task import Task, check, draws, prompt
 
@@ -167,9 +167,7 @@ def _judge(task: Task, asked: list[_Asked], seed: int, intervals: bool) -> Repor
 
 def _sample(task: Task, one: _Asked) -> Sample:
     targets = [shown(segment) for segment in task.segments(one.example) if segment.target]
-    answer = one.answers[0]
-    said = " ".join(f"{mark} {part}" for mark, part in answer.items()) if isinstance(answer, dict) else str(answer)
-    return Sample(_text(one.prompt), said, targets[-1] if targets else "", one.probabilities)
+    return Sample(_text(one.prompt), told(one.answers[0]), targets[-1] if targets else "", one.probabilities)
 
 
 def _text(segments: Sequence[Segment]) -> str:

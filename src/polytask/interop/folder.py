@@ -92,7 +92,7 @@ def _with_pictures(folder: Path, tokenizer: TextTokenizer) -> TextTokenizer:
         return tokenizer
     try:
         layout = json.loads((folder / "layout.json").read_text())
-        return tokenizer.with_pictures(networks.load(folder), layout["text_length"])
+        return tokenizer.with_pictures(networks.load(folder, check=False), layout["text_length"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder / 'layout.json'} does not say how pictures are laid out: {error}") from None
 

@@ -140,8 +140,8 @@ def _texts_tokenizer(recipe: Recipe) -> TextTokenizer:
     if recipe.model.from_ is not None:
         if wish.file is not None or wish.pictures is not None:
             raise ConfigError(
-                f"tokenizer.{'file' if wish.file else 'pictures'}: the model that comes from {recipe.model.from_} knows "
-                "no tokenizer but its own; leave the key out."
+                f"tokenizer.{'file' if wish.file else 'pictures'}: the model that comes from {recipe.model.from_} "
+                "knows no tokenizer but its own; leave the key out."
             )
         return read_folder(recipe.model.from_, check=False).tokenizer
     if wish.file is not None:

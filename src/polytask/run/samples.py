@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from polytask.data.sources import read
 from polytask.tasks import get_task, prompt
+from polytask.tasks.scoring import told
 from polytask.tasks.segment import shown
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def _question(task: "Task", row: dict[str, Any]) -> str:
 
 
 def _line(task: str, question: str, answer: Any) -> str:
-    return f"{task}: {_short(question)} → {_short(str(answer))}" if question else f"{task}: {_short(str(answer))}"
+    return f"{task}: {_short(question)} → {_short(told(answer))}" if question else f"{task}: {_short(told(answer))}"
 
 
 def _short(text: str) -> str:

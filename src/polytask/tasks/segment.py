@@ -27,7 +27,7 @@ class Text:
 class Image:
     """A picture as the bytes of a PNG, a JPEG, ...; `tasks.picture.decode` makes pixels of them where they are used.
 
-    `target`: the model must draw it; `role` as in `Text`. At the end of a prompt, one that is yet `TO_DRAW` asks for it.
+    `target`: the model must draw it; `role` as in `Text`. A prompt that asks for a picture ends with `TO_DRAW`.
     """
 
     data: bytes = field(repr=False)

@@ -109,8 +109,9 @@ def _misspelt(name: str, fields: tuple[str, ...]) -> bool:
 def prompt(task: Task, example: Mapping[str, Any], shots: Sequence[Mapping[str, Any]] = ()) -> list[Segment]:
     """What the model is asked: the segments of the shots, answers included, then the example's without its last target.
 
-    Of a task that draws the last one is a picture to be drawn. A conversation that ends with a user's turn is kept whole. An example that is nothing but a target (a document of
-    the `text` task) is kept too: it is to be continued, and stays a target to say so. Raises TaskError.
+    Where the task draws, a picture to be drawn comes last. A conversation that ends with a user's turn is kept whole.
+    An example that is nothing but a target (a document of the `text` task) is kept too: it is to be continued, and
+    stays a target to say so. Raises TaskError.
     """
     given: list[Segment] = []
     for number, shot in enumerate(shots):
