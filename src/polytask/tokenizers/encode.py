@@ -134,14 +134,13 @@ def prompt_ids(segments: "Sequence[Segment]", tokenizer: "TextTokenizer") -> lis
     """
     if segments and segments[-1].role is not None and tokenizer.template is not None:
         return tokenizer.template.ids(segments)
-    pictures = tokenizer.pictures
-    if to_draw(segments):
-        if pictures is None:
-            texts_of(segments)
-        elif pictures.vocabulary.padding:
-            return _caption(segments[:-1], tokenizer, pictures)
-        else:
-            return [*prompt_ids(segments[:-1], tokenizer), pictures.vocabulary.begin]
+    pictures, asked = tokenizer.pictures, to_draw(segments)
+    if pictures is not None and pictures.vocabulary.padding:
+        if not asked:
+            raise TokenizerError("This model draws a picture from a text and does nothing else; ask it to draw.")
+        return _caption(segments[:-1], tokenizer, pictures)
+    if pictures is not None and asked:
+        return [*prompt_ids(segments[:-1], tokenizer), pictures.vocabulary.begin]
     return _ids(_prompt_layout(segments, tokenizer), tokenizer) or [tokenizer.special["<|end|>"]]
 
 
