@@ -163,7 +163,7 @@ def test_verbs_read_and_write_files(polytask, made, picture, tmp_path, monkeypat
 
 def test_a_report_judges_what_was_drawn(polytask, made, tmp_path):
     for task in ("drawing", "captioning"):
-        words = ("--task", task, "--data", "blocksworld", "--limit", 3, "--json")
+        words = ("--task", task, "--data", "blocksworld", "--limit", 2, "--max-tokens", 4, "--json")
         result = polytask("eval", made[0], *words)
         assert result.exit_code == 0, result.stderr
         assert json.loads(result.stdout)["metrics"]["right"] == 0
