@@ -64,7 +64,8 @@ class Model:
     ):  # fmt: skip
         if truncate not in (None, "left", "right"):
             raise ConfigError(f"truncate={truncate!r} must be None, 'left' or 'right'.")
-        self.network, self.tokenizer, self.truncate = network, tokenizer, truncate
+        self.network, self.tokenizer = network, tokenizer
+        self.truncate: Truncate | None = truncate
         self.tasks, self.about = dict(tasks or {}), dict(about or {})
         self.engine = Engine(network, tokenizer, draft=draft)
 

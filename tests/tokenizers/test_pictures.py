@@ -91,6 +91,15 @@ def test_rows_without_one_of_the_two_keep_their_weights():
     np.testing.assert_allclose(arrays["weights"], [[0.375, 0.375, 2.25, 0], [1, 0, 1, 1], [1, 1, 1, 0]], rtol=1e-6)
 
 
+def test_ids_of_pictures_have_names():
+    ids = encode([Image(ROW["image"]), Text("a", target=True)], PICTURES).ids.tolist()
+    names = "".join(f"<|code_{i - PICTURES.pictures.vocabulary.first}|>" for i in codes(ROW["image"]))
+    assert PICTURES.decode(ids, special=True) == f"<|task|><|image|>{names}<|end of image|><|answer|>a<|end|>"
+    assert PICTURES.decode(ids) == "a"
+    with pytest.raises(TokenizerError, match="Id 999"):
+        PICTURES.decode([999], special=True)
+
+
 def test_pictures_go_to_ids_and_back_in_any_size():
     pictures = PICTURES.pictures
     large = example("captioning", 0, pixels=64)["image"]

@@ -1,7 +1,7 @@
 """Pictures as tokens: one vocabulary for texts and pictures, and the autoencoder that knows what a code looks like."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -56,6 +56,17 @@ class JointVocabulary:
     def tokens(self) -> int:
         """Of a picture."""
         return self.height * self.width
+
+    def spell(self, ids: Iterable[int]) -> str:
+        """The names of ids that are none of texts. Raises TokenizerError where there is no such id."""
+        return "".join(map(self._name, ids))
+
+    def _name(self, i: int) -> str:
+        if not self.text <= i < self.size:
+            raise TokenizerError(f"Id {i} is none of a picture, which are {self.text} to {self.size - 1}.")
+        if i >= self.first:
+            return f"<|code_{i - self.first}|>"
+        return "<|pad|>" if self.padding else "<|image|>" if i == self.begin else "<|end of image|>"
 
     def padded(self, ids: Sequence[int]) -> list[int]:
         """A text as long as there are special ids, each place behind its end with the padding of that place.

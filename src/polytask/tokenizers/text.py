@@ -9,6 +9,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -256,7 +257,7 @@ class TextTokenizer:
         return [np.array(ids, dtype=np.int32) for ids in self.encode_lists(texts)]
 
     def decode(self, ids: Iterable[int], special: bool = False) -> str:
-        """The text of ids; `special` also writes the names of special ids.
+        """The text of ids; `special` also writes the names of special ids and of those of pictures.
 
         Bytes that are not valid UTF-8 (a model may write them) become the replacement character.
         """
@@ -264,6 +265,10 @@ class TextTokenizer:
             return self.writing.decode(ids, special)
         spelled = self._spelling
         ids = [int(i) for i in ids]
+        if self.pictures is not None and max(ids, default=0) >= self.vocab_size:
+            spell = self.pictures.vocabulary.spell if special else lambda _: ""
+            runs = groupby(ids, lambda i: i < self.vocab_size)
+            return "".join(self.decode(run, special) if texts else spell(run) for texts, run in runs)
         self._check(ids)
         if spelled is None:
             return self._tokenizer.decode(ids, skip_special_tokens=not special)
