@@ -11,7 +11,7 @@ import polytask as pt
 from polytask.data.convert import prefix
 from polytask.errors import CheckpointError, ConfigError, TaskError
 from polytask.inference.sampling import Sampling
-from polytask.model import TruncationWarning
+from polytask.inference.shortening import TruncationWarning
 from polytask.nn.cache import Context
 from polytask.nn.quant import Int8Linear, quantize_rows
 from polytask.tasks import Text, get_task, prompt

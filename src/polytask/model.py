@@ -5,36 +5,38 @@ model.translate("A dog runs.", to="de")
 model.ask("answering", {"question": "...", "context": "..."})
 """
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from polytask import runtime
-from polytask.errors import ConfigError, Notice, TaskError, TooLong
+from polytask.errors import ConfigError, TaskError, TooLong
+from polytask.inference import drawing
 from polytask.inference.engine import Engine
 from polytask.inference.handle import Handle
 from polytask.inference.sampling import Sampling
 from polytask.inference.scoring import Score, probabilities
 from polytask.inference.sequence import Completion, Request
+from polytask.inference.shortening import Truncate, shortened
 from polytask.inference.speculative import Draft
-from polytask.interop import FORMATS
-from polytask.interop.folder import load_network, read_folder, write_folder
+from polytask.interop import FORMATS, networks
+from polytask.interop.folder import load_network, locate, read_folder, write_folder
 from polytask.models import cost
 from polytask.models.config import TransformerConfig
 from polytask.models.transformer import Transformer
 from polytask.nn.quant import QuantizedLinear, quantize
-from polytask.tasks import TASKS, Segment, Task, Text, check, get_task, prompt
+from polytask.tasks import TASKS, Segment, Task, check, get_task
+from polytask.tasks import prompt as prompt_of
+from polytask.tasks.picture import encoded, to_picture
 from polytask.tasks.scoring import written
-from polytask.tasks.segment import texts
+from polytask.tasks.segment import to_draw
 from polytask.tasks.task import pictorial
 from polytask.tokenizers.encode import continuation_ids, prefix_length, prompt_ids, split_prompt
 from polytask.tokenizers.text import TextTokenizer
 
-Truncate = Literal["left", "right"]
 SAMPLED = {"text", "chat"}  # where the likeliest text repeats itself before long (Holtzman et al. 2020)
 FREE = {"temperature": 0.8, "top_p": 0.95}
 
@@ -46,10 +48,6 @@ class Answer:
     value: Any
     completion: Completion | None = None
     probabilities: dict[str, float] = field(default_factory=dict)
-
-
-class TruncationWarning(Notice):
-    """A text was longer than the model reads, and was cut as asked."""
 
 
 class Model:
@@ -67,7 +65,8 @@ class Model:
     ):  # fmt: skip
         if truncate not in (None, "left", "right"):
             raise ConfigError(f"truncate={truncate!r} must be None, 'left' or 'right'.")
-        self.network, self.tokenizer, self.truncate = network, tokenizer, truncate
+        self.network, self.tokenizer = network, tokenizer
+        self.truncate: Truncate | None = truncate
         self.tasks, self.about = dict(tasks or {}), dict(about or {})
         self.engine = Engine(network, tokenizer, draft=draft)
 
@@ -135,7 +134,7 @@ class Model:
         return {
             "parameters": cost.parameters(self.config),
             "context_length": self.config.context_length,
-            "vocab_size": self.tokenizer.vocab_size,
+            "vocab_size": self.tokenizer.size,
             "tasks": self.able,
             **self.about,
         }
@@ -143,7 +142,8 @@ class Model:
     @property
     def able(self) -> list[str]:
         """The tasks that it can be asked: its own, and those of the package."""
-        return [name for name in dict.fromkeys([*TASKS, *self.tasks]) if not pictorial(self.task(name))]
+        names = dict.fromkeys([*TASKS, *self.tasks])
+        return [name for name in names if self.tokenizer.pictures or not pictorial(self.task(name))]
 
     def task(self, task: str | Path | Task) -> Task:
         """A task by its name, the model's own included, by its YAML file, or as it is. Raises TaskError."""
@@ -170,7 +170,7 @@ class Model:
     ) -> list[Any]:  # fmt: skip
         """`ask` for many examples at once, which is faster than one after another and gives the same."""
         task = self.task(task)
-        asked = [prompt(task, example, shots) for example in examples]
+        asked = [prompt_of(task, example, shots) for example in examples]
         choices = [task.choices(check(task, example)) for example in examples]
         answers: dict[int, list[Answer]] = {}
         scored = [i for i, given in enumerate(choices) if given]
@@ -178,7 +178,7 @@ class Model:
         free = [i for i, given in enumerate(choices) if not given]
         completions = self.produce([asked[i] for i in free], self.sampling(task, **dials)) if free else []
         for i, samples in zip(free, completions):
-            answers[i] = [Answer(task.parse([Text(c.text, target=True)]), c) for c in samples]
+            answers[i] = [Answer(task.parse([c.segment]), c) for c in samples]
         shown = [[a if details else a.value for a in answers[i]] for i in range(len(examples))]
         return [samples[0] if len(samples) == 1 else samples for samples in shown]
 
@@ -198,7 +198,7 @@ class Model:
     ) -> Iterator[str]:  # fmt: skip
         """The text of an answer, piece by piece as it is written. Ending the iteration early cancels it."""
         task = self.task(task)
-        handle = self.submit(prompt(task, example, shots), self.sampling(task, **dials))
+        handle = self.submit(prompt_of(task, example, shots), self.sampling(task, **dials))
         try:
             yield from handle
         finally:
@@ -221,7 +221,11 @@ class Model:
     def produce(self, prompts: Sequence[list[Segment]], sampling: Sampling | None = None) -> list[list[Completion]]:
         """sampling.n completions for each prompt. Raises ConfigError where one is too long and nothing may be cut."""
         sampling = sampling or Sampling()
-        return self.engine.run([self.request(segments, sampling) for segments in prompts])
+        answers = self.engine.run([self.request(segments, sampling) for segments in prompts])
+        if self.tokenizer.pictures is not None:
+            drawn = [each for segments, each in zip(prompts, answers) if to_draw(segments)]
+            drawing.show([one for each in drawn for one in each], self.tokenizer.pictures)
+        return answers
 
     def score(self, prompts: Sequence[list[Segment]], continuations: Sequence[list[Segment]]) -> list[Score]:
         """How likely continuations[i], with the end that closes it, is after prompts[i]."""
@@ -243,6 +247,9 @@ class Model:
         room: tokens that must still fit after the prompt; None leaves what an answer usually takes.
         """
         ids, encoder_ids = self._ids(segments)
+        pictures = self.tokenizer.pictures if to_draw(segments) else None
+        if pictures is not None:
+            room = pictures.vocabulary.tokens
         least, context = 1 if room is None else room, self.config.context_length
         if max(len(ids) + least, len(encoder_ids or [])) > context:
             if self.truncate is None:
@@ -256,6 +263,8 @@ class Model:
             segments = self._shortened(segments, wanted)
             ids, encoder_ids = self._ids(segments)
         prefix = prefix_length(segments, self.tokenizer) if self.config.prefix else 0
+        if pictures is not None:
+            return drawing.request(ids, pictures, sampling)
         return Request(ids, sampling, encoder_ids, prefix=prefix)
 
     def _ids(self, segments: list[Segment]) -> tuple[list[int], list[int] | None]:
@@ -265,49 +274,14 @@ class Model:
         return prompt_ids(segments, self.tokenizer), None
 
     def _shortened(self, segments: list[Segment], answer: int) -> list[Segment]:
-        """What leaves room for `answer` tokens: the earliest turns or solved examples go first, then a part is cut."""
+        """What leaves room for `answer` tokens."""
 
         def over(segments: list[Segment]) -> int:
             ids, encoder_ids = self._ids(segments)
             return (len(ids) + answer if encoder_ids is None else len(encoder_ids)) - self.config.context_length
 
-        kept = segments
-        while over(kept) > 0 and (fewer := _without_earliest(kept)):
-            kept = fewer
-        if kept is not segments:
-            warnings.warn(
-                "A conversation or its examples are longer than the model reads: the first "
-                f"{len(segments) - len(kept)} of {len(segments)} parts are left out.",
-                TruncationWarning,
-                stacklevel=4,
-            )
-        return self._cut(kept, longer) if (longer := over(kept)) > 0 else kept
-
-    def _cut(self, segments: list[Segment], tokens: int) -> list[Segment]:
-        """Without `tokens` tokens at one end of the longest part; a cut may merge with what stands beside it."""
-        parts = texts(segments)
-        longest = max(range(len(parts)), key=lambda i: len(parts[i].text))
-        segment, spare = parts[longest], 0
-        ids = self.tokenizer.encode(segment.text)
-        wanted = len(prompt_ids(segments, self.tokenizer)) - tokens
-        while tokens + spare < len(ids):
-            kept = ids[tokens + spare :] if self.truncate == "left" else ids[: len(ids) - tokens - spare]
-            text = self.tokenizer.decode(kept).strip("\N{REPLACEMENT CHARACTER}")
-            shorter = [*segments[:longest], replace(segment, text=text), *segments[longest + 1 :]]
-            if len(prompt_ids(shorter, self.tokenizer)) <= wanted:
-                side = "first" if self.truncate == "left" else "last"
-                warnings.warn(
-                    f"A text is longer than the model reads: the {side} {tokens + spare} of its {len(ids)} tokens are "
-                    "cut.",
-                    TruncationWarning,
-                    stacklevel=5,
-                )
-                return shorter
-            spare += 1
-        raise TooLong(
-            f"The text is {tokens} tokens longer than this model reads, and no single part of it can be cut so far; "
-            "shorten it, or give fewer examples."
-        )
+        assert self.truncate is not None
+        return shortened(segments, self.tokenizer, self.truncate, over)
 
     # The builtin tasks by name
 
@@ -330,11 +304,47 @@ class Model:
         return self.ask("translation", {"source": text, "target_lang": to, "source_lang": from_}, **dials)
 
     def answer(
-        self, question: str, context: str | None = None, choices: Sequence[str] | None = None, **dials: Any
-    ) -> Any:
-        """The answer to a question, from a context or among given choices where there are such."""
+        self, question: str, context: str | None = None, choices: Sequence[str] | None = None, image: Any = None,
+        **dials: Any,
+    ) -> Any:  # fmt: skip
+        """The answer to a question, from a context, a picture, or among given choices where there are such."""
         example = {"question": question, "context": context, "choices": list(choices) if choices else None}
-        return self.ask("answering", example, **dials)
+        return self.ask("answering", {**example, "image": image}, **dials)
+
+    # Pictures; those that are given are PIL images, bytes or pathlib.Paths
+
+    def caption(self, image: Any, **dials: Any) -> Any:
+        """What the picture shows."""
+        return self.ask("captioning", {"image": image}, **dials)
+
+    def draw(self, prompt: str, n: int = 1, seed: int | None = None, **options: Any) -> list[Any]:
+        """n pictures, PIL images, of what the prompt says: the likeliest one, or drawn by chance (temperature 1) where
+        several or a seed are wanted.
+
+        options: fields of Sampling; upper, rows: a picture whose first rows of tokens are kept, and how many (half);
+        clip, candidates: the folder of a CLIP that takes the best n out of so many. Raises ConfigError, TaskError.
+        """
+        return self._drawn("drawing", {"caption": prompt}, prompt, n, seed, options)
+
+    def edit(self, image: Any, instruction: str, n: int = 1, seed: int | None = None, **options: Any) -> list[Any]:
+        """n pictures, PIL images, of the picture changed as the instruction says; options as in `draw`."""
+        return self._drawn("editing", {"image": image, "instruction": instruction}, instruction, n, seed, options)
+
+    def _drawn(
+        self, task: str, example: dict[str, Any], words: str, n: int, seed: int | None, options: dict[str, Any]
+    ) -> list[Any]:  # fmt: skip
+        given = {name: options.pop(name) for name in ("upper", "rows", "clip", "candidates") if name in options}
+        chance = {} if n == 1 and seed is None and not given.get("candidates") else {"temperature": 1.0}
+        sampling = self.sampling(task, **{"n": given.get("candidates") or n, "seed": seed, **chance, **options})
+        request = self.request(prompt_of(self.task(task), example), sampling)
+        pictures = self.tokenizer.pictures
+        assert pictures is not None  # else the request was refused
+        if given.get("upper") is not None:
+            given["upper"] = pictures.seen([encoded(given["upper"])])[0]
+        if given.get("clip") is not None:
+            given["clip"] = networks.load(given["clip"]), TextTokenizer.load(locate(given["clip"]))
+        drawn = drawing.fulfil(self.engine, pictures, request, drawing.Wishes(**given), n, words)
+        return [to_picture(one) for one in drawn]
 
     def summarize(self, document: str, **dials: Any) -> Any:
         """A text in short."""
@@ -357,13 +367,6 @@ class Model:
         answers = self.ask("infilling", {"masked": text}, **dials)
         filled = [_filled(text, answer) for answer in (answers if isinstance(answers, list) else [answers])]
         return filled if isinstance(answers, list) else filled[0]
-
-
-def _without_earliest(segments: list[Segment]) -> list[Segment]:
-    """All but the earliest solved example, or user's turn with its reply; none where there is but the question."""
-    first = int(segments[0].role == "system")
-    answers = [i for i in range(first, len(segments) - 1) if segments[i].target or segments[i].role == "assistant"]
-    return [*segments[:first], *segments[answers[0] + 1 :]] if answers else []
 
 
 def _filled(text: str, answer: Any) -> Any:

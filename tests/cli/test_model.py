@@ -271,7 +271,8 @@ def test_a_checkpoint_says_how_many_steps_it_has_seen(polytask, folder, tmp_path
 def test_a_long_conversation_goes_on(polytask, trained, monkeypatch, capsys):
     """The model reads 64 tokens; what is too long is cut, and said so."""
     from polytask.cli import shorthands
-    from polytask.model import Model, TruncationWarning
+    from polytask.inference.shortening import TruncationWarning
+    from polytask.model import Model
 
     lines = iter([*["This soup is great, and so is the day."] * 6, "word " * 300, "This song is fine.", ""])
 

@@ -161,6 +161,18 @@ def test_it_learns_pictures_and_reports_the_use_of_its_codes(quantizer):
     assert 1 < figures[-1]["code_perplexity"] <= 32
 
 
+def test_a_normal_likelihood_is_that_of_torch():
+    network, batch = Autoencoder(SMALL).initialize(0), SimpleNamespace(pixels=pictures(3), sources=torch.zeros(3))
+    torch.manual_seed(1)
+    loss = Autoencoding(weight=Annealing(0.0, 0.0, 1), spread=0.1).loss(network, batch)
+    torch.manual_seed(1)
+    mean = network(batch.pixels, 1.0).statistics[:, :3].sigmoid()
+    expected = -torch.distributions.Normal(mean, 0.1).log_prob(inside(batch.pixels)).mean()
+    torch.testing.assert_close(loss.sum / loss.weight, expected)
+    with pytest.raises(ConfigError, match="above 0"):
+        Autoencoding(spread=0.0)
+
+
 def test_the_divergence_is_weighed_as_published():
     """beta KL / (256 256 3) with 32 x 32 codes is beta / 192 of the mean divergence of a code (appendix A.2)."""
     network, batch = (

@@ -8,6 +8,7 @@ from polytask.blocksworld.scene import Block
 from polytask.errors import TaskError
 from polytask.tasks import TASKS, Image, Task, Text, check, get_task, prompt
 from polytask.tasks.picture import png
+from polytask.tasks.segment import TO_DRAW
 
 EXAMPLES = {
     "text": {"text": "A dog runs."},
@@ -33,7 +34,7 @@ def test_every_builtin_task_has_a_target_that_prompting_drops(name):
     if name == "text":
         assert prompt(task, example) == [Text("A dog runs.", target=True)]  # a document to go on with
     else:
-        assert prompt(task, example) == segments[:-1]
+        assert prompt(task, example) == [*segments[:-1], *([TO_DRAW] if isinstance(segments[-1], Image) else [])]
 
 
 @pytest.mark.parametrize("name", [name for name in TASKS if name not in ("text", "code")])

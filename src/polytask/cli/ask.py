@@ -29,6 +29,8 @@ def ask(
 
     For example:  polytask ask demo/model translation --source "a red cube" --target_lang de
 
+    A picture is given by its file's path, and one that is the answer is written to the current folder.
+
     A value @FILE is read from a file; the first required field may come by a pipe. `polytask tasks` lists the fields.
     """
     from polytask.run.ask import open_model
@@ -42,12 +44,17 @@ def ask(
 
 
 def reply(model: Any, task: Any, example: dict[str, Any], wish: Wish) -> None:
-    """Asks and prints the answer, or each of several samples on a line of its own."""
-    from polytask.run.ask import answers, plain
+    """Asks and prints the answer, or each of several samples on a line of its own; of a picture the file's name."""
+    from polytask.run.ask import answers, data_url, keep, plain
+    from polytask.tasks.task import draws
 
     given = answers(model, task, example, wish.sampling)
     if wish.as_json:
-        typer.echo(json.dumps({"task": task.name, "example": example} | plain(given, model), ensure_ascii=False))
+        said = {"task": task.name, "example": example} | plain(given, model)
+        typer.echo(json.dumps(said, ensure_ascii=False, default=data_url))
         return
-    for answer in given:
-        typer.echo(answer.value if isinstance(answer.value, str) else json.dumps(answer.value, ensure_ascii=False))
+    for value in (answer.value for answer in given):
+        if draws(task):
+            typer.echo(keep(value, task.name))
+        else:
+            typer.echo(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))

@@ -1,4 +1,4 @@
-"""generate, chat, translate, answer, summarize, code and classify: `ask` with the main field as an argument."""
+"""generate, chat, translate, answer, caption, ...: `ask` with the main field as an argument."""
 
 from typing import Annotated, Any
 
@@ -9,6 +9,7 @@ from polytask.cli.command import console
 from polytask.cli.fields import example_of, stdin
 from polytask.cli.sampling import Wish, with_sampling
 from polytask.errors import TaskError
+from polytask.tasks.picture import read_file
 
 TEXT = Annotated[str | None, typer.Argument(help="What to work on; by a pipe where not given.", show_default=False)]
 TO = Annotated[str, typer.Option(help="The language to write, by name or code.", show_default=False)]
@@ -49,10 +50,26 @@ def answer(
     question: TEXT = None,
     context: Annotated[str | None, typer.Option(help="A passage that holds the answer.")] = None,
     choices: Annotated[list[str] | None, typer.Option(help="The possible answers, one after another.")] = None,
+    image: Annotated[str | None, typer.Option(help="The file of a picture that holds the answer.")] = None,
     wish: Any = None,
 ) -> None:
     """Answer a question."""
-    _ask(model, "answering", "question", question, {"context": context, "choices": choices}, wish)
+    others = {"context": context, "choices": choices, "image": read_file(image) if image else None}
+    _ask(model, "answering", "question", question, others, wish)
+
+
+@with_sampling
+def caption(
+    model: MODEL,
+    picture: Annotated[str, typer.Argument(metavar="PICTURE", help="The picture's file.", show_default=False)],
+    wish: Any = None,
+) -> None:
+    """Say what a picture shows."""
+    from polytask.run.ask import open_model
+    from polytask.run.source import find_task
+
+    example = {"image": read_file(picture)}
+    reply(open_model(model, **wish.loading), find_task(model, "captioning"), example, wish)
 
 
 @with_sampling
@@ -131,6 +148,7 @@ VERBS = {
     "chat": chat,
     "translate": translate,
     "answer": answer,
+    "caption": caption,
     "summarize": summarize,
     "code": code,
     "classify": classify,

@@ -239,6 +239,16 @@ class Packed(Arrangement):
         )
 
 
+def share_loss(arrays: Arrays, codes: int, share: float) -> None:
+    """Weighs predictions of pictures' ids, from `codes` on, so that they have this share of each row that has both
+    kinds (Ramesh et al. 2021, section 2.2: 7/8); the sum of a row's weights stays."""
+    weights, drawn = arrays["weights"], arrays["targets"] >= codes
+    pictures, texts = (np.where(kind, weights, 0).sum(axis=1, keepdims=True) for kind in (drawn, ~drawn))
+    both, total = (pictures > 0) & (texts > 0), pictures + texts
+    scale = np.where(drawn, share * total / np.where(both, pictures, 1), (1 - share) * total / np.where(both, texts, 1))
+    weights *= np.where(both, scale, 1).astype(np.float32)
+
+
 class Flat(Arrangement):
     """Plain text as one stream; positions restart in every document and in every row."""
 

@@ -22,6 +22,7 @@ from polytask.data.arrange import (
     longest_piece,
     pair_lengths,
     row_lengths,
+    share_loss,
 )
 from polytask.data.convert import OBJECTIVES, Objective, sentinel_ids
 from polytask.data.mixture import Draw, Mixture
@@ -45,6 +46,7 @@ class Loader:
     encoder_length   positions of the encoder; with "seq2seq" the default is fitted to the data, and the decoder gets
                      fewer than `context_length` where its side is the shorter one
     total_steps      needed where the mixture's stages end at fractions of the run
+    picture_share    of the loss of each row with texts and pictures to predict, that part is the pictures'
     """
 
     def __init__(
@@ -59,7 +61,11 @@ class Loader:
         objective: Objective = "next_token",
         encoder_length: int | None = None,
         total_steps: int | None = None,
+        picture_share: float | None = None,
     ):
+        if picture_share is not None and prepared.codes is None:
+            raise ConfigError("A share of the loss for pictures needs a tokenizer of pictures; leave it out.")
+        self.picture_share = picture_share
         if batch_rows < world:
             raise ConfigError(
                 f"A batch of {batch_rows} rows cannot be shared by {world} ranks; give each at least one."
@@ -215,6 +221,8 @@ class Loader:
         for turn in np.unique(turns[turns >= 0]).tolist():
             slots = np.flatnonzero(turns == turn)
             arrangements[turn].fill(arrays, slots, rows[slots], epochs[slots])
+        if self.picture_share is not None:
+            share_loss(arrays, self.prepared.codes or 0, self.picture_share)
         return Batch(**{name: torch.from_numpy(array) for name, array in arrays.items()})
 
 

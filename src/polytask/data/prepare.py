@@ -65,11 +65,12 @@ class PreparedSource:
 
 @dataclass(frozen=True)
 class Prepared:
-    """All sources of a run, and the special ids that rows are assembled with."""
+    """All sources of a run, and the special ids that rows are assembled with; ids from `codes` on are of pictures."""
 
     sources: tuple[PreparedSource, ...]
     special: dict[str, int]
     vocab_size: int
+    codes: int | None = None
 
     @property
     def names(self) -> list[str]:
@@ -118,7 +119,8 @@ def prepare(
         words = {"objective": source.objective, "cleaned": about["cleaned"]}
         made = PreparedSource(source.name, _task(source).name, about["flat"], source.weight, train, validation, **words)
         prepared.append(made)
-    return Prepared(tuple(prepared), dict(tokenizer.special), tokenizer.vocab_size)
+    codes = None if tokenizer.pictures is None else tokenizer.pictures.vocabulary.first
+    return Prepared(tuple(prepared), dict(tokenizer.special), tokenizer.size, codes)
 
 
 def cache_folder(path: str | os.PathLike[str] | None = None) -> Path:
@@ -203,7 +205,7 @@ def _build(
 ) -> None:
     temporary = Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent))
     try:
-        writers = [StoreWriter(temporary / side, tokenizer.vocab_size) for side in ("train", "validation")]
+        writers = [StoreWriter(temporary / side, tokenizer.size) for side in ("train", "validation")]
         flat, rows, report = True, 0, Report()
 
         def told(count: int) -> None:

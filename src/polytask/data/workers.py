@@ -34,7 +34,8 @@ class Workers:
         self._task = get_task(task) if isinstance(task, str) else task
         # A task that a user's script defines or registers exists in this process alone.
         known = isinstance(task, str) and type(self._task).__module__.startswith("polytask.")
-        self._cores = (cores or _cores()) if known else 1
+        alone = not known or tokenizer.pictures is not None  # a network is not sent to other processes
+        self._cores = 1 if alone else cores or _cores()
         self._processes: list[subprocess.Popen] = []
         self._idle: SimpleQueue[subprocess.Popen] = SimpleQueue()
         self._threads: ThreadPoolExecutor | None = None

@@ -18,9 +18,10 @@ from polytask.evaluation.uncertainty import uncertainty
 from polytask.inference.hooks import Answerer
 from polytask.inference.sampling import Sampling
 from polytask.inference.scoring import probabilities
-from polytask.tasks.scoring import written
-from polytask.tasks.segment import Segment, Text, shown
-from polytask.tasks.task import Task, check, prompt
+from polytask.tasks.picture import png
+from polytask.tasks.scoring import told, written
+from polytask.tasks.segment import Image, Segment, Text, shown
+from polytask.tasks.task import Task, check, draws, prompt
 
 SAMPLES = 3  # shown in a report
 Progress = Callable[[int, int], None]
@@ -110,7 +111,14 @@ def _check_references(task: Task, rows: list[dict[str, Any]]) -> None:
     """Judges empty answers, so that a missing reference or sandbox is told now and not after an hour of answering."""
     costly = any(name.startswith("pass@") for name in task.metric_names)
     some = rows[:1] if costly else rows
-    task.metrics([[task.parse([Text("", target=True)])] for _ in some], some)
+    empty = Image(_white(), target=True) if draws(task) else Text("", target=True)
+    task.metrics([[task.parse([empty])] for _ in some], some)
+
+
+def _white() -> bytes:
+    from PIL.Image import new
+
+    return png(new("RGB", (32, 32), "white"))
 
 
 def _answer(
@@ -122,7 +130,7 @@ def _answer(
         free = [one for one in part if not one.choices]
         completions = answerer.produce([one.prompt for one in free], sampling) if free else []
         for one, samples in zip(free, completions, strict=True):
-            one.answers = [task.parse([Text(sample.text, target=True)]) for sample in samples]
+            one.answers = [task.parse([sample.segment]) for sample in samples]
         if progress is not None:
             progress(start + len(part), len(asked))
 
@@ -159,9 +167,7 @@ def _judge(task: Task, asked: list[_Asked], seed: int, intervals: bool) -> Repor
 
 def _sample(task: Task, one: _Asked) -> Sample:
     targets = [shown(segment) for segment in task.segments(one.example) if segment.target]
-    answer = one.answers[0]
-    said = " ".join(f"{mark} {part}" for mark, part in answer.items()) if isinstance(answer, dict) else str(answer)
-    return Sample(_text(one.prompt), said, targets[-1] if targets else "", one.probabilities)
+    return Sample(_text(one.prompt), told(one.answers[0]), targets[-1] if targets else "", one.probabilities)
 
 
 def _text(segments: Sequence[Segment]) -> str:

@@ -1,6 +1,7 @@
 """Pictures from a decoder over text and picture tokens (Ramesh et al. 2021): drawn by the engine, ranked by CLIP."""
 
 from collections.abc import Sequence as Listing
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -9,9 +10,46 @@ from torch import Tensor
 from polytask.errors import ConfigError
 from polytask.inference.engine import Engine
 from polytask.inference.sampling import Sampling
-from polytask.inference.sequence import Drawing, Request
+from polytask.inference.sequence import Completion, Drawing, Request
 from polytask.models.clip import CLIP
 from polytask.tokenizers.image import ImageTokenizer
+from polytask.tokenizers.text import TextTokenizer
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """upper: pixels (3, H, W) of a picture of which `rows` rows of tokens are kept (half of them by default). clip: the
+    network and its tokenizer that take the best pictures out of `candidates` (1 to 512)."""
+
+    upper: Tensor | None = None
+    rows: int | None = None
+    clip: tuple[CLIP, TextTokenizer] | None = None
+    candidates: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.rows is not None and self.upper is None:
+            raise ConfigError(f"rows={self.rows!r} are of a picture to be completed; give it as `upper`.")
+        if (self.clip is None) != (self.candidates is None):
+            raise ConfigError("`clip` and `candidates` go together: a CLIP chooses the best out of so many pictures.")
+
+
+def fulfil(
+    engine: Engine, tokenizer: ImageTokenizer, asked: Request, wishes: Wishes, n: int, words: str
+) -> list[Tensor]:  # fmt: skip
+    """n pictures (3, H, W) for one request of a whole picture; `words`: what a CLIP compares them with."""
+    if wishes.candidates is not None and not n <= wishes.candidates <= 512:
+        raise ConfigError(f"candidates={wishes.candidates} must be at least n={n} and at most 512.")
+    upper: list[int] = []
+    if wishes.upper is not None:
+        half = tokenizer.vocabulary.height // 2
+        upper = upper_part(wishes.upper, half if wishes.rows is None else wishes.rows, tokenizer)
+    (pixels,) = draw(engine, tokenizer, [asked.ids], asked.sampling, [upper])
+    if wishes.clip is None:
+        return list(pixels)
+    network, texts = wishes.clip
+    ids = torch.tensor([*texts.encode(words)[: network.config.text.context_length - 1], texts.special["<|end|>"]])
+    order, _ = rank(network, pixels, ids, torch.ones_like(ids, dtype=torch.bool))
+    return list(pixels[order[:n]])
 
 
 def request(
@@ -23,6 +61,13 @@ def request(
         raise ConfigError(f"The picture has all of its {vocabulary.tokens} tokens, so there is nothing to complete.")
     drawing = Drawing(vocabulary.first, vocabulary.codes, vocabulary.tokens - len(upper))
     return Request([*prompt, *upper], sampling, drawing=drawing)
+
+
+def show(answers: Listing[Completion], tokenizer: ImageTokenizer) -> None:
+    """Gives completions of whole pictures what they show, a PNG; one that was cut short stays without."""
+    whole = [one for one in answers if one.finish == "stop"]
+    for one, picture in zip(whole, tokenizer.drawn([one.ids for one in whole])):
+        one.picture = picture
 
 
 def upper_part(pixels: Tensor, rows: int, tokenizer: ImageTokenizer) -> list[int]:

@@ -13,6 +13,7 @@ from polytask.inference.blocks import BlockPool, Table
 from polytask.inference.constrained import Constraint
 from polytask.inference.hooks import LogitsHook
 from polytask.inference.sampling import Sampling
+from polytask.tasks.segment import Image, Segment, Text
 from polytask.tokenizers.text import TextTokenizer
 
 if TYPE_CHECKING:
@@ -76,9 +77,9 @@ class Request:
 class Completion:
     """One answer.
 
-    text is empty where a picture was drawn. ids: what was produced, without the end that closed it; with a stop text
-    they go on to its end, `text` does not. logprob: sum by the network alone (natural logarithm), that of the closing
-    <|end|> included, over `tokens` of them. logprobs: for
+    text is empty where a picture was drawn, which `picture` holds as a PNG once its ids were decoded. ids: what was
+    produced, without the end that closed it; with a stop text they go on to its end, `text` does not. logprob: sum by
+    the network alone (natural logarithm), that of the closing <|end|> included, over `tokens` of them. logprobs: for
     each id the likeliest tokens and, last if it is not among them, the id itself. ties: places in `ids` where in lower
     precision the two best logits nearly tied (within 1e-2, relative to the best where that is above 1): another batch
     may choose the other there. An <|end|> so chosen counts as place len(ids).
@@ -91,6 +92,12 @@ class Completion:
     logprobs: list[dict[int, float]] | None = None
     ties: list[int] = field(default_factory=list)
     tokens: int = 0
+    picture: bytes | None = field(default=None, repr=False)
+
+    @property
+    def segment(self) -> Segment:
+        """What was produced, as an answer to a task."""
+        return Text(self.text, target=True) if self.picture is None else Image(self.picture, target=True)
 
     @property
     def mean(self) -> float:

@@ -3,6 +3,7 @@
     config.json          the architecture, and what is known of the model (data, licences, figures)
     model.safetensors    the weights
     tokenizer.json       the tokenizer
+    picture_tokenizer/   the network that makes codes of pictures, of a model that reads or draws some
     tasks/NAME.yaml      tasks of the user's own that the model was trained on
     README.md            the model card
     checksums.json       SHA-256 of every other file
@@ -17,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -34,6 +35,10 @@ from polytask.models.transformer import Transformer
 from polytask.nn.part import Part
 from polytask.tokenizers.text import TextTokenizer
 
+if TYPE_CHECKING:
+    from polytask.tokenizers.image import ImageTokenizer
+
+PICTURES = "picture_tokenizer"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -63,11 +68,33 @@ def write_model(
     tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in state.items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     tokenizer.save(folder)
+    if tokenizer.pictures is not None:
+        _write_pictures(folder / PICTURES, tokenizer.pictures)
     if card:
         (folder / "README.md").write_text(card)
     for name, text in (tasks or {}).items():
         (folder / "tasks").mkdir(exist_ok=True)
         (folder / "tasks" / f"{name}.yaml").write_text(text)
+
+
+def _write_pictures(folder: Path, pictures: "ImageTokenizer") -> None:
+    from polytask.interop import networks  # which reads folders by this module
+
+    text_length = pictures.vocabulary.special if pictures.vocabulary.padding else None
+    networks.save(folder, pictures.autoencoder)
+    (folder / "layout.json").write_text(json.dumps({"text_length": text_length}))
+
+
+def _with_pictures(folder: Path, tokenizer: TextTokenizer) -> TextTokenizer:
+    from polytask.interop import networks
+
+    if not folder.is_dir():
+        return tokenizer
+    try:
+        layout = json.loads((folder / "layout.json").read_text())
+        return tokenizer.with_pictures(networks.load(folder, check=False), layout["text_length"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder / 'layout.json'} does not say how pictures are laid out: {error}") from None
 
 
 def write_folder(path: str | Path, network: Transformer, tokenizer: TextTokenizer, **words: Any) -> None:
@@ -117,10 +144,10 @@ def read_folder(path: str | Path, *, check: bool = True) -> Folder:
     if check and (not foreign or (folder / "checksums.json").is_file()):
         verify(folder)
     config, about = _opened(folder) if foreign else _described(folder)
-    tokenizer = TextTokenizer.load(folder)
-    if (more := tokenizer.vocab_size - config.vocab_size) > 0:
+    tokenizer = _with_pictures(folder / PICTURES, TextTokenizer.load(folder))
+    if (more := tokenizer.size - config.vocab_size) > 0:
         raise TokenizerError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, {more} more than the {config.vocab_size} that "
+            f"{folder}: the tokenizer has {tokenizer.size} tokens, {more} more than the {config.vocab_size} that "
             "the model embeds, so a text with one of those could not be read; it belongs to another model, or tokens "
             "were added to it alone."
         )

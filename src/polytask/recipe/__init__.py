@@ -38,6 +38,7 @@ from polytask.tasks import get_task
 
 if TYPE_CHECKING:
     from polytask.models.config import TransformerConfig
+    from polytask.tokenizers.image import JointVocabulary
     from polytask.training.config import TrainingConfig
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -86,15 +87,25 @@ class Recipe(Section):
             return Mixture(temperature=mixing.temperature)
         return Mixture({spec.name: 1.0 if spec.weight is None else spec.weight for spec in specs})
 
-    def network(self, vocab_size: int) -> "TransformerConfig":
-        """The network of the recipe's system for this vocabulary. Raises ConfigError naming the key."""
+    def network(self, vocab_size: int, pictures: "JointVocabulary | None" = None) -> "TransformerConfig":
+        """The network of the recipe's system for so many ids, those of pictures included. Raises ConfigError naming the
+        key."""
         from polytask.models.catalogue import build_config
         from polytask.models.config import TransformerConfig
 
         if self.model.system is None:
             raise ConfigError(f"model: it comes from {self.model.from_}; read its configuration there.")
+        wish = self.tokenizer.pictures
+        if (self.model.system == "dalle") != (wish is not None and wish.text_length is not None):
+            raise ConfigError(
+                "model: dalle and tokenizer.pictures.text_length go together, for a text, padded, with its picture "
+                "behind; set both or neither."
+            )
         longest = max(self.training.context_length, self.training.encoder_length or 0)
         sizes: dict[str, Any] = {"vocab_size": vocab_size, "context_length": longest}
+        if pictures is not None and pictures.padding:
+            sizes = {"text": pictures.text, "text_length": pictures.special, "codes": pictures.codes}
+            sizes |= {"height": pictures.height, "width": pictures.width}
         sizes |= self.model.changes
         if self.training.dropout is not None:
             sizes["dropout"] = self.training.dropout

@@ -59,13 +59,25 @@ class Network(Section):
         return self
 
 
+class Codes(Section):
+    """The folder of a network that makes codes of pictures. text_length: tokens of a text in DALL-E's layout, in which
+    a document is a text, padded, and its picture."""
+
+    from_: str = Field(alias="from")
+    text_length: int | None = Field(default=None, ge=3)
+
+
 class Tokenizer(Section):
-    """bpe learns `size` pieces from the data; bytes and characters need no size; `file` is a tokenizer.json to use."""
+    """bpe learns `size` pieces from the data; bytes and characters need no size; `file` is a tokenizer.json to use.
+
+    `pictures: {from: FOLDER}` adds codes of pictures, so that one decoder reads and writes both.
+    """
 
     kind: Literal["bpe", "bytes", "characters"] = "bpe"
     size: int = Field(default=8192, ge=300, le=1_000_000)
     file: str | None = None
     rows: int = Field(default=200_000, ge=1)  # of each source, at the most, that it is learned from
+    pictures: Codes | None = None
 
 
 class Cleaning(Section):
@@ -136,8 +148,9 @@ class Data(Section):
 class Training(Section):
     """How to train; the names of `polytask.training.config.TrainingConfig`, and what decides the batch.
 
-    Either steps or tokens; batch_rows or batch_tokens. warmup and decay are steps, or a share of the run where they are
-    below 1. dials: of the objective of a network for pictures, such as drop and min_snr of denoising.
+    Either steps or tokens; batch_rows or batch_tokens. picture_share: of the loss of a row with texts and pictures to
+    predict, 0.875 in DALL-E. warmup and decay are steps, or a share of the run where they are below 1. dials: of the
+    objective of a network for pictures, such as drop and min_snr of denoising.
     """
 
     steps: int | None = Field(default=None, ge=1)
@@ -148,6 +161,7 @@ class Training(Section):
     encoder_length: int | None = Field(default=None, ge=8)
     objective: ObjectiveName | None = None
     dials: dict[str, Any] = {}
+    picture_share: float | None = Field(default=None, gt=0, lt=1)
     optimizer: Literal["adamw", "muon", "adafactor"] = "adamw"
     lr: float = Field(default=1e-3, gt=0, le=1e3)
     min_lr: float = Field(default=0.0, ge=0, le=1e3)

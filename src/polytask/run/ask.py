@@ -1,14 +1,20 @@
 """polytask ask: a checkpoint, a task and an example become answers."""
 
+from base64 import b64encode
 from collections.abc import Iterator, Mapping
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from polytask import runtime
 from polytask.interop import networks
 from polytask.model import Answer, Model
 from polytask.pictures import PictureModel
 from polytask.tasks import Task
+from polytask.tasks.picture import decode, encoded, png
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 def open_model(path: str, **words: Any) -> Model:
@@ -58,6 +64,18 @@ def plain(answers: list[Answer], model: Model) -> dict[str, Any]:
 
 def _token(model: Model, number: int, logprob: float) -> dict[str, Any]:
     return {"token": model.tokenizer.decode([number], special=True), "id": number, "logprob": logprob}
+
+
+def keep(picture: "Image", name: str) -> Path:
+    """Writes a picture to the first of NAME-1.png, NAME-2.png, ... that is not there; its path."""
+    place = next(place for i in count(1) if not (place := Path(f"{name}-{i}.png")).exists())
+    place.write_bytes(png(picture))
+    return place
+
+
+def data_url(picture: Any) -> str:
+    """A picture, PIL image or bytes, for JSON."""
+    return f"data:image/png;base64,{b64encode(png(decode(encoded(picture)))).decode()}"
 
 
 def stream(model: Model, task: str, example: Mapping[str, Any], sampling: Mapping[str, Any]) -> Iterator[str]:

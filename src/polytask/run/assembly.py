@@ -13,6 +13,7 @@ from polytask.data.loader import Loader
 from polytask.data.prepare import Prepared, Progress, cache_folder, prepare
 from polytask.data.sources import SourceSpec, read
 from polytask.errors import ConfigError
+from polytask.interop import networks
 from polytask.interop.folder import load_network, read_folder
 from polytask.models import cost
 from polytask.models.config import TransformerConfig
@@ -68,6 +69,7 @@ class Assembly:
             objective=self.objective_name,  # type: ignore[arg-type]
             encoder_length=recipe.training.encoder_length,
             total_steps=recipe.steps * accumulate,
+            picture_share=recipe.training.picture_share,
         )
 
     def objective(self, device: "torch.device") -> Any:
@@ -116,7 +118,7 @@ def assemble_any(
 
 def assemble(recipe: Recipe, *, tokenizer: TextTokenizer | None = None, progress: Progress | None = None) -> Assembly:
     """Learns the tokenizer unless one is given, tokenizes the data, derives the network; all of it cached."""
-    tokenizer = tokenizer or tokenizer_of(recipe)
+    tokenizer = tokenizer_of(recipe) if tokenizer is None else with_pictures(recipe, tokenizer)
     prepared = prepare(recipe.sources(), tokenizer, recipe.data.held_out, progress=progress)
     return Assembly(recipe, tokenizer, prepared, config_of(recipe, tokenizer))
 
@@ -124,10 +126,11 @@ def assemble(recipe: Recipe, *, tokenizer: TextTokenizer | None = None, progress
 def config_of(recipe: Recipe, tokenizer: TextTokenizer) -> TransformerConfig:
     """The network's configuration, from the recipe's system or the checkpoint that it goes on from."""
     if recipe.model.from_ is None:
-        config = recipe.network(tokenizer.vocab_size)
-        if config.vocab_size < tokenizer.vocab_size:
+        pictures = tokenizer.pictures and tokenizer.pictures.vocabulary
+        config = recipe.network(tokenizer.size, pictures)
+        if config.vocab_size < tokenizer.size:
             raise ConfigError(
-                f"model.vocab_size={config.vocab_size} is below the {tokenizer.vocab_size} tokens of the tokenizer; "
+                f"model.vocab_size={config.vocab_size} is below the {tokenizer.size} tokens of the tokenizer; "
                 "leave it out to have as many."
             )
         return config
@@ -143,14 +146,24 @@ def config_of(recipe: Recipe, tokenizer: TextTokenizer) -> TransformerConfig:
     return recipe.reading(replace(config, dropout=dropout))
 
 
+def with_pictures(recipe: Recipe, tokenizer: TextTokenizer) -> TextTokenizer:
+    """The tokenizer with the codes of pictures that the recipe names. Raises CheckpointError, TokenizerError."""
+    wish = recipe.tokenizer.pictures
+    return tokenizer if wish is None else tokenizer.with_pictures(networks.load(wish.from_), wish.text_length)
+
+
 def tokenizer_of(recipe: Recipe) -> TextTokenizer:
     """The tokenizer that the recipe names, or one learned from its data, once; later runs find it in the cache."""
+    return with_pictures(recipe, _texts_tokenizer(recipe))
+
+
+def _texts_tokenizer(recipe: Recipe) -> TextTokenizer:
     wish = recipe.tokenizer
     if recipe.model.from_ is not None:
-        if wish.file is not None:
+        if wish.file is not None or wish.pictures is not None:
             raise ConfigError(
-                f"tokenizer.file: the model that comes from {recipe.model.from_} knows no tokenizer but its own; leave "
-                "the key out."
+                f"tokenizer.{'file' if wish.file else 'pictures'}: the model that comes from {recipe.model.from_} "
+                "knows no tokenizer but its own; leave the key out."
             )
         return read_folder(recipe.model.from_, check=False).tokenizer
     if wish.file is not None:

@@ -197,7 +197,7 @@ def _score(model: Any, one: _Watched, seed: int) -> dict[str, float]:
 @contextmanager
 def _counting_cuts() -> Iterator[list[str]]:
     """Collects what `Model` would warn of, a text at a time; other warnings pass."""
-    from polytask.model import TruncationWarning
+    from polytask.inference.shortening import TruncationWarning
 
     cuts: list[str] = []
     with warnings.catch_warnings(record=True) as caught:

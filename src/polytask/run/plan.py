@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from polytask import runtime
 from polytask.errors import DataError
+from polytask.interop import networks
 from polytask.models import built
 from polytask.models.config import TransformerConfig
 from polytask.models.networks import Picturing, side_of
@@ -14,6 +15,7 @@ from polytask.recipe import Recipe
 from polytask.run.assembly import config_of, read_recipe, tokenizer_of
 from polytask.run.costs import flops_of, measured, memory_of
 from polytask.run.pictures import Frozen, picture_config, reads_captions
+from polytask.tokenizers.image import ImageTokenizer
 from polytask.tokenizers.text import SPECIAL
 
 if TYPE_CHECKING:
@@ -102,13 +104,21 @@ def network_of(recipe: Recipe) -> tuple[TransformerConfig, tuple[Derived, ...]]:
     """The network; where its data is not there yet, the vocabulary is taken to be as large as the recipe allows."""
     wish = recipe.tokenizer
     if recipe.model.from_ is None and wish.file is None and wish.kind == "bpe":
-        return recipe.network(wish.size), (Derived("vocabulary", f"{wish.size:,}", "tokenizer.size, at the most"),)
+        return _largest(recipe, wish.size, "tokenizer.size, at the most")
     try:
         tokenizer = tokenizer_of(recipe)
     except DataError:
-        size = len(SPECIAL) + 256 + 100
-        return recipe.network(size), (Derived("vocabulary", f"{size:,}", "a guess: the data is not there yet"),)
-    return config_of(recipe, tokenizer), (Derived("vocabulary", f"{tokenizer.vocab_size:,}", "the tokenizer's"),)
+        return _largest(recipe, len(SPECIAL) + 256 + 100, "a guess: the data is not there yet")
+    return config_of(recipe, tokenizer), (Derived("vocabulary", f"{tokenizer.size:,}", "the tokenizer's"),)
+
+
+def _largest(recipe: Recipe, texts: int, source: str) -> tuple[TransformerConfig, tuple[Derived, ...]]:
+    """The network for so many ids of texts and, where there are pictures, those of their codes."""
+    if (wish := recipe.tokenizer.pictures) is None:
+        return recipe.network(texts), (Derived("vocabulary", f"{texts:,}", source),)
+    beside = ImageTokenizer.beside(networks.load(wish.from_), texts, wish.text_length).vocabulary
+    why = f"{source}, and {beside.size - texts:,} of pictures"
+    return recipe.network(beside.size, beside), (Derived("vocabulary", f"{beside.size:,}", why),)
 
 
 def _derived(recipe: Recipe, config: TransformerConfig, precision: str, device: str) -> list[Derived]:

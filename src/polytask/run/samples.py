@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from polytask.data.sources import read
 from polytask.tasks import get_task, prompt
+from polytask.tasks.scoring import told
+from polytask.tasks.segment import shown
 
 if TYPE_CHECKING:
     from polytask.models.transformer import Transformer
     from polytask.recipe import Recipe
+    from polytask.tasks import Task
     from polytask.tokenizers.text import TextTokenizer
 
 ROWS = 100  # of each task, from which another one is shown each time
@@ -41,14 +44,19 @@ def speaker(recipe: "Recipe", network: "Transformer", tokenizer: "TextTokenizer"
         for task, rows in asked:
             chosen = [rows[(step + i) % len(rows)] for i in range(min(count, len(rows)))]
             answers = model.ask_many(task, chosen, **words)
-            lines += [_line(task.name, prompt(task, row)[-1].text, answer) for row, answer in zip(chosen, answers)]
+            lines += [_line(task.name, _question(task, row), answer) for row, answer in zip(chosen, answers)]
         return lines
 
     return samples
 
 
+def _question(task: "Task", row: dict[str, Any]) -> str:
+    asked = prompt(task, row)
+    return " ".join(shown(segment) for segment in asked if not segment.target) or shown(asked[-1])
+
+
 def _line(task: str, question: str, answer: Any) -> str:
-    return f"{task}: {_short(question)} → {_short(str(answer))}" if question else f"{task}: {_short(str(answer))}"
+    return f"{task}: {_short(question)} → {_short(told(answer))}" if question else f"{task}: {_short(told(answer))}"
 
 
 def _short(text: str) -> str:

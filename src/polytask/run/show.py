@@ -32,7 +32,7 @@ def describe(model: str) -> dict[str, Any]:
         "parameters": cost.parameters(config),
         "by part": parts,
         "architecture": architecture(config),
-        "tokenizer": {"tokens": folder.tokenizer.vocab_size, "fingerprint": folder.tokenizer.fingerprint[:12]},
+        "tokenizer": {"tokens": folder.tokenizer.size, "fingerprint": folder.tokenizer.fingerprint[:12]},
         "own tasks": [file.stem for file in folder.task_files],
         "cache": f"{cost.kv_bytes_per_token(config) / 1024:.1f} KiB a token",
         **about,

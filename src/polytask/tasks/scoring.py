@@ -26,6 +26,13 @@ def drawn(produced: Sequence[Segment]) -> Any:
     return decode(pictures[-1].data)
 
 
+def told(answer: Any) -> str:
+    """An answer in a line of text for people: a picture is "[picture]"."""
+    if isinstance(answer, dict):
+        return " ".join(f"{mark} {part}" for mark, part in answer.items())
+    return answer if isinstance(answer, str) else "[picture]" if hasattr(answer, "convert") else str(answer)
+
+
 def firsts(task: str, answers: Sequence[Sequence[Any]], examples: Sequence[Any]) -> list[Any]:
     """The first sample of every example: metrics over one answer take no more. Raises TaskError where one lacks."""
     matched(task, answers, examples)

@@ -3,7 +3,7 @@
 An example of any task is a list of segments in order, some given, some to be produced (`target`).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, cast
 
@@ -27,7 +27,7 @@ class Text:
 class Image:
     """A picture as the bytes of a PNG, a JPEG, ...; `tasks.picture.decode` makes pixels of them where they are used.
 
-    `target`: the model must draw it; `role` as in `Text`.
+    `target`: the model must draw it; `role` as in `Text`. A prompt that asks for a picture ends with `TO_DRAW`.
     """
 
     data: bytes = field(repr=False)
@@ -37,6 +37,12 @@ class Image:
 
 
 Segment = Text | Image
+TO_DRAW = Image(b"", target=True)
+
+
+def to_draw(segments: Sequence[Segment]) -> bool:
+    """Whether a prompt asks for a picture."""
+    return bool(segments) and segments[-1] == TO_DRAW
 
 
 def shown(segment: Segment) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Protocol, get_args, get_origin, runtime_checkable
 from polytask.errors import TaskError
 from polytask.registry import nearest
 from polytask.tasks.picture import Picture, encoded
-from polytask.tasks.segment import Segment
+from polytask.tasks.segment import TO_DRAW, Segment
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,9 @@ def _misspelt(name: str, fields: tuple[str, ...]) -> bool:
 def prompt(task: Task, example: Mapping[str, Any], shots: Sequence[Mapping[str, Any]] = ()) -> list[Segment]:
     """What the model is asked: the segments of the shots, answers included, then the example's without its last target.
 
-    A conversation that ends with a user's turn is kept whole. An example that is nothing but a target (a document of
-    the `text` task) is kept too: it is to be continued, and stays a target to say so. Raises TaskError.
+    Where the task draws, a picture to be drawn comes last. A conversation that ends with a user's turn is kept whole.
+    An example that is nothing but a target (a document of the `text` task) is kept too: it is to be continued, and
+    stays a target to say so. Raises TaskError.
     """
     given: list[Segment] = []
     for number, shot in enumerate(shots):
@@ -126,7 +127,12 @@ def prompt(task: Task, example: Mapping[str, Any], shots: Sequence[Mapping[str, 
     query = task.segments(check(task, example))
     if len(query) > 1 and query[-1].target:
         query = query[:-1]
-    return given + query
+    return [*given, *query, *([TO_DRAW] if draws(task) else [])]
+
+
+def draws(task: Task) -> bool:
+    """Whether the task's answer is a picture."""
+    return any(field.answer and field.type is Picture for field in task.fields.values())
 
 
 def _typed(task: Task, name: str, wanted: Any, value: Any) -> Any:

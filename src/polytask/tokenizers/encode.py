@@ -3,6 +3,8 @@
     plain document     <|text|> text <|end|>
     task               <|task|> given <|answer|> target <|end|>          several in a row: few-shot
     conversation       <|user|> text <|assistant|> text <|end|> <|user|> ...
+    picture            <|image|> codes <|end of image|>, wherever a text may stand
+    DALL-E             text padded to its length, codes; nothing else, and all of it is predicted
 
 `weights[i]` is the weight of PREDICTING `ids[i]`: 1 for the tokens of targets and the <|end|> that closes them, else 0.
 An opener that a tokenizer of another project does not know is left out, as its model has never seen it; what its model
@@ -18,10 +20,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from polytask.errors import TokenizerError
+from polytask.tasks.segment import Image, Text, to_draw
 from polytask.tasks.segment import texts as texts_of
 
 if TYPE_CHECKING:
     from polytask.tasks.segment import Segment
+    from polytask.tokenizers.image import ImageTokenizer
     from polytask.tokenizers.text import TextTokenizer
 
 
@@ -54,15 +58,15 @@ class Documents:
 
 
 class _Piece(NamedTuple):
-    """A special token (`name`) or a text, in the order of the document."""
+    """A special token (`name`) or a segment, in the order of the document."""
 
     name: str | None
-    text: str | None
+    segment: "Segment | None"
     target: bool
 
 
 class _Shape(NamedTuple):
-    """What documents with the same kinds of segments have in common; the name of a text is None.
+    """What documents with the same kinds of segments have in common; the name of a segment is None.
 
     answers: which piece is the first predicted one, and which begins the last answer (both `len` where there is none).
     """
@@ -86,7 +90,10 @@ def encode_many(documents: "Sequence[Sequence[Segment]]", tokenizer: "TextTokeni
 
 
 def encode_documents(documents: "Sequence[Sequence[Segment]]", tokenizer: "TextTokenizer") -> Documents:
-    """Many documents joined, without a loop over tokens. Raises TokenizerError where a text cannot be encoded."""
+    """Many documents joined, without a loop over tokens. Raises TokenizerError where a text cannot be encoded, and
+    TaskError where a tokenizer of texts meets a picture."""
+    if tokenizer.pictures is not None and tokenizer.pictures.vocabulary.padding:
+        return _captioned(documents, tokenizer, tokenizer.pictures)
     laid = _laid_by_template(documents, tokenizer)
     shapes = [
         _shape(tuple([(segment.role, segment.target) for segment in segments]), bool(tokenizer.begin))
@@ -94,9 +101,8 @@ def encode_documents(documents: "Sequence[Sequence[Segment]]", tokenizer: "TextT
         else _shape_of_laid(tuple(target for _, target in laid[number]))
         for number, segments in enumerate(documents)
     ]
-    free = [texts_of(segments) for number, segments in enumerate(documents) if number not in laid]
-    texts = [(one.text, one.target) for each in free for one in each]
-    encoded, given = iter(_encoded(texts, tokenizer)), iter([ids for parts in laid.values() for ids, _ in parts])
+    free = [segment for number, segments in enumerate(documents) if number not in laid for segment in segments]
+    encoded, given = iter(_encoded(free, tokenizer)), iter([ids for parts in laid.values() for ids, _ in parts])
     special = _ids_by_name(tokenizer)
     names = chain.from_iterable(shape.names for shape in shapes)
     parts = [
@@ -120,13 +126,21 @@ def encode_documents(documents: "Sequence[Sequence[Segment]]", tokenizer: "TextT
 def prompt_ids(segments: "Sequence[Segment]", tokenizer: "TextTokenizer") -> list[int]:
     """The given part and the opener of the answer, from which a model goes on.
 
-    Where the last segment is itself a target it is a beginning: it stays open and the model continues it.
+    Where the last segment is itself a target it is a beginning: it stays open and the model continues it. A picture
+    to be drawn (`to_draw`) is begun by its opener alone.
     A conversation goes by the model's own template where it brings one.
     No segments at all ask for a new plain document; where a tokenizer has no opener for one, it comes after the end of
     another.
     """
     if segments and segments[-1].role is not None and tokenizer.template is not None:
         return tokenizer.template.ids(segments)
+    pictures, asked = tokenizer.pictures, to_draw(segments)
+    if pictures is not None and pictures.vocabulary.padding:
+        if not asked:
+            raise TokenizerError("This model draws a picture from a text and does nothing else; ask it to draw.")
+        return _caption(segments[:-1], tokenizer, pictures)
+    if pictures is not None and asked:
+        return [*prompt_ids(segments[:-1], tokenizer), pictures.vocabulary.begin]
     return _ids(_prompt_layout(segments, tokenizer), tokenizer) or [tokenizer.special["<|end|>"]]
 
 
@@ -146,8 +160,8 @@ def _prompt_layout(segments: "Sequence[Segment]", tokenizer: "TextTokenizer") ->
 
 
 def continuation_ids(segments: "Sequence[Segment]", tokenizer: "TextTokenizer") -> list[int]:
-    """What follows `prompt_ids` when the model answers with these segments: their text and <|end|>."""
-    layout = [_Piece(None, segment.text, True) for segment in texts_of(segments)]
+    """What follows `prompt_ids` when the model answers with these segments: their ids and <|end|>."""
+    layout = [_Piece(None, segment, True) for segment in segments]
     return _ids([*layout, _special_piece("<|end|>")], tokenizer)
 
 
@@ -181,7 +195,7 @@ def split_prompt(segments: "Sequence[Segment]", tokenizer: "TextTokenizer") -> t
     if bare and len(segments) == 1 and segments[0].target:
         return [*tokenizer.begin, *tokenizer.encode(texts_of(segments)[0].text), end], [tokenizer.start]
     ids = prompt_ids(segments, tokenizer)
-    begun = len(tokenizer.writing.encode(texts_of(segments)[-1].text)) if segments and segments[-1].target else 0
+    begun = len(_encoded(segments[-1:], tokenizer)[0]) if segments and segments[-1].target else 0
     start = len(ids) - begun
     if start and ids[start - 1] in tokenizer.special.values():
         return [*ids[: start - 1], end], ids[start - 1 :]
@@ -209,10 +223,10 @@ def _shape_of_laid(targets: tuple[bool, ...]) -> _Shape:
 
 def _ids(layout: list[_Piece], tokenizer: "TextTokenizer") -> list[int]:
     special = _ids_by_name(tokenizer)
-    texts = iter(_encoded([(piece.text, piece.target) for piece in layout if piece.text is not None], tokenizer))
+    encoded = iter(_encoded([piece.segment for piece in layout if piece.segment is not None], tokenizer))
     ids: list[int] = []
     for piece in layout:
-        ids += special.get(piece.name, _NOTHING) if piece.name is not None else next(texts)
+        ids += special.get(piece.name, _NOTHING) if piece.name is not None else next(encoded)
     return ids
 
 
@@ -224,17 +238,57 @@ def _ids_by_name(tokenizer: "TextTokenizer") -> dict[str, list[int]]:
     return {name: [i] for name, i in tokenizer.special.items()} | {"<|begin|>": list(tokenizer.begin)}
 
 
-def _encoded(texts: Sequence[tuple[str, bool]], tokenizer: "TextTokenizer") -> list[list[int]]:
-    """The ids of texts, each with whether the model is to write it."""
+def _encoded(segments: "Sequence[Segment]", tokenizer: "TextTokenizer") -> list[list[int]]:
+    """The ids of each segment; a picture stands between its opener and its end."""
+    pictures = [segment.data for segment in segments if isinstance(segment, Image)]
+    if not pictures or tokenizer.pictures is None:
+        return _encoded_texts(texts_of(segments), tokenizer)
+    vocabulary = tokenizer.pictures.vocabulary
+    drawn = iter(tokenizer.pictures.read(pictures))
+    written = iter(_encoded_texts([segment for segment in segments if isinstance(segment, Text)], tokenizer))
+    return [
+        [vocabulary.begin, *next(drawn), vocabulary.end] if isinstance(segment, Image) else next(written)
+        for segment in segments
+    ]
+
+
+def _encoded_texts(texts: Sequence[Text], tokenizer: "TextTokenizer") -> list[list[int]]:
     if tokenizer.writing is tokenizer:
-        return tokenizer.encode_lists([text for text, _ in texts])
-    read = iter(tokenizer.encode_lists([text for text, target in texts if not target]))
-    written = iter(tokenizer.writing.encode_lists([text for text, target in texts if target]))
-    return [next(written if target else read) for _, target in texts]
+        return tokenizer.encode_lists([one.text for one in texts])
+    read = iter(tokenizer.encode_lists([one.text for one in texts if not one.target]))
+    written = iter(tokenizer.writing.encode_lists([one.text for one in texts if one.target]))
+    return [next(written if one.target else read) for one in texts]
 
 
-def _special_piece(name: str, target: bool = False) -> _Piece:
-    return _Piece(name, None, target)
+def _captioned(
+    documents: "Sequence[Sequence[Segment]]", tokenizer: "TextTokenizer", pictures: "ImageTokenizer"
+) -> Documents:
+    """A text and the picture behind it (Ramesh et al. 2021, section 2.2)."""
+    drawn = [segments[-1] for segments in documents if segments]
+    if len(drawn) < len(documents) or not all(isinstance(one, Image) and one.target for one in drawn):
+        raise TokenizerError(_DRAWS_ONLY)
+    codes = pictures.read([one.data for one in drawn if isinstance(one, Image)])
+    rows = [[*_caption(given[:-1], tokenizer, pictures), *ids] for given, ids in zip(documents, codes)]
+    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+    ids = np.fromiter(chain.from_iterable(rows), np.int32, int(lengths.sum()))
+    openers, firsts = np.zeros_like(lengths), np.ones_like(lengths)
+    return Documents(ids, np.ones(len(ids), dtype=bool), lengths, openers, firsts, plain=False)
+
+
+_DRAWS_ONLY = (
+    "This tokenizer lays out a text and the picture that it asks for, as DALL-E does, and nothing else; take tasks "
+    "that draw from a text, or leave tokenizer.pictures.text_length out."
+)
+
+
+def _caption(segments: "Sequence[Segment]", tokenizer: "TextTokenizer", pictures: "ImageTokenizer") -> list[int]:
+    if any(isinstance(segment, Image) for segment in segments):
+        raise TokenizerError(_DRAWS_ONLY)
+    return pictures.vocabulary.padded(tokenizer.encode("\n".join(one.text for one in texts_of(segments))))
+
+
+def _special_piece(name: str) -> _Piece:
+    return _Piece(name, None, False)
 
 
 def _next_opener(segments: "Sequence[Segment]") -> str:
@@ -245,8 +299,8 @@ def _next_opener(segments: "Sequence[Segment]") -> str:
 
 def _layout(segments: "Sequence[Segment]", begins: bool) -> list[_Piece]:
     shape = _shape(tuple([(segment.role, segment.target) for segment in segments]), begins)
-    texts = (segment.text for segment in texts_of(segments))
-    return [_Piece(name, next(texts) if name is None else None, t) for name, t in zip(shape.names, shape.targets)]
+    given = iter(segments)
+    return [_Piece(name, next(given) if name is None else None, t) for name, t in zip(shape.names, shape.targets)]
 
 
 @lru_cache(maxsize=1024)

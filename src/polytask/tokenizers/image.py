@@ -1,13 +1,18 @@
 """Pictures as tokens: one vocabulary for texts and pictures, and the autoencoder that knows what a code looks like."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from polytask.errors import TokenizerError
 from polytask.models.dvae import Autoencoder
+from polytask.tasks.picture import decode, fitted, png, to_picture, to_tensor
+
+_BATCH = 256  # pictures that go through the autoencoder at once
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,11 @@ class JointVocabulary:
     codes: int
     height: int
     width: int
+
+    @property
+    def padding(self) -> bool:
+        """Whether special ids stand behind a text that is shorter, as DALL-E's do."""
+        return self.special > 2
 
     @property
     def begin(self) -> int:
@@ -46,6 +56,17 @@ class JointVocabulary:
     def tokens(self) -> int:
         """Of a picture."""
         return self.height * self.width
+
+    def spell(self, ids: Iterable[int]) -> str:
+        """The names of ids that are none of texts. Raises TokenizerError where there is no such id."""
+        return "".join(map(self._name, ids))
+
+    def _name(self, i: int) -> str:
+        if not self.text <= i < self.size:
+            raise TokenizerError(f"Id {i} is none of a picture, which are {self.text} to {self.size - 1}.")
+        if i >= self.first:
+            return f"<|code_{i - self.first}|>"
+        return "<|pad|>" if self.padding else "<|image|>" if i == self.begin else "<|end of image|>"
 
     def padded(self, ids: Sequence[int]) -> list[int]:
         """A text as long as there are special ids, each place behind its end with the padding of that place.
@@ -81,6 +102,10 @@ class ImageTokenizer:
     """Pictures (B, 3, H, W) in [-1, 1] to the ids of their tokens and back."""
 
     def __init__(self, autoencoder: Autoencoder, vocabulary: JointVocabulary):
+        if not isinstance(autoencoder, Autoencoder):
+            raise TokenizerError(
+                f"A {type(autoencoder).__name__} makes no codes of pictures; give the folder of an autoencoder."
+            )
         grid, codes = autoencoder.config.grid, autoencoder.codebook
         if (vocabulary.height, vocabulary.width, vocabulary.codes) != (grid, grid, codes):
             raise TokenizerError(
@@ -88,6 +113,45 @@ class ImageTokenizer:
                 f"{vocabulary.height} x {vocabulary.width} of {vocabulary.codes}; use those that belong together."
             )
         self.autoencoder, self.vocabulary = autoencoder.eval(), vocabulary
+
+    @classmethod
+    def beside(cls, autoencoder: Autoencoder, text: int, text_length: int | None = None) -> "ImageTokenizer":
+        """Codes behind `text` ids of texts, with two special ids, or DALL-E's of a text of `text_length` tokens.
+
+        Raises TokenizerError for a network that is no autoencoder.
+        """
+        known = isinstance(autoencoder, Autoencoder)
+        grid, codes = (autoencoder.config.grid, autoencoder.codebook) if known else (0, 0)
+        return cls(autoencoder, JointVocabulary(text, text_length or 2, codes, grid, grid))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256, in hex, of everything that decides which ids a picture gets."""
+        digest = hashlib.sha256(repr((self.autoencoder.config, self.vocabulary)).encode())
+        for tensor in self.autoencoder.state_dict().values():
+            digest.update(tensor.detach().float().cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+    def read(self, files: Sequence[bytes]) -> list[list[int]]:
+        """The ids of encoded pictures (PNG, ...), in batches; what has another size is scaled and cropped.
+
+        Raises TaskError for a broken one.
+        """
+        different = list(dict.fromkeys(files))
+        found: dict[bytes, list[int]] = {}
+        for start in range(0, len(different), _BATCH):
+            part = different[start : start + _BATCH]
+            found |= zip(part, self.encode(self.seen(part)))
+        return [found[data] for data in files]
+
+    def seen(self, files: Sequence[bytes]) -> Tensor:
+        """Encoded pictures as pixels (B, 3, H, W) of the size that is read."""
+        return to_tensor([fitted(decode(data), self.size) for data in files])
+
+    def drawn(self, ids: Sequence[Sequence[int]]) -> list[bytes]:
+        """Pictures of ids as PNGs, in batches."""
+        parts = (self.decode(ids[start : start + _BATCH]) for start in range(0, len(ids), _BATCH))
+        return [png(to_picture(one)) for part in parts for one in part]
 
     @property
     def size(self) -> int:

@@ -9,8 +9,9 @@ import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -22,6 +23,10 @@ from polytask.tokenizers.conventions import Conventions
 from polytask.tokenizers.files import JSON, TARGET, from_json, load_folder, read_text
 from polytask.tokenizers.guard import guarded
 from polytask.tokenizers.pieces import BYTES, Spelling, spelling
+
+if TYPE_CHECKING:
+    from polytask.models.dvae import Autoencoder
+    from polytask.tokenizers.image import ImageTokenizer
 
 MASKS = 32  # sentinels for span corruption; T5 has 100, more than a row of our lengths ever uses
 SPECIAL: tuple[str, ...] = (
@@ -62,8 +67,10 @@ class TextTokenizer:
     `special` maps names of structure ("<|end|>", ...) to ids. A tokenizer of another project has only the end and the
     padding; `with_special` adds the rest. `ends` are the ids that close an answer, `begin` those that stand in front of
     every document. `writing` is the tokenizer of what the model writes, itself unless `target` is another one over the
-    same ids.
+    same ids. `pictures` reads and draws pictures, whose ids come after those of texts; None where there are but texts.
     """
+
+    pictures: "ImageTokenizer | None" = None
 
     def __init__(
         self, tokenizer: Tokenizer, conventions: Conventions | None = None, target: Tokenizer | None = None
@@ -170,6 +177,22 @@ class TextTokenizer:
         tokenizer.add_special_tokens(_added([name for name in SPECIAL if name not in self.special]))
         return TextTokenizer(tokenizer, self.conventions)
 
+    def with_pictures(self, autoencoder: "Autoencoder", text_length: int | None = None) -> "TextTokenizer":
+        """A copy that reads and draws pictures too, by a network that makes codes of them.
+
+        text_length: tokens of a text, in DALL-E's layout. Raises TokenizerError where the network is no autoencoder.
+        """
+        from polytask.tokenizers.image import ImageTokenizer  # torch, which texts do without
+
+        made = TextTokenizer(self._tokenizer, self.conventions, self._target)
+        made.pictures = ImageTokenizer.beside(autoencoder, self.vocab_size, text_length)
+        return made
+
+    @property
+    def size(self) -> int:
+        """How many ids there are, those of pictures included."""
+        return self.vocab_size if self.pictures is None else self.pictures.vocabulary.size
+
     def for_others(self) -> "TextTokenizer":
         """This tokenizer with all that other tools need to lay texts out as its model has seen them: what opens a plain
         text stands in front of any by itself, and conversations have a template."""
@@ -209,6 +232,8 @@ class TextTokenizer:
             said += repr((self.ends, self.special, self.start, self.conventions.template))
         if self._target is not None:
             said += self.writing.to_json()
+        if self.pictures is not None:
+            said += self.pictures.fingerprint
         return hashlib.sha256(said.encode()).hexdigest()
 
     def encode(self, text: str) -> list[int]:
@@ -232,7 +257,7 @@ class TextTokenizer:
         return [np.array(ids, dtype=np.int32) for ids in self.encode_lists(texts)]
 
     def decode(self, ids: Iterable[int], special: bool = False) -> str:
-        """The text of ids; `special` also writes the names of special ids.
+        """The text of ids; `special` also writes the names of special ids and of those of pictures.
 
         Bytes that are not valid UTF-8 (a model may write them) become the replacement character.
         """
@@ -240,6 +265,10 @@ class TextTokenizer:
             return self.writing.decode(ids, special)
         spelled = self._spelling
         ids = [int(i) for i in ids]
+        if self.pictures is not None and max(ids, default=0) >= self.vocab_size:
+            spell = self.pictures.vocabulary.spell if special else lambda _: ""
+            runs = groupby(ids, lambda i: i < self.vocab_size)
+            return "".join(self.decode(run, special) if texts else spell(run) for texts, run in runs)
         self._check(ids)
         if spelled is None:
             return self._tokenizer.decode(ids, skip_special_tokens=not special)

@@ -1,0 +1,206 @@
+"""One decoder over texts and pictures: recipes, training, verbs and reports."""
+
+import json
+
+import PIL.Image
+import pytest
+import torch
+
+import polytask as pt
+from polytask.blocksworld.generate import example
+from polytask.errors import ConfigError, TaskError
+from polytask.inference.sampling import Sampling
+from polytask.interop import networks
+from polytask.models.clip import CLIP
+from polytask.models.dvae import Autoencoder, AutoencoderConfig
+from polytask.nn.quantizer import FiniteScalar
+from polytask.systems.clip import clip, vit
+from polytask.tasks import get_task, prompt
+from polytask.tasks.picture import decode, to_tensor
+from polytask.tasks.segment import Text
+from tests.inference.networks import TOKENIZER, network
+
+RECIPE = """
+model: {{system: generalist, depth: 2, dim: 64, heads: 2}}
+tokenizer: {{kind: bytes, pictures: {{from: {codes}}}}}
+data:
+  sources:
+    - {{task: drawing, from: blocksworld, limit: 30}}
+    - {{task: captioning, from: blocksworld, limit: 30}}
+    - {{task: editing, from: blocksworld, limit: 30}}
+    - {{task: answering, from: blocksworld, limit: 30, options: {{pixels: 32}}}}
+    - {{task: summarization, from: blocksworld, limit: 30}}
+training: {{steps: 2, batch_rows: 4, context_length: 384}}
+evaluation:
+  every: 2
+  samples: 1
+  tasks: [{{task: editing, from: blocksworld, limit: 2, metric: right}}]
+"""
+
+
+@pytest.fixture(scope="module")
+def codes(tmp_path_factory):
+    config = AutoencoderConfig(image=32, width=8, quantizer=FiniteScalar((4, 4)), groups=3, blocks=1, first=8)
+    folder = tmp_path_factory.mktemp("codes") / "network"
+    networks.save(folder, Autoencoder(config).initialize(0))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(polytask, codes, tmp_path_factory):
+    """The folder of a run, and what training printed."""
+    folder = tmp_path_factory.mktemp("one")
+    (folder / "recipe.yaml").write_text(RECIPE.format(codes=codes))
+    result = polytask("train", folder / "recipe.yaml", "--out", folder / "run")
+    assert result.exit_code == 0, result.stderr
+    return folder / "run", result.stdout + result.stderr
+
+
+@pytest.fixture(scope="module")
+def model(made):
+    return pt.load(made[0])
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory):
+    file = tmp_path_factory.mktemp("picture") / "scene.png"
+    file.write_bytes(example("captioning", 0)["image"])
+    return file
+
+
+@pytest.mark.parametrize("name", ["dalle-blocks", "multimodal-blocks"])
+def test_shipped_recipes_train(polytask, codes, name, tmp_path):
+    few = "[{task: drawing, from: blocksworld, limit: 60}]"
+    small = ["model.dim=32", "model.heads=2", "tokenizer.rows=60", f"data.sources={few}", "training.batch_rows=4"]
+    depth = "model.layers=4" if name == "dalle-blocks" else "model.depth=2"
+    changes = ["--set", f"tokenizer.pictures.from={codes}", depth, *small, "training.steps=2", "training.warmup=0"]
+    planned = polytask("plan", name, *changes, "--no-measure", "--json")
+    assert planned.exit_code == 0, planned.stderr
+    result = polytask("train", name, *changes, "evaluation.every=0", "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.stderr
+    shown = json.loads(polytask("show", tmp_path / "run", "--json").stdout)
+    assert shown["tasks"] == ["drawing"]
+    (drawn,) = pt.load(tmp_path / "run").draw("a small red circle")
+    assert (drawn.size, drawn.mode) == ((32, 32), "RGB")
+
+
+def test_a_run_with_pictures_says_what_it_reached(made):
+    _, printed = made
+    assert "editing/right" in printed
+    assert "[picture] Edit: " in printed
+    assert printed.count("→ [picture]") == 1
+
+
+def test_a_checkpoint_keeps_the_network_of_its_codes(made, codes, model):
+    own = networks.load(codes)
+    kept = model.tokenizer.pictures.autoencoder
+    assert kept.config == own.config
+    assert all(kept.state_dict()[name].equal(tensor) for name, tensor in own.state_dict().items())
+    assert model.info["vocab_size"] == model.config.vocab_size
+
+
+def test_texts_and_pictures_are_answered_in_one_batch(model):
+    row = example("captioning", 0)
+    prompts = [
+        prompt(get_task("captioning"), {"image": row["image"]}),
+        prompt(get_task("drawing"), {"caption": "a red circle"}),
+        [Text("a red", target=True)],
+        prompt(get_task("editing"), {"image": row["image"], "instruction": "remove all"}),
+    ]
+    sampling = Sampling(max_tokens=9, temperature=1.0, seed=5)
+    together = [one for (one,) in model.produce(prompts, sampling)]
+    assert [one.ids for one in together] == [model.produce([asked], sampling)[0][0].ids for asked in prompts]
+    first = model.tokenizer.pictures.vocabulary.first
+    assert [one.picture is not None for one in together] == [False, True, False, True]
+    assert all(min(one.ids) >= first and len(one.ids) == 64 for one in together if one.picture)
+    assert all(max(one.ids, default=0) < first for one in together if not one.picture)
+
+
+def test_pictures_are_drawn_edited_described(model, picture):
+    image = PIL.Image.open(picture)
+    several = model.draw("a red circle", n=3, seed=1)
+    assert [one.size for one in several] == [(32, 32)] * 3
+    assert [one.tobytes() for one in model.draw("a red circle", n=3, seed=1)] == [one.tobytes() for one in several]
+    assert model.draw("a red circle")[0].tobytes() == model.draw("a red circle", top_k=1, seed=4)[0].tobytes()
+    assert [one.size for one in model.edit(image, "remove the circle")] == [(32, 32)]
+    assert isinstance(model.caption(picture, max_tokens=5), str)
+    assert isinstance(model.answer("how many circles?", image=image, max_tokens=5), str)
+
+
+def test_a_picture_is_completed(model, picture):
+    """What is beyond the reach of the codes that were drawn stays."""
+    pictures = model.tokenizer.pictures
+    kept = pictures.read([picture.read_bytes()])[0]
+    (drawn,) = model.draw("a red circle", upper=picture, rows=7, seed=2)
+    before, after = (to_tensor(one)[:, :7] for one in (decode(pictures.drawn([kept])[0]), drawn))
+    torch.testing.assert_close(after, before, rtol=0, atol=1 / 127)
+    assert len(model.draw("a red circle", n=2, upper=picture)) == 2
+
+
+def test_a_clip_takes_the_best(model, tmp_path):
+    config = clip(vit(32, 8, 1, 64), 16, text_layers=1, text_dim=64, vocab_size=TOKENIZER.vocab_size, context_length=16)
+    networks.save(tmp_path / "clip", CLIP(config).initialize(0))
+    TOKENIZER.save(tmp_path / "clip")
+    ranked = model.draw("red", n=2, seed=3, candidates=6, clip=tmp_path / "clip")
+    every = {one.tobytes() for one in model.draw("red", n=6, seed=3)}
+    assert len(ranked) == 2
+    assert {one.tobytes() for one in ranked} <= every
+
+
+def test_verbs_read_and_write_files(polytask, made, picture, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run, _ = made
+    for number in (1, 2):
+        result = polytask("ask", run, "drawing", "--caption", "a red circle")
+        assert result.stdout.strip() == f"drawing-{number}.png", result.stderr
+    assert PIL.Image.open("drawing-2.png").size == (32, 32)
+    for words in (["caption", run, picture], ["answer", run, "how many circles?", "--image", picture]):
+        result = polytask(*words, "--max-tokens", 4)
+        assert result.exit_code == 0, result.stderr
+    said = json.loads(polytask("ask", run, "editing", "--image", picture, "--instruction", "x", "--json").stdout)
+    assert said["answer"].startswith("data:image/png;base64,")
+
+
+def test_a_report_judges_what_was_drawn(polytask, made, tmp_path):
+    for task in ("drawing", "captioning"):
+        words = ("--task", task, "--data", "blocksworld", "--limit", 2, "--max-tokens", 4, "--json")
+        result = polytask("eval", made[0], *words)
+        assert result.exit_code == 0, result.stderr
+        assert json.loads(result.stdout)["metrics"]["right"] == 0
+
+
+@pytest.mark.parametrize(
+    ("ask", "error", "words"),
+    [
+        (lambda m: m.draw("red", candidates=4), ConfigError, "go together"),
+        (lambda m: m.draw("red", rows=4), ConfigError, "upper"),
+        (lambda m: m.draw("red", n=2, upper=example("captioning", 0)["image"], rows=8), ConfigError, "1 to 7"),
+        (lambda m: m.draw("red", temperatur=1), ConfigError, "temperature"),
+        (lambda m: m.draw("red " * 400), ConfigError, "answer of 64"),
+        (lambda m: m.caption(b"no"), TaskError, "no picture"),
+        (lambda m: m.caption("scene.png"), TaskError, "pathlib.Path"),
+    ],
+)
+def test_mistakes_are_one_sentence(model, ask, error, words):
+    with pytest.raises(error, match=words):
+        ask(model)
+
+
+def test_models_of_texts_refuse_pictures():
+    texts = pt.Model(network(), TOKENIZER)
+    for ask in (lambda: texts.draw("red"), lambda: texts.caption(example("captioning", 0)["image"])):
+        with pytest.raises(TaskError, match="text alone"):
+            ask()
+
+
+def test_recipes_that_do_not_fit_are_refused(polytask, codes, made, tmp_path):
+    changes = [
+        ["model={system: dalle, layers: 2, dim: 32, heads: 2}"],
+        ["training.picture_share=1.5"],
+        [f"model={{from: {made[0]}}}"],
+        ["tokenizer.pictures.from=nowhere"],
+    ]
+    for change, words in zip(changes, ("go together", "picture_share", "no tokenizer but its own", "no checkpoint")):
+        result = polytask("train", made[0].parent / "recipe.yaml", "--set", *change, "--out", tmp_path / "run")
+        assert result.exit_code == 2
+        assert words in result.stderr
