@@ -172,7 +172,7 @@ class PictureAssembly:
             if name not in known:
                 raise ConfigError(f"training.dials: {self.recipe.model.system} has no '{name}': {nearest(name, known)}")
         for name, value in dials.items():
-            if kind == "dvae":
+            if name in ("temperature", "weight"):  # of the autoencoder
                 dials[name] = _annealing(name, value)
         clip = self.frozen.folder("clip")
         encoder = None if clip is None else networks.load(clip.path, device=device).requires_grad_(False)
