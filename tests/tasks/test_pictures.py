@@ -10,7 +10,7 @@ from polytask.tasks import Image, Text, check, get_task, prompt
 from polytask.tasks.judging import JUDGES
 from polytask.tasks.judging import SCORES as OURS
 from polytask.tasks.picture import decode, encoded, png
-from polytask.tasks.segment import texts
+from polytask.tasks.segment import TO_DRAW, texts
 
 RED = png(Pillow.new("RGB", (4, 4), "red"))
 
@@ -28,8 +28,9 @@ def test_segments_in_order():
     assert prompt(get_task("editing"), {"image": RED, "instruction": "make it blue", "edited": RED}) == [
         Image(RED),
         Text("Edit: make it blue"),
+        TO_DRAW,
     ]
-    assert prompt(get_task("drawing"), {"caption": "a dog"}) == [Text("Draw: a dog")]
+    assert prompt(get_task("drawing"), {"caption": "a dog"}) == [Text("Draw: a dog"), TO_DRAW]
 
 
 def test_answering_and_classification_take_a_picture_or_a_text():

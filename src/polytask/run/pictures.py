@@ -156,7 +156,7 @@ class PictureAssembly:
 
     def network(self, device: "torch.device") -> Any:
         """Fresh weights from the recipe's seed, but for a frozen text encoder."""
-        network = self.config.build().initialize(self.recipe.seed)
+        network: Any = self.config.build().initialize(self.recipe.seed)
         if (encoder := self.frozen.folder("text_encoder")) is not None:
             assert network.text is not None
             network.text.take(folders.load_network(encoder))
