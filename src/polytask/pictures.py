@@ -241,7 +241,9 @@ class PictureModel:
     def _drawn(
         self, conditions: list[Condition], wish: Drawing, low: list[Tensor] | None, known: _Known | None
     ) -> list[Tensor]:
-        kept: dict[str, Any] = {} if known is None else {"known": known.at(self.side).pixels, "mask": known.at(self.side).mask}
+        kept: dict[str, Any] = (
+            {} if known is None else {"known": known.at(self.side).pixels, "mask": known.at(self.side).mask}
+        )
         requests = [
             ImageRequest(
                 condition, steps=wish.steps, sampler=wish.sampler, guidance=wish.guidance, threshold=wish.threshold,
