@@ -159,7 +159,8 @@ class _Writer:
 
     def __init__(self, path: Path, size: int, fit: Fit, labels: dict[str, int]):
         path.mkdir(parents=True)
-        self.path, self.size, self.fit, self.names = path, size, fit, labels
+        self.path, self.size, self.names = path, size, labels
+        self.fit: Fit = fit
         self.captions: list[str] = []
         self.labels: list[int] = []
         self._pixels = open(path / "pixels.bin", "wb")  # noqa: SIM115 (closed in `close`)

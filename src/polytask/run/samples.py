@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from polytask.data.sources import read
 from polytask.tasks import get_task, prompt
+from polytask.tasks.segment import shown
 
 if TYPE_CHECKING:
     from polytask.models.transformer import Transformer
@@ -41,7 +42,7 @@ def speaker(recipe: "Recipe", network: "Transformer", tokenizer: "TextTokenizer"
         for task, rows in asked:
             chosen = [rows[(step + i) % len(rows)] for i in range(min(count, len(rows)))]
             answers = model.ask_many(task, chosen, **words)
-            lines += [_line(task.name, prompt(task, row)[-1].text, answer) for row, answer in zip(chosen, answers)]
+            lines += [_line(task.name, shown(prompt(task, row)[-1]), answer) for row, answer in zip(chosen, answers)]
         return lines
 
     return samples

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from polytask.errors import TaskError
 from polytask.registry import nearest
 from polytask.tasks.metrics import METRICS, token_f1_each
-from polytask.tasks.scoring import firsts, spoken
+from polytask.tasks.scoring import firsts, spoken, written
 from polytask.tasks.segment import ROLES, Segment, Text
 from polytask.tasks.task import Field
 
@@ -31,7 +31,7 @@ class Chat:
     }
 
     def segments(self, example: dict[str, Any]) -> list[Segment]:
-        turns = [_turn(message, number + 1) for number, message in enumerate(example["messages"])]
+        turns: list[Segment] = [_turn(message, number + 1) for number, message in enumerate(example["messages"])]
         if not turns:
             raise TaskError("Task 'chat': field 'messages' is empty; a conversation has one turn or more.")
         own = turns[0].role == "system"
@@ -62,7 +62,7 @@ class Chat:
                 raise TaskError(
                     f"Task 'chat': example {number + 1} does not end with an assistant's turn to compare with."
                 )
-            replies.append([last.text])
+            replies.append([written([last])])
         return replies
 
 
