@@ -63,7 +63,8 @@ def test_a_terminal_without_colours_shows_braces(show, words):
 
 def test_pictures_are_shown_by_their_size_beside_their_captions(polytask, tmp_path):
     (tmp_path / "recipe.yaml").write_text(
-        "model: {system: generalist, depth: 2, dim: 64, heads: 2}\ntraining: {steps: 1, batch_rows: 1}\ndata:\n  sources:\n"
+        "model: {system: generalist, depth: 2, dim: 64, heads: 2}\n"
+        "training: {steps: 1, batch_rows: 1}\ndata:\n  sources:\n"
         "    - {task: captioning, from: blocksworld, limit: 20, options: {pixels: 48}}\n"
         "    - {task: drawing, from: blocksworld, limit: 20}\n"
     )
