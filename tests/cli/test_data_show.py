@@ -59,3 +59,20 @@ def test_a_terminal_without_colours_shows_braces(show, words):
     assert re.search(r"<\|answer\|>\{\{(good|bad)<\|end\|>\}\}", shown)
     assert "green" not in shown
     assert "\x1b[32m" not in shown
+
+
+def test_pictures_are_shown_by_their_size_beside_their_captions(polytask, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(
+        "model: {system: generalist, depth: 2, dim: 64, heads: 2}\n"
+        "training: {steps: 1, batch_rows: 1}\ndata:\n  sources:\n"
+        "    - {task: captioning, from: blocksworld, limit: 20, options: {pixels: 48}}\n"
+        "    - {task: drawing, from: blocksworld, limit: 20}\n"
+    )
+    result = polytask("data", "show", tmp_path / "recipe.yaml", "--rows", 1)
+    assert result.exit_code == 0, result.stderr
+    told, drawn = result.stdout.splitlines()[-2:]
+    assert re.fullmatch(
+        r"blocksworld-captioning: \[picture, 48 x 48 pixels, \d+ bytes\] What does the picture show\? \{\{a .*\}\}",
+        told,
+    )
+    assert re.fullmatch(r"blocksworld-drawing: Draw: a .* \{\{\[picture, 32 x 32 pixels, \d+ bytes\]\}\}", drawn)

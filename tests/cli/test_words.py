@@ -3,7 +3,7 @@
 import pytest
 
 from polytask.cli.command import pairs, spread
-from polytask.cli.fields import fields
+from polytask.cli.fields import fields, needed
 from polytask.errors import ConfigError, DataError, TaskError
 from polytask.tasks import get_task
 
@@ -66,3 +66,19 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
     for name in ("bytes", "absent"):
         with pytest.raises(DataError, match=name):
             fields(get_task("text"), ["--text", f"@{tmp_path / name}"])
+
+
+def test_a_picture_is_the_path_of_its_file(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"bytes of a picture")
+    for path in (tmp_path / "a.png", f"@{tmp_path / 'a.png'}"):
+        found = fields(get_task("answering"), ["--image", str(path), "--question", "What?"])
+        assert found == {"image": b"bytes of a picture", "question": "What?"}
+    assert (
+        fields(get_task("editing"), ["--image", str(tmp_path / "a.png")], "make it red\n")["instruction"]
+        == "make it red"
+    )
+    assert fields(get_task("captioning"), [], "text") == {}
+    assert needed(get_task("classification"), {"image": b""}) == []
+    assert needed(get_task("classification"), {}) == ["text"]
+    with pytest.raises(TaskError, match=r"absent.png: the picture cannot be read"):
+        fields(get_task("captioning"), ["--image", str(tmp_path / "absent.png")])

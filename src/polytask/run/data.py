@@ -12,7 +12,7 @@ from polytask.data.sources import read
 from polytask.errors import TaskError
 from polytask.run.assembly import assemble, assemble_any, read_recipe
 from polytask.run.train import Preparing
-from polytask.tasks import Image, Segment, check, get_task
+from polytask.tasks import Image, Segment, Text, check, get_task
 from polytask.tasks.picture import decode
 from polytask.tokenizers.text import TextTokenizer
 
@@ -93,15 +93,21 @@ def examples_with_pictures(
             except TaskError:  # training passes over it too
                 continue
             pictured |= any(isinstance(segment, Image) for segment in segments)
-            found.append(Document(source.name, [Piece(_told(segment), segment.target) for segment in segments]))
+            found.append(Document(source.name, _told(segments)))
     return found if pictured else []
 
 
-def _told(segment: Segment) -> str:
-    if not isinstance(segment, Image):
-        return f"{segment.text} "
-    width, height = decode(segment.data).size
-    return f"[picture, {width} x {height} pixels, {len(segment.data):,} bytes] "
+def _told(segments: Sequence[Segment]) -> list[Piece]:
+    pieces: list[Piece] = []
+    for segment in segments:
+        text = segment.text if isinstance(segment, Text) else _size(segment.data)
+        pieces += [Piece(" ", False), Piece(text, segment.target)] if pieces else [Piece(text, segment.target)]
+    return pieces
+
+
+def _size(picture: bytes) -> str:
+    width, height = decode(picture).size
+    return f"[picture, {width} x {height} pixels, {len(picture):,} bytes]"
 
 
 def _documents(

@@ -19,6 +19,7 @@ from polytask.serving.shelf import Served
 from polytask.serving.stream import DONE, EventStream, event, while_there
 from polytask.serving.worker import Job
 from polytask.tasks import TASKS, Segment, Task, Text, check, prompt
+from polytask.tasks.scoring import written
 from polytask.tasks.segment import texts
 
 router = APIRouter()
@@ -87,7 +88,7 @@ def _described(served: Served, name: str) -> dict[str, Any]:
     }
     verb = next((verb for verb, own in VERBS.items() if own == name and verb not in served.model.tasks), name)
     choices = task.choices({key: "" for key, field in task.fields.items() if field.required})
-    named = ["".join(part.text for part in texts(one)) for one in choices] if choices else None
+    named = [written(one) for one in choices] if choices else None
     return {"name": name, "path": f"/v1/tasks/{verb}", "fields": fields, "choices": named,
             "metrics": list(task.metric_names), "own": name in served.model.tasks}  # fmt: skip
 
@@ -114,7 +115,7 @@ async def _choose(
     scores = await while_there(http, served.worker.call(lambda: model.score([asked] * len(choices), choices)))
     shares = probabilities(scores)
     best = max(range(len(choices)), key=shares.__getitem__)
-    named = {"".join(part.text for part in texts(one)): share for one, share in zip(choices, shares)}
+    named = {written(one): share for one, share in zip(choices, shares)}
     answers = [
         {
             "index": 0,

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from polytask.errors import TaskError
 from polytask.registry import nearest
 from polytask.tasks.metrics import METRICS, token_f1_each
-from polytask.tasks.scoring import firsts, spoken
+from polytask.tasks.scoring import firsts, spoken, written
 from polytask.tasks.segment import ROLES, Segment, Text
 from polytask.tasks.task import Field
 
@@ -62,7 +62,7 @@ class Chat:
                 raise TaskError(
                     f"Task 'chat': example {number + 1} does not end with an assistant's turn to compare with."
                 )
-            replies.append([last.text])
+            replies.append([written([last])])
         return replies
 
 
