@@ -4,13 +4,14 @@ import pytest
 import torch
 
 from polytask.models import cost
-from polytask.models.config import TransformerConfig, from_dict, to_dict
+from polytask.models.config import TransformerConfig
 from polytask.models.transformer import Transformer
 from polytask.nn.attention import Attention
 from polytask.nn.cache import Context
 from polytask.nn.feedforward import MLP, GatedMLP
 from polytask.nn.norm import LayerNorm, RMSNorm
 from polytask.nn.paged import Row
+from polytask.nn.part import from_plain, to_plain
 from polytask.nn.position import (
     Alibi,
     Learned,
@@ -141,7 +142,7 @@ def test_left_padding_changes_nothing(made):
 
 def test_the_formula_counts_what_is_built_and_plain_data_describes_it(made):
     assert cost.parameters(made.config) == sum(p.numel() for p in made.parameters())
-    assert from_dict(to_dict(made.config)) == made.config
+    assert from_plain(to_plain(made.config)) == made.config
 
 
 def test_encoder_decoder_with_buckets_is_the_same_cached():

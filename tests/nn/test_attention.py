@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polytask.models.config import TransformerConfig, from_dict, to_dict
+from polytask.models.config import TransformerConfig
 from polytask.models.transformer import Transformer
 from polytask.nn import masks
 from polytask.nn.attention import Attention
@@ -15,6 +15,7 @@ from polytask.nn.cache import Context
 from polytask.nn.feedforward import MLP, GatedMLP
 from polytask.nn.norm import LayerNorm, RMSNorm
 from polytask.nn.paged import Row
+from polytask.nn.part import from_plain, to_plain
 from polytask.nn.position import Learned, Rotary, Sinusoidal, Unpositioned
 from tests.models.cached import cached
 
@@ -105,7 +106,7 @@ def test_any_network_gives_with_a_cache_what_it_gives_without(config, chunks):
 @settings(max_examples=40, deadline=None)
 @given(configurations())
 def test_a_configuration_survives_its_file(config):
-    assert from_dict(to_dict(config)) == config
+    assert from_plain(to_plain(config)) == config
 
 
 @settings(max_examples=20, deadline=None)

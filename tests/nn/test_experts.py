@@ -12,7 +12,7 @@ from polytask.inference.engine import Engine
 from polytask.inference.sampling import Sampling
 from polytask.inference.sequence import Request
 from polytask.models import cost
-from polytask.models.config import TransformerConfig, from_dict, to_dict
+from polytask.models.config import TransformerConfig
 from polytask.models.transformer import Transformer
 from polytask.nn import grouped
 from polytask.nn.attention import Attention
@@ -20,6 +20,7 @@ from polytask.nn.cache import Context
 from polytask.nn.experts import Experts
 from polytask.nn.feedforward import ACTIVATIONS, GatedMLP
 from polytask.nn.norm import RMSNorm
+from polytask.nn.part import from_plain, to_plain
 from polytask.nn.quant import quantize
 from polytask.training import adapters
 from tests.inference.networks import TOKENIZER, greedy, network, prompts
@@ -277,7 +278,7 @@ def config(**words):
 @pytest.mark.parametrize("placement", ["pre", "post", "sandwich", "parallel", "parallel_norms"])
 def test_every_placement_trains_every_expert(placement):
     """A configuration survives its file, and the norm in front of experts is one of the network's own."""
-    built = Transformer(from_dict(to_dict(config(placement=placement, norm=RMSNorm())))).initialize(0)
+    built = Transformer(from_plain(to_plain(config(placement=placement, norm=RMSNorm())))).initialize(0)
     seen = Context(torch.arange(12).expand(8, -1))
     out = built(torch.randint(19, (8, 12)), seen)
     routing = seen.take_routing()

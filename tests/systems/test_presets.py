@@ -7,11 +7,12 @@ from polytask.inference.engine import Engine
 from polytask.inference.sampling import Sampling
 from polytask.inference.sequence import Request
 from polytask.models.catalogue import PRESETS
-from polytask.models.config import TransformerConfig, from_dict, to_dict
+from polytask.models.config import TransformerConfig
 from polytask.models.heads import cross_entropy
 from polytask.models.transformer import Transformer
 from polytask.nn.cache import Context
 from polytask.nn.paged import Row
+from polytask.nn.part import from_plain, to_plain
 from tests.inference.networks import TOKENIZER, greedy, prompts
 from tests.models.cached import cached
 from tests.systems.built import shrunk
@@ -101,4 +102,4 @@ def test_it_answers_through_the_engine(config):
 
 @TINY
 def test_its_configuration_survives_a_file(config):
-    assert from_dict(to_dict(config)) == config
+    assert from_plain(to_plain(config)) == config

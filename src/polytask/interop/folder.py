@@ -29,10 +29,10 @@ from polytask.errors import CheckpointError, ConfigError, TokenizerError
 from polytask.interop import hf, hub
 from polytask.interop.atomic import atomic_folder, sha256, verify
 from polytask.interop.shards import INDEX, SINGLE
-from polytask.models.config import TransformerConfig, from_dict, to_dict
+from polytask.models.config import TransformerConfig
 from polytask.models.networks import build
 from polytask.models.transformer import Transformer
-from polytask.nn.part import Part
+from polytask.nn.part import Part, from_plain, to_plain
 from polytask.tokenizers.text import TextTokenizer
 
 if TYPE_CHECKING:
@@ -62,7 +62,11 @@ def write_model(
     weights: Mapping[str, Tensor] | None = None,
 ) -> None:  # fmt: skip
     """Puts a model's files into an existing folder (see `atomic_folder`); `weights` stand in for the network's own."""
-    description = {"polytask": version("polytask"), "architecture": to_dict(network.config), "about": dict(about or {})}
+    description = {
+        "polytask": version("polytask"),
+        "architecture": to_plain(network.config),
+        "about": dict(about or {}),
+    }
     (folder / "config.json").write_text(json.dumps(description, indent=1, ensure_ascii=False))
     state = weights if weights is not None else network.state_dict()
     tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in state.items()}
@@ -167,9 +171,17 @@ def _opened(folder: Path) -> tuple[TransformerConfig, dict[str, Any]]:
 def _described(folder: Path) -> tuple[TransformerConfig, dict[str, Any]]:
     try:
         description = json.loads((folder / "config.json").read_text())
-        return from_dict(description["architecture"]), description.get("about", {})
+        config, about = from_plain(description["architecture"]), description.get("about", {})
+        if not isinstance(config, Part):
+            raise ConfigError("its architecture is none of ours")
     except (ValueError, KeyError, TypeError, ConfigError) as error:
         raise CheckpointError(f"{folder / 'config.json'} does not describe a polytask network: {error}") from None
+    if not isinstance(config, TransformerConfig):
+        raise CheckpointError(
+            f"{folder} holds a {type(config).__name__.removesuffix('Config')} network, which answers no task of texts; "
+            "polytask show says what it is for."
+        )
+    return config, about
 
 
 def fingerprint(folder: Path) -> str:

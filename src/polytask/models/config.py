@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import get_args
 
 from polytask.errors import ConfigError
 from polytask.nn.attention import Attention
@@ -10,7 +10,7 @@ from polytask.nn.block import Placement
 from polytask.nn.feedforward import MLP
 from polytask.nn.init import INITIALIZATIONS
 from polytask.nn.norm import LayerNorm
-from polytask.nn.part import Part, from_plain, to_plain
+from polytask.nn.part import Part
 from polytask.nn.position import Learned
 
 
@@ -74,16 +74,3 @@ class TransformerConfig(Part):
     def feedforward_of(self, layer: int) -> Part:
         parts = self.feedforward if isinstance(self.feedforward, tuple) else (self.feedforward,)
         return parts[layer % len(parts)]
-
-
-def to_dict(config: TransformerConfig) -> dict[str, Any]:
-    """Plain data for config.json."""
-    return to_plain(config)
-
-
-def from_dict(plain: dict[str, Any]) -> TransformerConfig:
-    """Inverse of `to_dict`. Raises ConfigError where the data describes no network."""
-    config = from_plain(plain)
-    if not isinstance(config, TransformerConfig):
-        raise ConfigError(f"config.json describes a {type(config).__name__}, not a TransformerConfig")
-    return config
