@@ -1,7 +1,7 @@
 """Generation, one request at a time: polytask's engine, llama.cpp and transformers' `generate` at the same precision.
 
     python benchmarks/generation.py                                  # GPT-2 small (124 M)
-    python benchmarks/generation.py --shape 1.1b --peers /tmp/peers/v/bin/python
+    python benchmarks/generation.py --shape 1.1b --peers ~/peers/bin/python
 
 Greedy, random weights, each in a process of its own, in turn. Decoding is tokens/s after the first token; prefill is
 prompt tokens/s until the first one; memory is what all threads read from it at once, measured before each of ours.

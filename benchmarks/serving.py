@@ -325,7 +325,8 @@ def main() -> None:
             except (LookupError, RuntimeError, OSError) as error:
                 report.say(f"{name} is left out: {error}")
     show(report, figures)
-    report.save({"options": {key: str(value) for key, value in vars(options).items()}, "figures": figures})
+    asked = {key: getattr(options, key) for key in ("precision", "clients", "new", "rounds", "repeats")}
+    report.save({"options": asked, "figures": figures})
 
 
 def show(report: harness.Report, figures: dict[str, dict[str, float]]) -> None:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from polytask.models.catalogue import build_config
+from polytask.models.config import TransformerConfig
 from polytask.models.transformer import Transformer
 from polytask.nn.cache import Context
 from polytask.tokenizers.text import TextTokenizer
@@ -18,6 +19,11 @@ def network(system: str = "generalist", seed: int = 0, context: int = 96, **word
     sizes = {"depth": 2, "dim": 32, "heads": 2} if system == "generalist" else {"layers": 2, "dim": 32, "heads": 2}
     sizes |= {"vocab_size": TOKENIZER.vocab_size, "context_length": context}
     config = build_config(system, **{**sizes, **words})
+    return loud(config, seed)
+
+
+def loud(config: TransformerConfig, seed: int = 0) -> Transformer:
+    """With weights of which answers depend."""
     built = Transformer(config).initialize(seed).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -20,7 +20,7 @@ from polytask.systems.dalle import dalle, training_batch
 from polytask.systems.gpt3 import gpt3
 from polytask.tokenizers.image import ImageTokenizer, JointVocabulary
 from polytask.training.objectives.language import LanguageModelling
-from tests.inference.networks import TOKENIZER
+from tests.inference.networks import TOKENIZER, loud
 
 TEXT, SIDE, CODES = 9, 5, 12
 VOCABULARY = JointVocabulary(TOKENIZER.vocab_size, TEXT, CODES, SIDE, SIDE)
@@ -30,13 +30,7 @@ def network(seed=0):
     config = dalle(
         4, 32, 2, text=TOKENIZER.vocab_size, text_length=TEXT, codes=CODES, height=SIDE, width=SIDE, kernel=3
     )
-    built = Transformer(config).initialize(seed).eval()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in built.parameters():
-            if parameter.dim() > 1:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
-    return built
+    return loud(config, seed)
 
 
 def tokenizer():

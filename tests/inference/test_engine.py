@@ -265,6 +265,14 @@ def test_what_cannot_fit_is_refused(engine, request_, sentence):
         engine.submit(request_)
 
 
+def test_one_that_is_refused_takes_the_others_back(decoder):
+    engine = Engine(decoder, TOKENIZER)
+    with pytest.raises(ConfigError):
+        engine.run([Request([5, 6], Sampling(max_tokens=4)), Request([], Sampling())])
+    assert engine.step() == []
+    assert engine.stats().waiting == engine.stats().running == 0
+
+
 @pytest.mark.parametrize(
     "words",
     [

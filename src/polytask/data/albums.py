@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from polytask.data.mixture import Mixture
+from polytask.data.mixture import Mixture, expect_names
 from polytask.data.prepare import cache_folder, locked, parts_of, share_of
 from polytask.data.tokenize import held_out
-from polytask.errors import ConfigError, DataError
+from polytask.errors import DataError
 from polytask.tasks.picture import Fit, decode, fitted
 
 if TYPE_CHECKING:
@@ -68,10 +68,7 @@ class Pictures:
         return [source.name for source in self.sources]
 
     def mixture(self) -> Mixture:
-        """By the weights that the sources state (1 where one states none), or by size where none does."""
-        if all(source.weight is None for source in self.sources):
-            return Mixture()
-        return Mixture({source.name: 1.0 if source.weight is None else source.weight for source in self.sources})
+        return Mixture.stated({source.name: source.weight for source in self.sources})
 
 
 def prepare_pictures(
@@ -87,10 +84,7 @@ def prepare_pictures(
     A row's picture is its field `image`, its caption `caption`, else its `label`. Raises DataError where a source has
     no pictures, or more than one in a hundred that cannot be read; ConfigError for two sources of one name.
     """
-    names = [source.name for source in sources]
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigError(f"Two sources are called '{name}'; give each its own name.")
+    expect_names([source.name for source in sources])
     root, found, labels = cache_folder(cache), [], []
     for source in sources:
         share = share_of(source, holdout)

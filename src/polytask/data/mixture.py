@@ -21,6 +21,13 @@ PERIOD = 65_536  # the longest cycle of turns; shares that need a longer one are
 _ROUNDS = 4  # Luby and Rackoff 1988: four rounds of a Feistel network look like a random permutation
 
 
+def expect_names(names: Sequence[str]) -> None:
+    """Raises ConfigError where two sources have one name."""
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"Two sources are called '{name}'; give each its own name.")
+
+
 @dataclass(frozen=True)
 class Mixture:
     """How much of each source a run sees, as shares of rows, hence of tokens.
@@ -34,6 +41,13 @@ class Mixture:
     weights: Mapping[str, float] | None = None
     temperature: float = 1.0
     stages: tuple[tuple[float | int, Mapping[str, float]], ...] = ()
+
+    @classmethod
+    def stated(cls, weights: Mapping[str, float | None]) -> "Mixture":
+        """By the weights that sources state (1 where one states none), or by size where none does."""
+        if all(weight is None for weight in weights.values()):
+            return cls()
+        return cls({name: 1.0 if weight is None else weight for name, weight in weights.items()})
 
     def definite(
         self,

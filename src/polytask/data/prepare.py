@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from polytask.data.clean import Report
-from polytask.data.mixture import Mixture
+from polytask.data.mixture import Mixture, expect_names
 from polytask.data.store import Counts, Store, StoreWriter
 from polytask.data.workers import Workers
 from polytask.errors import ConfigError, DataError, Notice
@@ -77,10 +77,7 @@ class Prepared:
         return [source.name for source in self.sources]
 
     def mixture(self) -> Mixture:
-        """By the weights that the sources state (1 where one states none), or by size where none does."""
-        if all(source.weight is None for source in self.sources):
-            return Mixture()
-        return Mixture({source.name: 1.0 if source.weight is None else source.weight for source in self.sources})
+        return Mixture.stated({source.name: source.weight for source in self.sources})
 
     def report(self) -> dict[str, dict[str, Counts]]:
         """Documents, tokens, characters and bytes of each source, training and held out."""
@@ -102,10 +99,7 @@ def prepare(
     """
     if not 0 <= holdout < 1:
         raise ConfigError(f"The share held out is {holdout}; it must be at least 0 and below 1.")
-    names = [source.name for source in sources]
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigError(f"Two sources are called '{name}'; give each its own name.")
+    expect_names([source.name for source in sources])
     root = cache_folder(cache)
     prepared = []
     for source in sources:

@@ -16,7 +16,7 @@ from polytask.inference.beam import BeamSearch
 from polytask.inference.blocks import BLOCK, BlockPool, Table
 from polytask.inference.constrained import Grammars
 from polytask.inference.graphs import Capture, graphs
-from polytask.inference.handle import Event, Handle
+from polytask.inference.handle import Event, Handle, answers_of
 from polytask.inference.room import Room, weight_bytes
 from polytask.inference.runner import Runner
 from polytask.inference.sampling import Chosen, Place, Sampler
@@ -132,13 +132,7 @@ class Engine:
 
     def run(self, requests: Listing[Request]) -> list[list[Completion]]:
         """The completions of each request, in order."""
-        handles = [self.submit(request) for request in requests]
-        try:
-            return [handle.result() for handle in handles]
-        except BaseException:
-            for handle in handles:
-                handle.cancel()
-            raise
+        return answers_of(self.submit, requests)
 
     def score(self, pairs: Listing[scoring.Pair], logprobs: int | None = None) -> list[Score]:
         """The likelihood of continuations, each a `scoring.Pair`; with `logprobs` that of every token too, beside so

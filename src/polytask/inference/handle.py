@@ -1,10 +1,14 @@
 """What `submit` gives back, and what a step reports."""
 
 import queue
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
 
 from polytask.inference.sequence import Completion, Finish, Request
+
+R = TypeVar("R")
+T_co = TypeVar("T_co", covariant=True)
 
 
 @dataclass(frozen=True)
@@ -81,3 +85,24 @@ class Handle:
     def fail(self, error: BaseException) -> None:
         self.error = error
         self._pieces.put(None)
+
+
+class Awaited(Protocol[T_co]):
+    """What `answers_of` needs of a handle."""
+
+    def result(self) -> T_co: ...
+
+    def cancel(self) -> None: ...
+
+
+def answers_of(submit: Callable[[R], Awaited[T_co]], requests: Iterable[R]) -> list[T_co]:
+    """What comes of each request, in order; all are cancelled where one cannot be taken or fails."""
+    handles: list[Awaited[T_co]] = []
+    try:
+        for request in requests:
+            handles.append(submit(request))
+        return [handle.result() for handle in handles]
+    except BaseException:
+        for handle in handles:
+            handle.cancel()
+        raise

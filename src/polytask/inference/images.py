@@ -14,6 +14,7 @@ from polytask.diffusion.process import clean
 from polytask.diffusion.samplers import SAMPLERS, Estimate, Query, Sampling, check
 from polytask.diffusion.schedule import path
 from polytask.errors import ConfigError
+from polytask.inference.handle import answers_of
 from polytask.models.diffusion import Condition, Diffusion, together
 
 
@@ -134,13 +135,7 @@ class ImageEngine:
 
     def run(self, requests: Sequence[ImageRequest]) -> list[Tensor]:
         """The picture of each request, in order."""
-        handles = [self.submit(request) for request in requests]
-        try:
-            return [handle.result() for handle in handles]
-        except BaseException:
-            for handle in handles:
-                handle.cancel()
-            raise
+        return answers_of(self.submit, requests)
 
     def cancel(self, handle: ImageHandle) -> None:
         """Ends a request, wherever it is; nothing happens where it has already ended."""

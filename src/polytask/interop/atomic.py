@@ -46,6 +46,20 @@ def atomic_folder(path: Path, *, ours: bool = True, advice: str = "") -> Iterato
         shutil.rmtree(old, ignore_errors=True)
 
 
+def share_files(source: Path, target: Path) -> None:
+    """All of a model's folder but its training state and its checksums, which are those of a whole; files are shared
+    where the disk can."""
+    for file in source.rglob("*"):
+        relative = file.relative_to(source)
+        if file.is_dir() or relative.parts[0] == "state" or relative.name == "checksums.json":
+            continue
+        (target / relative).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(file, target / relative)
+        except OSError:
+            shutil.copyfile(file, target / relative)
+
+
 def check_replaceable(path: Path, ours: bool = True) -> None:
     """Raises CheckpointError where writing a folder at `path` would take the place of what is not polytask's."""
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):

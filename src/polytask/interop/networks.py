@@ -9,8 +9,6 @@ checksums.json       SHA-256 of every other file
 """
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -23,7 +21,7 @@ from torch import Tensor
 
 from polytask.errors import CheckpointError, ConfigError
 from polytask.interop import hf
-from polytask.interop.atomic import atomic_folder, verify
+from polytask.interop.atomic import atomic_folder, share_files, verify
 from polytask.interop.folder import filled, locate
 from polytask.models.networks import Picturing, is_network
 from polytask.nn.part import Part, from_plain, to_plain
@@ -69,20 +67,7 @@ def write(
     if card:
         (folder / "README.md").write_text(card)
     for name, path in (parts or {}).items():
-        _copy(path, folder / "parts" / name)
-
-
-def _copy(part: Path, place: Path) -> None:
-    """Files are shared where the disk can; the checksums are those of the whole folder."""
-    for file in part.rglob("*"):
-        relative = file.relative_to(part)
-        if file.is_dir() or relative.parts[0] == "state" or file.name == "checksums.json":
-            continue
-        (place / relative).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(file, place / relative)
-        except OSError:
-            shutil.copyfile(file, place / relative)
+        share_files(path, folder / "parts" / name)
 
 
 def read(path: str | Path, *, check: bool = True) -> NetworkFolder:

@@ -5,6 +5,7 @@ in what they see of the picture, and cost as much less as they see.
 """
 
 import functools
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -14,7 +15,7 @@ from polytask.nn.part import Part
 
 
 @dataclass(frozen=True)
-class Pattern(Part):
+class Pattern(Part, ABC):
     """text: tokens before the picture; height, width: of the picture, in tokens."""
 
     text: int
@@ -30,17 +31,18 @@ class Pattern(Part):
         places = queries[:, None, :, None], keys[:, None, None, :]
         return (places[0] < self.text) | (places[1] < self.text) | self.near(places[0] - places[1])
 
+    @abstractmethod
     def near(self, distance: Tensor) -> Tensor:
         """Whether a token sees the one that stands so many places before it in raster order."""
-        raise NotImplementedError
 
     @property
     def most(self) -> int:
         """How many keys a token sees at most."""
         return self.text + self._most()
 
+    @abstractmethod
     def _most(self) -> int:
-        raise NotImplementedError
+        """Of the picture."""
 
 
 class RowPattern(Pattern):

@@ -19,7 +19,7 @@ from polytask.models import cost
 from polytask.models.config import TransformerConfig
 from polytask.models.transformer import Transformer
 from polytask.recipe import Recipe, load_recipe
-from polytask.run.mixing import by_micro_batch
+from polytask.run.mixing import loader_options
 from polytask.run.pictures import PictureAssembly, assemble_pictures
 from polytask.tasks import Text, check, get_task
 from polytask.tokenizers.text import TextTokenizer
@@ -54,22 +54,14 @@ class Assembly:
         return chosen
 
     def loader(self, world: "World | None" = None) -> Loader:
-        """Rows of one micro-batch over all processes, so that step x accumulate + micro counts its batches."""
-        recipe, accumulate = self.recipe, self.recipe.training.accumulate
-        if recipe.batch_rows % accumulate:
-            raise ConfigError(f"training: {recipe.batch_rows} rows a step are no multiple of accumulate={accumulate}.")
+        training = self.recipe.training
         return Loader(
             self.prepared,
-            recipe.batch_rows // accumulate,
-            recipe.training.context_length,
-            mixture=by_micro_batch(recipe.mixture(), accumulate),
-            seed=recipe.seed,
-            rank=world.rank if world else 0,
-            world=world.size if world else 1,
+            context_length=training.context_length,
             objective=self.objective_name,  # type: ignore[arg-type]
-            encoder_length=recipe.training.encoder_length,
-            total_steps=recipe.steps * accumulate,
-            picture_share=recipe.training.picture_share,
+            encoder_length=training.encoder_length,
+            picture_share=training.picture_share,
+            **loader_options(self.recipe, world),
         )
 
     def objective(self, device: "torch.device") -> Any:

@@ -28,7 +28,7 @@ from polytask.recipe import Recipe
 from polytask.registry import nearest
 from polytask.run.card import picture_card
 from polytask.run.costs import flops_of
-from polytask.run.mixing import by_micro_batch
+from polytask.run.mixing import loader_options
 from polytask.tokenizers.text import TextTokenizer
 from polytask.training.checkpoint import Made
 from polytask.training.objectives import OBJECTIVES
@@ -139,20 +139,8 @@ class PictureAssembly:
     unit: str = field(default="pictures", init=False)
 
     def loader(self, world: "World | None" = None) -> PictureLoader:
-        recipe, accumulate = self.recipe, self.recipe.training.accumulate
-        if recipe.batch_rows % accumulate:
-            raise ConfigError(f"training: {recipe.batch_rows} rows a step are no multiple of accumulate={accumulate}.")
-        return PictureLoader(
-            self.prepared,
-            self.tokenizer,
-            recipe.batch_rows // accumulate,
-            self.frozen.text_length,
-            mixture=by_micro_batch(recipe.mixture(), accumulate),
-            seed=recipe.seed,
-            rank=world.rank if world else 0,
-            world=world.size if world else 1,
-            total_steps=recipe.steps * accumulate,
-        )
+        words = loader_options(self.recipe, world)
+        return PictureLoader(self.prepared, self.tokenizer, text_length=self.frozen.text_length, **words)
 
     def network(self, device: "torch.device") -> Any:
         """Fresh weights from the recipe's seed, but for a frozen text encoder."""

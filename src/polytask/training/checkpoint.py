@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from polytask.errors import CheckpointError, Notice
-from polytask.interop.atomic import atomic_folder, verify
+from polytask.interop.atomic import atomic_folder, share_files, verify
 
 
 @dataclass(frozen=True)
@@ -189,15 +189,7 @@ def sweep(out: Path) -> None:
 def publish(checkpoint: Path, out: Path) -> Path:
     """Makes OUT/model the model of a checkpoint, without its training state; files are shared where the disk can."""
     with atomic_folder(out / "model", advice=GO_ON) as folder:
-        for file in checkpoint.rglob("*"):
-            relative = file.relative_to(checkpoint)
-            if file.is_dir() or relative.parts[0] == "state" or relative.name == "checksums.json":
-                continue
-            (folder / relative).parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.link(file, folder / relative)
-            except OSError:
-                shutil.copyfile(file, folder / relative)
+        share_files(checkpoint, folder)
     return out / "model"
 
 
