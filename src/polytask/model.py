@@ -324,27 +324,35 @@ class Model:
         options: fields of Sampling; upper, rows: a picture whose first rows of tokens are kept, and how many (half);
         clip, candidates: the folder of a CLIP that takes the best n out of so many. Raises ConfigError, TaskError.
         """
-        return self._drawn("drawing", {"caption": prompt}, prompt, n, seed, options)
+        return self.draw_many([prompt], n, seed, **options)[0]
+
+    def draw_many(
+        self, prompts: Sequence[str], n: int = 1, seed: int | None = None, **options: Any
+    ) -> list[list[Any]]:  # fmt: skip
+        """`draw` for many prompts at once."""
+        return self._drawn("drawing", [{"caption": prompt} for prompt in prompts], prompts, n, seed, options)
 
     def edit(self, image: Any, instruction: str, n: int = 1, seed: int | None = None, **options: Any) -> list[Any]:
         """n pictures, PIL images, of the picture changed as the instruction says; options as in `draw`."""
-        return self._drawn("editing", {"image": image, "instruction": instruction}, instruction, n, seed, options)
+        example = {"image": image, "instruction": instruction}
+        return self._drawn("editing", [example], [instruction], n, seed, options)[0]
 
     def _drawn(
-        self, task: str, example: dict[str, Any], words: str, n: int, seed: int | None, options: dict[str, Any]
-    ) -> list[Any]:  # fmt: skip
+        self, task: str, examples: Sequence[Mapping[str, Any]], words: Sequence[str], n: int, seed: int | None,
+        options: dict[str, Any],
+    ) -> list[list[Any]]:  # fmt: skip
         given = {name: options.pop(name) for name in ("upper", "rows", "clip", "candidates") if name in options}
         chance = {} if n == 1 and seed is None and not given.get("candidates") else {"temperature": 1.0}
         sampling = self.sampling(task, **{"n": given.get("candidates") or n, "seed": seed, **chance, **options})
-        request = self.request(prompt_of(self.task(task), example), sampling)
+        requests = [self.request(prompt_of(self.task(task), example), sampling) for example in examples]
         pictures = self.tokenizer.pictures
-        assert pictures is not None  # else the request was refused
+        assert pictures is not None  # else the requests were refused
         if given.get("upper") is not None:
             given["upper"] = pictures.seen([encoded(given["upper"])])[0]
         if given.get("clip") is not None:
             given["clip"] = networks.load(given["clip"]), TextTokenizer.load(locate(given["clip"]))
-        drawn = drawing.fulfil(self.engine, pictures, request, drawing.Wishes(**given), n, words)
-        return [to_picture(one) for one in drawn]
+        drawn = drawing.fulfil(self.engine, pictures, requests, drawing.Wishes(**given), n, words)
+        return [[to_picture(one) for one in each] for each in drawn]
 
     def summarize(self, document: str, **dials: Any) -> Any:
         """A text in short."""

@@ -14,6 +14,7 @@ from polytask.interop import networks
 from polytask.models.clip import CLIP
 from polytask.models.dvae import Autoencoder, AutoencoderConfig
 from polytask.nn.quantizer import FiniteScalar
+from polytask.run.evaluate import evaluate
 from polytask.systems.clip import clip, vit
 from polytask.tasks import get_task, prompt
 from polytask.tasks.picture import decode, to_tensor
@@ -161,14 +162,6 @@ def test_verbs_read_and_write_files(polytask, made, picture, tmp_path, monkeypat
     assert said["answer"].startswith("data:image/png;base64,")
 
 
-def test_a_report_judges_what_was_drawn(polytask, made, tmp_path):
-    for task in ("drawing", "captioning"):
-        words = ("--task", task, "--data", "blocksworld", "--limit", 2, "--max-tokens", 4, "--json")
-        result = polytask("eval", made[0], *words)
-        assert result.exit_code == 0, result.stderr
-        assert json.loads(result.stdout)["metrics"]["right"] == 0
-
-
 @pytest.mark.parametrize(
     ("ask", "error", "words"),
     [
@@ -204,3 +197,31 @@ def test_recipes_that_do_not_fit_are_refused(polytask, codes, made, tmp_path):
         result = polytask("train", made[0].parent / "recipe.yaml", "--set", *change, "--out", tmp_path / "run")
         assert result.exit_code == 2
         assert words in result.stderr
+
+
+@pytest.mark.parametrize("task", ["drawing", "captioning", "editing"])
+def test_scenes_are_judged_by_their_number_of_objects(polytask, made, task):
+    result = polytask(
+        "eval", made[0], "--task", task, "--data", "blocksworld", "--limit", 2, "--max-tokens", 4, "--json"
+    )
+    report = json.loads(result.stdout)
+    assert report["examples"] == 8
+    groups = ("1 object", "2 objects", "3 objects", "held-out combinations")
+    assert {f"right, {group}" for group in groups} < set(report["metrics"])
+    assert report["metrics"]["right"] == 0  # two steps teach nobody
+
+
+def test_who_says_what_a_picture_shows_is_judged_right(made, monkeypatch):
+    """The world's own reader answers, but for scenes of two objects."""
+    from polytask.blocksworld.captions import full, say
+    from polytask.blocksworld.read import read
+
+    def told(self, task, rows, **dials):
+        assert all("caption" not in row for row in rows)
+        scenes = [read(decode(row["image"])).scene or () for row in rows]
+        return ["nothing" if len(scene) == 2 else say(full(scene)) for scene in scenes]
+
+    monkeypatch.setattr(pt.Model, "ask_many", told)
+    report = evaluate(str(made[0]), "captioning", "blocksworld", {}, {}, limit=4, split="validation")
+    shares = {name: share for name, share in report.metrics.items() if name.startswith("right")}
+    assert shares == pytest.approx({"right": 2 / 3, "right, 1 object": 1, "right, 2 objects": 0, "right, 3 objects": 1})

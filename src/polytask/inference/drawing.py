@@ -34,22 +34,23 @@ class Wishes:
 
 
 def fulfil(
-    engine: Engine, tokenizer: ImageTokenizer, asked: Request, wishes: Wishes, n: int, words: str
+    engine: Engine, tokenizer: ImageTokenizer, asked: Listing[Request], wishes: Wishes, n: int, words: Listing[str]
 ) -> list[Tensor]:  # fmt: skip
-    """n pictures (3, H, W) for one request of a whole picture; `words`: what a CLIP compares them with."""
+    """n pictures (n, 3, H, W) for each request of a whole picture, whose sampling is the same; words[i]: what a CLIP
+    compares those of asked[i] with."""
     if wishes.candidates is not None and not n <= wishes.candidates <= 512:
         raise ConfigError(f"candidates={wishes.candidates} must be at least n={n} and at most 512.")
     upper: list[int] = []
     if wishes.upper is not None:
         half = tokenizer.vocabulary.height // 2
         upper = upper_part(wishes.upper, half if wishes.rows is None else wishes.rows, tokenizer)
-    (pixels,) = draw(engine, tokenizer, [asked.ids], asked.sampling, [upper])
+    drawn = draw(engine, tokenizer, [one.ids for one in asked], asked[0].sampling, [upper] * len(asked))
     if wishes.clip is None:
-        return list(pixels)
+        return drawn
     network, texts = wishes.clip
-    ids = torch.tensor([*texts.encode(words)[: network.config.text.context_length - 1], texts.special["<|end|>"]])
-    order, _ = rank(network, pixels, ids, torch.ones_like(ids, dtype=torch.bool))
-    return list(pixels[order[:n]])
+    most, end = network.config.text.context_length - 1, texts.special["<|end|>"]
+    ids = [torch.tensor([*texts.encode(text)[:most], end]) for text in words]
+    return [pixels[rank(network, pixels, one)[0][:n]] for pixels, one in zip(drawn, ids, strict=True)]
 
 
 def request(

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 POOL = 1000  # rows, beside those that are asked, from which shots are drawn
 GENERATED = 500  # examples of a generated world, which has no end, where no limit says another number
 BATCH = 64
+JUDGED = {"drawing", "captioning", "editing"}  # of a generated world: by rule, scenes of each number of objects apart
 
 
 def evaluate(
@@ -62,6 +63,8 @@ def evaluate(
     spec = source(model_path, task_name, data, columns, fields, limit=most, **words)
     if split and not generated and [file.name for file in spec.place().files] == [Path(data).name]:
         raise ConfigError(f"--split {split}: {data} is one file; a folder or a data set of the hub has splits.")
+    if generated and task_name in JUDGED and not shots:
+        return _of_pictures(folder, replace(spec, task=task_name), limit, split, sampling, loading, quiet)
     rows = list(read(spec))
     model = open_model(str(folder), **{"truncate": "right", **(loading or {})})
     task = spec.task if not isinstance(spec.task, str) else get_task(spec.task)
@@ -95,6 +98,20 @@ def _of_drawing(
     with _bar(quiet) as progress:
         return evaluate_drawing(
             str(folder), spec, limit=limit, split=split, drawing=dials, loading=loading or {}, progress=progress
+        )  # fmt: skip
+
+
+def _of_pictures(
+    folder: Path, source: SourceSpec, limit: int | None, split: str | None, sampling: Mapping[str, Any] | None,
+    loading: Mapping[str, Any] | None, quiet: bool,
+) -> Report:  # fmt: skip
+    from polytask.run.ask import open_model
+    from polytask.run.judge import evaluate_seen
+
+    model = open_model(str(folder), **(loading or {}))
+    with _bar(quiet) as progress:
+        return evaluate_seen(
+            model, folder, source, limit=limit, split=split, sampling=sampling or {}, progress=progress
         )  # fmt: skip
 
 

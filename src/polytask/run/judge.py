@@ -1,14 +1,17 @@
-"""polytask eval of a model that draws: what its pictures show, read by rule."""
+"""polytask eval of pictures: what is drawn, or said of them, read by rule."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from polytask.data.sources import GENERATORS, SourceSpec, read
 from polytask.errors import ConfigError, TaskError
 from polytask.evaluation.intervals import bootstrap, wilson
 from polytask.evaluation.report import Report, Sample, versions
+from polytask.inference.sampling import Sampling
 from polytask.interop.folder import fingerprint
+from polytask.model import Model
 from polytask.pictures import Drawing
 from polytask.run.draw import open_drawing
 from polytask.tasks import check, get_task
@@ -19,47 +22,89 @@ HELD_OUT = "held-out combinations"  # of colour and shape, which training never 
 OBJECTS = (1, 2, 3)
 TOGETHER = 64  # pictures in one pass
 SAMPLES = 3
+WANTED = {"drawing": "caption", "captioning": "caption", "editing": "edited"}  # with what an answer is compared
 
 Progress = Callable[[int, int], None]
+Answering = Callable[[list[dict[str, Any]], int], list[Any]]
 
 
 def evaluate_drawing(
     model_path: str, source: SourceSpec, *, limit: int | None, split: str | None, drawing: Mapping[str, Any],
     loading: Mapping[str, Any], progress: Progress | None = None,
 ) -> Report:  # fmt: skip
-    """How many pictures are fully right, with the shares of right objects, colours, shapes, sizes and places.
-
-    Of the blocks world scenes of 1, 2 and 3 objects apart and over all, and held-out combinations apart; of a file all
-    rows that name a judge. Raises ConfigError for dials out of range, TaskError where nobody judges.
-    """
-    start, wish = time.monotonic(), Drawing.of(drawing)
+    """`judge` of a model that draws by diffusion. Raises ConfigError for dials out of range."""
+    wish = Drawing.of(drawing)
     if wish.n != 1:
         raise ConfigError("drawing: one picture of each caption is judged; leave out n.")
     model = open_drawing(model_path, **loading)
     if model.labels:
         raise ConfigError(f"{model_path} draws by label, and no rule reads whether a picture shows one.")
-    groups = dict(_groups(source, limit, split, model.side))
+
+    def draw(rows: list[dict[str, Any]], done: int) -> list[Any]:
+        drawn = model.draw_many([row["caption"] for row in rows], **_apart(drawing, done))
+        return [pictures[0] for pictures in drawn]
+
+    report = judge("drawing", draw, source, model.side, limit=limit, split=split, progress=progress)
+    report.reproduce |= {"drawing": vars(wish), "model": fingerprint(model.folder.path)}
+    return report
+
+
+def evaluate_seen(
+    model: Model, folder: Path, source: SourceSpec, *, limit: int | None, split: str | None,
+    sampling: Mapping[str, Any], ranking: Mapping[str, Any] | None = None, progress: Progress | None = None,
+) -> Report:  # fmt: skip
+    """`judge` of a decoder over texts and pictures, greedily unless `sampling` says otherwise. ranking: clip and
+    candidates of `Model.draw`."""
+    name, pictures = str(source.task), model.tokenizer.pictures
+    if pictures is None:
+        raise TaskError(f"Task '{name}' is about pictures, and {folder} holds a model of texts alone.")
+
+    def answer(rows: list[dict[str, Any]], done: int) -> list[Any]:
+        if ranking:
+            drawn = model.draw_many([row["caption"] for row in rows], **{**sampling, **ranking})
+            return [pictures[0] for pictures in drawn]
+        asked = [{key: value for key, value in row.items() if key != WANTED[name] or name == "drawing"} for row in rows]
+        return model.ask_many(name, asked, **{"temperature": 0.0, **sampling})
+
+    report = judge(name, answer, source, pictures.size, limit=limit, split=split, progress=progress)
+    said = {key: str(value) for key, value in (ranking or {}).items()}
+    report.reproduce |= {"sampling": vars(Sampling(**sampling)), "model": fingerprint(folder), **said}
+    return report
+
+
+def judge(
+    task: str, answer: Answering, source: SourceSpec, side: int, *, limit: int | None, split: str | None,
+    progress: Progress | None = None,
+) -> Report:  # fmt: skip
+    """How many answers are fully right, with the shares of right objects, colours, shapes, sizes and places.
+
+    Of the blocks world scenes of 1, 2 and 3 objects apart and over all, and held-out combinations apart; of a file all
+    rows that name a judge. answer(rows, rows answered before): an answer for each row. side: of the pictures, in
+    pixels. Raises TaskError where nobody judges.
+    """
+    start, groups = time.monotonic(), dict(_groups(task, source, limit, split, side))
     scores: dict[str, list[dict[str, float]]] = {}
     done, total = 0, sum(map(len, groups.values()))
-    report = Report("drawing", {}, {}, total)
+    report = Report(task, {}, {}, total)
     for name, rows in groups.items():
         scores[name] = []
         for part in (rows[i : i + TOGETHER] for i in range(0, len(rows), TOGETHER)):
-            drawn = model.draw_many([row["caption"] for row in part], **_apart(drawing, done))
-            answers = [[pictures[0]] for pictures in drawn]
-            scores[name] += judged("drawing", answers, part, "caption")
+            scores[name] += judged(task, [[one] for one in answer(part, done)], part, WANTED[task])
             done += len(part)
             if progress is not None:
                 progress(done, total)
         report.samples += [
-            Sample(row["caption"], "right" if score["right"] == 1 else "wrong", "")
+            Sample(_asked(task, row), "right" if score["right"] == 1 else "wrong", "")
             for row, score in zip(rows[:SAMPLES], scores[name], strict=False)
         ]
     _sum_up(report, scores)
-    said = {"task": "drawing", "shots": 0, "drawing": vars(wish), "data": source.from_, "limit": limit, "split": split}
-    report.reproduce = said | versions() | {"model": fingerprint(model.folder.path)}
+    report.reproduce = {"task": task, "shots": 0, "data": source.from_, "limit": limit, "split": split} | versions()
     report.seconds = time.monotonic() - start
     return report
+
+
+def _asked(task: str, row: Mapping[str, Any]) -> str:
+    return row["instruction"] if task == "editing" else row["caption"]
 
 
 def _apart(drawing: Mapping[str, Any], done: int) -> dict[str, Any]:
@@ -68,7 +113,7 @@ def _apart(drawing: Mapping[str, Any], done: int) -> dict[str, Any]:
 
 
 def _groups(
-    source: SourceSpec, limit: int | None, split: str | None, side: int
+    task: str, source: SourceSpec, limit: int | None, split: str | None, side: int
 ) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     if source.from_ not in GENERATORS:
         yield "", _rows(source, limit)
@@ -77,7 +122,7 @@ def _groups(
 
     def scenes(objects: tuple[int, int], part: str) -> list[dict[str, Any]]:
         options = {"objects": list(objects), "pixels": side, **source.options}
-        return _rows(SourceSpec("drawing", source.from_, limit=count, split=part, options=options), count)
+        return _rows(SourceSpec(task, source.from_, limit=count, split=part, options=options), count)
 
     for number in OBJECTS:
         yield f"{number} object{'s' if number > 1 else ''}", scenes((number, number), split or "test")
@@ -86,10 +131,10 @@ def _groups(
 
 
 def _rows(source: SourceSpec, limit: int | None) -> list[dict[str, Any]]:
-    task = get_task("drawing")
+    task = get_task(str(source.task))
     rows = [check(task, row) for row, _ in zip(read(source), range(limit or 10**9))]
     if not all(row.get("judge") for row in rows):
-        raise TaskError("Task 'drawing': a row names no `judge`, so nothing says whether its picture is right.")
+        raise TaskError(f"Task '{task.name}': a row names no `judge`, so nothing says whether its answer is right.")
     return rows
 
 
