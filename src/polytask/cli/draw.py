@@ -27,6 +27,7 @@ DIALS: dict[str, Any] = {
     "steps": STEPS,
     "guidance": GUIDANCE,
     "sampler": SAMPLER,
+    "eta": Annotated[float | None, _option("Of ddim and ddpm: noise that is added on the way, from 0 to 1.")],
     "threshold": Annotated[str | None, _option("static or dynamic.")],
 }
 LOADING: dict[str, Any] = {
@@ -90,17 +91,48 @@ def edit(
     """Draw a part of a picture anew, so that the whole fits a caption."""
     from polytask.run.draw import edit as run_edit
 
-    _print(run_edit(model, picture, prompt, mask, out, loading, {**dials, "resize": resize}))
+    _print(run_edit(model, picture, prompt, mask, resize, out, loading, dials))
 
 
 @_with_dials
 def variations(
-    model: MODEL, picture: PICTURE, out: OUT = Path("drawings"), dials: Any = None, loading: Any = None
-) -> None:  # fmt: skip
-    """Draw pictures that show the same in another way."""
+    model: MODEL,
+    picture: PICTURE,
+    towards: Annotated[
+        Path | None, typer.Option(help="Another picture, and those on the way to it.", show_default=False)
+    ] = None,
+    before: Annotated[
+        str | None, typer.Option("--from", help="With --to: what a caption says now.", show_default=False)
+    ] = None,
+    after: Annotated[
+        str | None, typer.Option("--to", help="What it shall say; pictures turn to that.", show_default=False)
+    ] = None,
+    theta: Annotated[
+        float | None, typer.Option(help="How far, from 0 to 1; 0.5 unless said.", show_default=False)
+    ] = None,
+    details: Annotated[
+        bool | None,
+        typer.Option(
+            help="Begin with the picture's own noise, which keeps its details; with --towards and --to unless said.",
+            show_default=False,
+        ),
+    ] = None,
+    out: OUT = Path("drawings"),
+    dials: Any = None,
+    loading: Any = None,
+) -> None:
+    """Draw pictures that show the same in another way, lie between two pictures, or change what a caption says.
+
+    For example:  polytask variations MODEL a.png --towards b.png --n 7
+
+    or:  polytask variations MODEL a.png --from "a red circle" --to "a blue circle"
+    """
+    from polytask.run.draw import Wanted
     from polytask.run.draw import variations as run_variations
 
-    _print(run_variations(model, picture, out, loading, dials))
+    own = {} if details is None else {"details": details}
+    wanted = Wanted(towards, before, after, theta)
+    _print(run_variations(model, picture, wanted, out, loading, dials | own))
 
 
 def _print(files: list[Path]) -> None:

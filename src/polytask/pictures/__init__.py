@@ -1,0 +1,152 @@
+"""What a user holds of a system that draws by diffusion: pictures from captions or labels, edits and variations.
+
+model = polytask.load("runs/imagen-blocks")
+model.draw("a large red circle left of a small blue square", n=4, seed=7)     # PIL images
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from polytask.errors import TaskError
+from polytask.interop import networks
+from polytask.models.built import parameters
+from polytask.models.diffusion import DiffusionConfig
+from polytask.pictures import embeddings
+from polytask.pictures.dials import Drawing as Drawing
+from polytask.pictures.dials import expect_number
+from polytask.pictures.painter import Known, Painter
+from polytask.tasks.picture import decode, encoded, fitted, to_picture, to_tensor
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass
+class PictureModel:
+    """A folder of a drawing system. Pictures that are given are PIL images, bytes or pathlib.Paths; those that come
+    back are PIL images. `dials` are fields of `Drawing`."""
+
+    painter: Painter
+
+    @classmethod
+    def load(
+        cls, path: str | Path, *, dtype: str = "float32", device: str = "auto", check: bool = True
+    ) -> "PictureModel":  # fmt: skip
+        """The model of a folder, or of a run's. Raises CheckpointError, and ConfigError where it draws nothing."""
+        return cls(Painter.load(path, dtype, device, check))
+
+    @property
+    def folder(self) -> networks.NetworkFolder:
+        return self.painter.folder
+
+    @property
+    def config(self) -> DiffusionConfig:
+        return self.painter.config
+
+    @property
+    def side(self) -> int:
+        """Of its pictures, in pixels."""
+        return self.painter.side
+
+    @property
+    def labels(self) -> list[str]:
+        """What it draws by, where it reads no captions."""
+        return self.painter.labels
+
+    @property
+    def info(self) -> dict[str, Any]:
+        return {"parameters": parameters(self.config), "pixels": self.side, **self.folder.about}
+
+    def draw(self, prompt: str, n: int = 1, seed: int = 0, **dials: Any) -> "list[Image]":
+        """n pictures of a caption, or of a label.
+
+        Raises TooLong for a caption beyond the text window, ConfigError for dials out of range and unknown labels, and
+        SamplingError where a step gives no picture.
+        """
+        return self.draw_many([prompt], **{"n": n, "seed": seed, **dials})[0]
+
+    def draw_many(self, prompts: Sequence[str], **dials: Any) -> "list[list[Image]]":
+        """The same for many captions in the same passes; their pictures have the noise of seed, seed + 1, ..."""
+        wish = Drawing.of(dials)
+        pictures = shown(self.painter.draw(prompts, wish))
+        return [pictures[i : i + wish.n] for i in range(0, len(pictures), wish.n)]
+
+    def edit(
+        self, picture: Any, prompt: str, mask: Any = None, *, resize: bool = False, n: int = 1, seed: int = 0,
+        **dials: Any,
+    ) -> "list[Image]":  # fmt: skip
+        """Pictures that are as `picture` where the mask is black, and drawn anew where it is white, so that the whole
+        fits `prompt`. resize: pictures and masks of other sizes are fitted.
+
+        Raises TaskError without a mask, or where a size differs and `resize` is not said.
+        """
+        if mask is None:
+            raise TaskError(
+                "This model edits where a mask says: give one, white where the picture is to be drawn anew."
+            )
+        wish = Drawing.of({"n": n, "seed": seed, **dials})
+        pixels = self._given(picture, resize, "picture")
+        chosen = self._given(mask, resize, "mask").mean(1, keepdim=True) > 0
+        if not chosen.any():
+            raise TaskError("The mask is black everywhere, so nothing would be drawn anew; paint a part of it white.")
+        return shown(self.painter.draw([prompt], wish, Known(pixels, chosen)))
+
+    # Of a model that draws CLIP's embeddings, such as unCLIP; all raise TaskError where it does not. A picture's own
+    # noise is found by as many steps, and with the same guidance, as drawing takes; both may be few where much is.
+
+    def variations(
+        self, picture: Any, n: int = 1, seed: int = 0, *, details: bool = False, resize: bool = True, **dials: Any
+    ) -> "list[Image]":  # fmt: skip
+        """Pictures that show the same: of the embedding that CLIP has of `picture`, from fresh noise.
+
+        details: from the picture's own noise, so that much of it stays, with new noise on the way as `eta` says (0.5
+        unless said; 0 gives the picture back), as published (Ramesh et al. 2022, section 3.1).
+        """
+        wish = Drawing.of({"n": n, "seed": seed, **dials})
+        return shown(embeddings.variations(self.painter, self._given(picture, resize, "picture"), wish, details))
+
+    def interpolate(
+        self, first: Any, second: Any, n: int = 7, seed: int = 0, *, details: bool = True, resize: bool = True,
+        **dials: Any,
+    ) -> "list[Image]":  # fmt: skip
+        """n pictures on the way from one to another, both ends included (Ramesh et al. 2022, section 3.2).
+
+        details: noise is interpolated too, from that of the one to that of the other, so that both ends are the
+        pictures; without, all are drawn from one noise.
+        """
+        wish = Drawing.of({"n": n, "seed": seed, **dials})
+        pair = [self._given(picture, resize, "picture") for picture in (first, second)]
+        return shown(embeddings.interpolation(self.painter, pair[0], pair[1], wish, details))
+
+    def difference(
+        self, picture: Any, before: str, after: str, n: int = 5, seed: int = 0, *, theta: float = 0.5,
+        details: bool = True, resize: bool = True, **dials: Any,
+    ) -> "list[Image]":  # fmt: skip
+        """n pictures that turn from `picture` to what the caption `after` says and `before` does not (Ramesh et al.
+        2022, section 3.3). theta: the share of the way to go at most; 0.25 to 0.5 as published. Of several pictures the
+        first is the given one.
+
+        details: from the picture's own noise, as published.
+        """
+        expect_number("theta", theta, 1.0)
+        wish = Drawing.of({"n": n, "seed": seed, **dials})
+        pixels = self._given(picture, resize, "picture")
+        return shown(embeddings.difference(self.painter, pixels, before, after, wish, theta, details))
+
+    def _given(self, picture: Any, resize: bool, what: str) -> Tensor:
+        """(1, 3, S, S) of a picture or mask that a user gave."""
+        image = decode(encoded(picture))
+        if image.size != (self.side, self.side) and not resize:
+            raise TaskError(
+                f"The {what} has {image.width} x {image.height} pixels and the model draws {self.side} x {self.side}; "
+                "say that it may be resized (resize=True, --resize), or give one of that size."
+            )
+        return to_tensor(fitted(image, self.side))[None]
+
+
+def shown(pixels: Sequence[Tensor]) -> "list[Image]":
+    return [to_picture(one[0]) for one in pixels]
