@@ -2,58 +2,24 @@
 
 import pytest
 import torch
-from PIL import Image
 
 import polytask
 from polytask.diffusion.process import spherical
 from polytask.errors import ConfigError, TaskError
-from polytask.interop import networks
-from polytask.models.clip import CLIP
-from polytask.models.diffusion import Diffusion, DiffusionConfig
-from polytask.models.unet import UNetConfig
-from polytask.systems.clip import clip, vit
 from polytask.tasks.picture import to_tensor
-from tests.inference.networks import TOKENIZER
+from tests.painters import SIDE, picture, write_unclip
 
-SIDE, EMBED = 8, 16
 MANY = {"steps": 40, "guidance": 1.0, "threshold": None}
-READ = {"text_layers": 1, "text_dim": 64, "vocab_size": TOKENIZER.vocab_size, "context_length": 24}
-
-
-def shaken(network, std):
-    """With weights that are not 0 where branches end."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(std * torch.randn(parameter.shape, generator=generator))
-    return network
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """unCLIP's decoder, random, with the CLIP that it holds; and one that enlarges what it draws."""
-    root = tmp_path_factory.mktemp("unclip")
-    seen = CLIP(clip(vit(SIDE, 4, 1, 64), EMBED, **READ)).initialize(0)
-    networks.save(root / "clip", seen, tokenizer=TOKENIZER)
-    small = {"channels": 16, "multipliers": (1, 2), "blocks": 1, "groups": 8, "head_dim": 16}
-    unet = UNetConfig(pixels=SIDE, pooled=EMBED, learned_variance=True, **small)
-    drawing = shaken(Diffusion(DiffusionConfig(unet, prediction="v")).initialize(0), 0.05)
-    about = {"text_length": 24}
-    networks.save(root / "decoder", drawing, about=about, tokenizer=TOKENIZER, parts={"clip": root / "clip"})
-    unet = UNetConfig(pixels=2 * SIDE, low=True, augmentation=True, **small)
-    larger = shaken(Diffusion(DiffusionConfig(unet, low_pixels=SIDE, prediction="v")).initialize(1), 0.05)
-    networks.save(root / "larger", larger, about=about, tokenizer=TOKENIZER, parts={"base": root / "decoder"})
-    return root
+    return write_unclip(tmp_path_factory.mktemp("unclip"))
 
 
 @pytest.fixture(scope="module")
 def model(folder):
     return polytask.load(folder / "decoder")
-
-
-def picture(seed, side=SIDE):
-    values = torch.rand(side, side, 3, generator=torch.Generator().manual_seed(seed)) * 200 + 20
-    return Image.fromarray(values.byte().numpy())
 
 
 def gap(one, other):

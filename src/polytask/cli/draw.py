@@ -36,19 +36,38 @@ LOADING: dict[str, Any] = {
 }
 
 
-def _with_dials(function: Any) -> Any:
-    """Gives a verb the options of DIALS and LOADING, those that were said, as its words `dials` and `loading`."""
+BY_TOKENS: dict[str, Any] = {
+    "temperature": Annotated[float | None, _option("Of a model that draws token by token, as of texts.")],
+    "top_k": Annotated[int | None, _option("Of the same: sample among so many tokens; 0 is all.")],
+}
+COMPLETION: dict[str, Any] = {
+    "upper": Annotated[Path | None, _option("Of the same: a picture whose upper rows of tokens are kept.")],
+    "rows": Annotated[int | None, _option("So many of them; half unless said.")],
+}
+CHOICE: dict[str, Any] = {
+    "candidates": Annotated[int | None, _option("Draw so many, and keep those that fit the prompt best by a CLIP.")],
+    "clip": Annotated[Path | None, _option("The folder of that CLIP, where the model holds none.")],
+}
+
+
+def _with_dials(*tables: dict[str, Any]) -> Any:
+    """Gives a verb the options of `tables` and LOADING, those that were said, as its words `dials` and `loading`."""
+    options = {name: kind for table in tables for name, kind in table.items()}
+    return functools.partial(_with_options, options)
+
+
+def _with_options(options: dict[str, Any], function: Any) -> Any:
     own = [p for p in inspect.signature(function).parameters.values() if p.name not in ("dials", "loading")]
 
     @functools.wraps(function)
     def verb(**given: Any) -> None:
-        said = [{name: given.pop(name) for name in table} for table in (DIALS, LOADING)]
+        said = [{name: given.pop(name) for name in table} for table in (options, LOADING)]
         dials, loading = ({name: value for name, value in one.items() if value is not None} for one in said)
         function(**given, dials=dials, loading=loading)
 
     more = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=None)
-        for name, kind in (DIALS | LOADING).items()
+        for name, kind in (options | LOADING).items()
     ]
     kept = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
     verb.__signature__ = inspect.Signature([*kept, *more])  # type: ignore[attr-defined]
@@ -56,7 +75,7 @@ def _with_dials(function: Any) -> Any:
     return verb
 
 
-@_with_dials
+@_with_dials(DIALS, CHOICE, BY_TOKENS, COMPLETION)
 def draw(
     model: MODEL,
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="A caption, or a label.", show_default=False)],
@@ -73,7 +92,7 @@ def draw(
     _print(run_draw(model, prompt, out, loading, dials))
 
 
-@_with_dials
+@_with_dials(DIALS, BY_TOKENS)
 def edit(
     model: MODEL,
     picture: PICTURE,
@@ -94,7 +113,7 @@ def edit(
     _print(run_edit(model, picture, prompt, mask, resize, out, loading, dials))
 
 
-@_with_dials
+@_with_dials(DIALS)
 def variations(
     model: MODEL,
     picture: PICTURE,

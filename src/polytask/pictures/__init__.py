@@ -5,13 +5,15 @@ model.draw("a large red circle left of a small blue square", n=4, seed=7)     # 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
-from polytask.errors import TaskError
+from polytask.errors import ConfigError, TaskError
+from polytask.inference.matching import Matcher, expect_candidates
 from polytask.interop import networks
 from polytask.models.built import parameters
 from polytask.models.diffusion import DiffusionConfig
@@ -61,19 +63,42 @@ class PictureModel:
     def info(self) -> dict[str, Any]:
         return {"parameters": parameters(self.config), "pixels": self.side, **self.folder.about}
 
-    def draw(self, prompt: str, n: int = 1, seed: int = 0, **dials: Any) -> "list[Image]":
+    def draw(
+        self, prompt: str, n: int = 1, seed: int = 0, *, candidates: int | None = None,
+        clip: str | Path | Matcher | None = None, **dials: Any,
+    ) -> "list[Image]":  # fmt: skip
         """n pictures of a caption, or of a label.
 
-        Raises TooLong for a caption beyond the text window, ConfigError for dials out of range and unknown labels, and
-        SamplingError where a step gives no picture.
-        """
-        return self.draw_many([prompt], **{"n": n, "seed": seed, **dials})[0]
+        candidates: so many are drawn, 512 at most, and those come back that fit the caption best by a CLIP: that of the
+        folder `clip`, or the model's own (Ramesh et al. 2021, section 2.6, for DALL-E).
 
-    def draw_many(self, prompts: Sequence[str], **dials: Any) -> "list[list[Image]]":
+        Raises TooLong for a caption beyond the text window, ConfigError for dials out of range, unknown labels and
+        candidates without a CLIP, and SamplingError where a step gives no picture.
+        """
+        words = {"n": n, "seed": seed, "candidates": candidates, "clip": clip, **dials}
+        return self.draw_many([prompt], **words)[0]
+
+    def draw_many(
+        self, prompts: Sequence[str], *, candidates: int | None = None, clip: str | Path | Matcher | None = None,
+        **dials: Any,
+    ) -> "list[list[Image]]":  # fmt: skip
         """The same for many captions in the same passes; their pictures have the noise of seed, seed + 1, ..."""
         wish = Drawing.of(dials)
-        pictures = shown(self.painter.draw(prompts, wish))
-        return [pictures[i : i + wish.n] for i in range(0, len(pictures), wish.n)]
+        if candidates is None:
+            if clip is not None:
+                raise ConfigError("`clip` chooses the best of `candidates`; say how many, such as candidates=16.")
+            drawn = self.painter.draw(prompts, wish)
+            return [shown(drawn[i : i + wish.n]) for i in range(0, len(drawn), wish.n)]
+        expect_candidates(candidates, wish.n)
+        matcher = self._matcher(clip)
+        wanted = matcher.embed_texts(prompts, cut=True)
+        drawn = self.painter.draw(prompts, replace(wish, n=candidates))
+        best = []
+        for number, embedding in enumerate(wanted):
+            own = drawn[number * candidates : (number + 1) * candidates]
+            order, _ = matcher.rank(torch.cat(own), embedding)
+            best.append(shown([own[i] for i in order[: wish.n].tolist()]))
+        return best
 
     def edit(
         self, picture: Any, prompt: str, mask: Any = None, *, resize: bool = False, n: int = 1, seed: int = 0,
@@ -136,6 +161,18 @@ class PictureModel:
         wish = Drawing.of({"n": n, "seed": seed, **dials})
         pixels = self._given(picture, resize, "picture")
         return shown(embeddings.difference(self.painter, pixels, before, after, wish, theta, details))
+
+    def _matcher(self, clip: str | Path | Matcher | None) -> Matcher:
+        """Raises ConfigError where there is no CLIP."""
+        if isinstance(clip, Matcher):
+            return clip
+        if clip is not None:
+            folder = networks.read(clip)
+            network = networks.load(folder.path, device=self.painter.device, check=False)
+            return Matcher.of(network, folder.tokenizer, folder.path)
+        if self.painter.matcher is None:
+            raise ConfigError("This model holds no CLIP to choose by; name the folder of one as clip (--clip).")
+        return self.painter.matcher
 
     def _given(self, picture: Any, resize: bool, what: str) -> Tensor:
         """(1, 3, S, S) of a picture or mask that a user gave."""
