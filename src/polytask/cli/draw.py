@@ -36,6 +36,12 @@ LOADING: dict[str, Any] = {
 }
 
 
+ENLARGING: dict[str, Any] = {
+    "augmentation": Annotated[
+        str | None,
+        _option("Noise in the smaller picture, from 0 to 1; 0,0.1,0.3 or search: what fits best by a CLIP."),
+    ],
+}
 BY_TOKENS: dict[str, Any] = {
     "temperature": Annotated[float | None, _option("Of a model that draws token by token, as of texts.")],
     "top_k": Annotated[int | None, _option("Of the same: sample among so many tokens; 0 is all.")],
@@ -63,6 +69,8 @@ def _with_options(options: dict[str, Any], function: Any) -> Any:
     def verb(**given: Any) -> None:
         said = [{name: given.pop(name) for name in table} for table in (options, LOADING)]
         dials, loading = ({name: value for name, value in one.items() if value is not None} for one in said)
+        if "augmentation" in dials:
+            dials["augmentation"] = _levels(dials["augmentation"])
         function(**given, dials=dials, loading=loading)
 
     more = [
@@ -75,7 +83,7 @@ def _with_options(options: dict[str, Any], function: Any) -> Any:
     return verb
 
 
-@_with_dials(DIALS, CHOICE, BY_TOKENS, COMPLETION)
+@_with_dials(DIALS, ENLARGING, CHOICE, BY_TOKENS, COMPLETION)
 def draw(
     model: MODEL,
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="A caption, or a label.", show_default=False)],
@@ -92,7 +100,7 @@ def draw(
     _print(run_draw(model, prompt, out, loading, dials))
 
 
-@_with_dials(DIALS, BY_TOKENS)
+@_with_dials(DIALS, ENLARGING, CHOICE, BY_TOKENS)
 def edit(
     model: MODEL,
     picture: PICTURE,
@@ -113,7 +121,7 @@ def edit(
     _print(run_edit(model, picture, prompt, mask, resize, out, loading, dials))
 
 
-@_with_dials(DIALS)
+@_with_dials(DIALS, ENLARGING)
 def variations(
     model: MODEL,
     picture: PICTURE,
@@ -152,6 +160,15 @@ def variations(
     own = {} if details is None else {"details": details}
     wanted = Wanted(towards, before, after, theta)
     _print(run_variations(model, picture, wanted, out, loading, dials | own))
+
+
+def _levels(said: str) -> Any:
+    """A number, several with commas between, or a word."""
+    try:
+        numbers = [float(part) for part in said.split(",")]
+    except ValueError:
+        return said
+    return numbers if len(numbers) > 1 else numbers[0]
 
 
 def _print(files: list[Path]) -> None:

@@ -4,12 +4,11 @@ model = polytask.load("runs/imagen-blocks")
 model.draw("a large red circle left of a small blue square", n=4, seed=7)     # PIL images
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from polytask.errors import ConfigError, TaskError
@@ -20,7 +19,7 @@ from polytask.models.diffusion import DiffusionConfig
 from polytask.pictures import embeddings
 from polytask.pictures.dials import Drawing as Drawing
 from polytask.pictures.dials import expect_number
-from polytask.pictures.painter import Known, Painter
+from polytask.pictures.painter import NO_CLIP, Aim, Known, Painter
 from polytask.tasks.picture import decode, encoded, fitted, to_picture, to_tensor
 
 if TYPE_CHECKING:
@@ -70,7 +69,8 @@ class PictureModel:
         """n pictures of a caption, or of a label.
 
         candidates: so many are drawn, 512 at most, and those come back that fit the caption best by a CLIP: that of the
-        folder `clip`, or the model's own (Ramesh et al. 2021, section 2.6, for DALL-E).
+        folder `clip`, or the model's own (Ramesh et al. 2021, section 2.6, for DALL-E). The same CLIP chooses where
+        several levels of `augmentation` are tried.
 
         Raises TooLong for a caption beyond the text window, ConfigError for dials out of range, unknown labels and
         candidates without a CLIP, and SamplingError where a step gives no picture.
@@ -83,29 +83,14 @@ class PictureModel:
         **dials: Any,
     ) -> "list[list[Image]]":  # fmt: skip
         """The same for many captions in the same passes; their pictures have the noise of seed, seed + 1, ..."""
-        wish = Drawing.of(dials)
-        if candidates is None:
-            if clip is not None:
-                raise ConfigError("`clip` chooses the best of `candidates`; say how many, such as candidates=16.")
-            drawn = self.painter.draw(prompts, wish)
-            return [shown(drawn[i : i + wish.n]) for i in range(0, len(drawn), wish.n)]
-        expect_candidates(candidates, wish.n)
-        matcher = self._matcher(clip)
-        wanted = matcher.embed_texts(prompts, cut=True)
-        drawn = self.painter.draw(prompts, replace(wish, n=candidates))
-        best = []
-        for number, embedding in enumerate(wanted):
-            own = drawn[number * candidates : (number + 1) * candidates]
-            order, _ = matcher.rank(torch.cat(own), embedding)
-            best.append(shown([own[i] for i in order[: wish.n].tolist()]))
-        return best
+        return self._best(prompts, self._wish(dials), None, candidates, clip)
 
     def edit(
         self, picture: Any, prompt: str, mask: Any = None, *, resize: bool = False, n: int = 1, seed: int = 0,
-        **dials: Any,
+        candidates: int | None = None, clip: str | Path | Matcher | None = None, **dials: Any,
     ) -> "list[Image]":  # fmt: skip
         """Pictures that are as `picture` where the mask is black, and drawn anew where it is white, so that the whole
-        fits `prompt`. resize: pictures and masks of other sizes are fitted.
+        fits `prompt`. resize: pictures and masks of other sizes are fitted. candidates, clip: as in `draw`.
 
         Raises TaskError without a mask, or where a size differs and `resize` is not said.
         """
@@ -113,12 +98,12 @@ class PictureModel:
             raise TaskError(
                 "This model edits where a mask says: give one, white where the picture is to be drawn anew."
             )
-        wish = Drawing.of({"n": n, "seed": seed, **dials})
+        wish = self._wish({"n": n, "seed": seed, **dials})
         pixels = self._given(picture, resize, "picture")
         chosen = self._given(mask, resize, "mask").mean(1, keepdim=True) > 0
         if not chosen.any():
             raise TaskError("The mask is black everywhere, so nothing would be drawn anew; paint a part of it white.")
-        return shown(self.painter.draw([prompt], wish, Known(pixels, chosen)))
+        return self._best([prompt], wish, Known(pixels, chosen), candidates, clip)[0]
 
     # Of a model that draws CLIP's embeddings, such as unCLIP; all raise TaskError where it does not. A picture's own
     # noise is found by as many steps, and with the same guidance, as drawing takes; both may be few where much is.
@@ -131,7 +116,7 @@ class PictureModel:
         details: from the picture's own noise, so that much of it stays, with new noise on the way as `eta` says (0.5
         unless said; 0 gives the picture back), as published (Ramesh et al. 2022, section 3.1).
         """
-        wish = Drawing.of({"n": n, "seed": seed, **dials})
+        wish = self._wish({"n": n, "seed": seed, **dials})
         return shown(embeddings.variations(self.painter, self._given(picture, resize, "picture"), wish, details))
 
     def interpolate(
@@ -143,7 +128,7 @@ class PictureModel:
         details: noise is interpolated too, from that of the one to that of the other, so that both ends are the
         pictures; without, all are drawn from one noise.
         """
-        wish = Drawing.of({"n": n, "seed": seed, **dials})
+        wish = self._wish({"n": n, "seed": seed, **dials})
         pair = [self._given(picture, resize, "picture") for picture in (first, second)]
         return shown(embeddings.interpolation(self.painter, pair[0], pair[1], wish, details))
 
@@ -158,9 +143,34 @@ class PictureModel:
         details: from the picture's own noise, as published.
         """
         expect_number("theta", theta, 1.0)
-        wish = Drawing.of({"n": n, "seed": seed, **dials})
+        wish = self._wish({"n": n, "seed": seed, **dials})
         pixels = self._given(picture, resize, "picture")
         return shown(embeddings.difference(self.painter, pixels, before, after, wish, theta, details))
+
+    def _wish(self, dials: Mapping[str, Any]) -> Drawing:
+        wish = Drawing.of(dials)
+        if len(wish.levels) > 1 and not self.painter.told_of_noise:
+            raise ConfigError("drawing: augmentation is of a model that enlarges, told of noise; leave it out here.")
+        return wish
+
+    def _best(
+        self, prompts: Sequence[str], wish: Drawing, known: Known | None, candidates: int | None,
+        clip: str | Path | Matcher | None,
+    ) -> "list[list[Image]]":  # fmt: skip
+        """wish.n pictures of each prompt, the best of so many candidates where there are such."""
+        aim = None
+        if candidates is not None or len(wish.levels) > 1:
+            matcher = self._matcher(clip)
+            aim = Aim(matcher, matcher.embed_texts(prompts, cut=True))
+        elif clip is not None:
+            raise ConfigError("`clip` chooses the best of `candidates`; say how many, such as candidates=16.")
+        count = wish.n if candidates is None else candidates
+        expect_candidates(count, wish.n)
+        drawn = self.painter.draw(prompts, replace(wish, n=count), known, aim)
+        every = [drawn[i : i + count] for i in range(0, len(drawn), count)]
+        if candidates is not None and aim is not None:
+            every = [aim.best(number, own, wish.n) for number, own in enumerate(every)]
+        return [shown(own) for own in every]
 
     def _matcher(self, clip: str | Path | Matcher | None) -> Matcher:
         """Raises ConfigError where there is no CLIP."""
@@ -171,7 +181,7 @@ class PictureModel:
             network = networks.load(folder.path, device=self.painter.device, check=False)
             return Matcher.of(network, folder.tokenizer, folder.path)
         if self.painter.matcher is None:
-            raise ConfigError("This model holds no CLIP to choose by; name the folder of one as clip (--clip).")
+            raise ConfigError(NO_CLIP)
         return self.painter.matcher
 
     def _given(self, picture: Any, resize: bool, what: str) -> Tensor:

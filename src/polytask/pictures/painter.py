@@ -23,6 +23,8 @@ from polytask.models.prior import SCHEDULE, Prior, PriorConfig, draw_embeddings
 from polytask.pictures.dials import Drawing
 from polytask.registry import nearest
 
+NO_CLIP = "This model holds no CLIP to choose by; name the folder of one as clip (--clip)."
+
 
 @dataclass(frozen=True)
 class Known:
@@ -46,6 +48,22 @@ class Start:
 
     seed: int
     noise: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What pictures are to fit: embeddings (N, E), by the CLIP that made them."""
+
+    matcher: Matcher
+    embeddings: Tensor
+
+    def best(self, number: int, pictures: Sequence[Tensor], count: int) -> list[Tensor]:
+        """Of pictures (1, 3, S, S) the `count` that fit an embedding best, best first."""
+        order, _ = self.matcher.rank(torch.cat(list(pictures)), self.embeddings[number])
+        return [pictures[i] for i in order[:count].tolist()]
+
+    def repeated(self, times: int) -> "Aim":
+        return Aim(self.matcher, self.embeddings.repeat_interleave(times, 0))
 
 
 @dataclass
@@ -108,6 +126,11 @@ class Painter:
         return self if self.base is None else self.base.first
 
     @property
+    def told_of_noise(self) -> bool:
+        """Whether it, or what it enlarges, is told how noisy the smaller picture is."""
+        return self.config.unet.augmentation or (self.base is not None and self.base.told_of_noise)
+
+    @property
     def matcher(self) -> Matcher | None:
         """The CLIP that it holds, where it draws embeddings."""
         first = self.first
@@ -117,22 +140,28 @@ class Painter:
 
     # Drawing
 
-    def draw(self, prompts: Sequence[str], wish: Drawing, known: Known | None = None) -> list[Tensor]:
-        """wish.n tensors (1, 3, S, S) for each prompt, one prompt after the other."""
+    def draw(
+        self, prompts: Sequence[str], wish: Drawing, known: Known | None = None, aim: Aim | None = None
+    ) -> list[Tensor]:
+        """wish.n tensors (1, 3, S, S) for each prompt, one prompt after the other. aim: the prompts' embeddings, where
+        levels of augmentation are tried."""
         noise_path(self.network.schedule, wish.steps)
         with torch.inference_mode():
             embedding = None if self.prior is None else self._embeddings(prompts, wish)
             low = None
             if self.config.low_pixels:
                 below = self._below
-                low = below.draw(prompts, wish, None if known is None else known.at(below.side))
+                low = below.draw(prompts, wish, None if known is None else known.at(below.side), aim)
             if self.config.unet.pooled and not self.labels and embedding is None:
                 raise ConfigError(
                     "This model draws an embedding of CLIP and holds no prior; train it with model.prior."
                 )
             conditions = [one for one in self._condition(prompts, embedding).each(len(prompts)) for _ in range(wish.n)]
             starts = [Start(wish.seed + i) for i in range(len(conditions))]
-            return self._drawn(conditions, wish, starts, low, known)
+            if low is None:
+                return self.engine.run(self._requests(conditions, wish, starts, known))
+            requests = self._requests(conditions, wish, starts, known)
+            return self._enlarged(requests, low, wish, None if aim is None else aim.repeated(wish.n))
 
     def show(self, embeddings: Tensor, wish: Drawing, starts: Sequence[Start]) -> list[Tensor]:
         """A tensor (1, 3, S, S) for each of the embeddings (N, E) of pictures, without a caption."""
@@ -140,8 +169,10 @@ class Painter:
             if self.config.low_pixels:
                 low = self._below.show(embeddings, wish, starts)
                 nothing = self._condition([""] * len(embeddings), None).none()
-                return self._drawn(nothing.each(len(starts)), wish, [Start(one.seed) for one in starts], low)
-            return self._drawn(self._of(embeddings).each(len(starts)), wish, starts)
+                requests = self._requests(nothing.each(len(starts)), wish, [Start(one.seed) for one in starts])
+                aim = None if self.matcher is None else Aim(self.matcher, embeddings)
+                return self._enlarged(requests, low, wish, aim)
+            return self.engine.run(self._requests(self._of(embeddings).each(len(starts)), wish, starts))
 
     def invert(self, pixels: Tensor, embeddings: Tensor, wish: Drawing) -> list[Tensor]:
         """The noise (1, 3, S, S) from which the first network draws, nearly, each of the pictures (N, 3, H, W) by their
@@ -162,24 +193,36 @@ class Painter:
             raise ConfigError("This model enlarges pictures and holds none that draws them; train it with model.base.")
         return self.base
 
-    def _drawn(
-        self, conditions: Sequence[Condition], wish: Drawing, starts: Sequence[Start],
-        low: Sequence[Tensor] | None = None, known: Known | None = None,
-    ) -> list[Tensor]:  # fmt: skip
+    def _requests(
+        self, conditions: Sequence[Condition], wish: Drawing, starts: Sequence[Start], known: Known | None = None
+    ) -> list[ImageRequest]:  # fmt: skip
         kept: dict[str, Any] = {}
         if known is not None:
             kept = {"known": known.at(self.side).pixels, "mask": known.at(self.side).mask}
-        requests = [
+        return [
             ImageRequest(
                 condition, steps=wish.steps, sampler=wish.sampler, eta=wish.eta, guidance=wish.guidance,
                 threshold=wish.threshold, seed=start.seed, noise=start.noise, **kept,
             )
             for condition, start in zip(conditions, starts, strict=True)
         ]  # fmt: skip
-        if low is not None:
-            level = wish.augmentation if self.config.unet.augmentation else 0.0
-            requests = [replace(one, low=small, augmentation=level) for one, small in zip(requests, low, strict=True)]
-        return self.engine.run(requests)
+
+    def _enlarged(
+        self, requests: Sequence[ImageRequest], low: Sequence[Tensor], wish: Drawing, aim: Aim | None
+    ) -> list[Tensor]:
+        """Of each request the picture at the level of augmentation that fits best, where several are tried."""
+        levels = wish.levels if self.config.unet.augmentation else (0.0,)
+        tried = self.engine.run([
+            replace(one, low=small, augmentation=level)
+            for one, small in zip(requests, low, strict=True)
+            for level in levels
+        ])  # fmt: skip
+        if len(levels) == 1:
+            return tried
+        if aim is None:
+            raise ConfigError(NO_CLIP)
+        every = [tried[i : i + len(levels)] for i in range(0, len(tried), len(levels))]
+        return [aim.best(number, one, 1)[0] for number, one in enumerate(every)]
 
     # What is drawn
 
