@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from polytask import runtime
 from polytask.errors import ConfigError
+from polytask.interop import networks
 from polytask.model import Model
 from polytask.pictures import PictureModel
-from polytask.run.ask import open_any
 from polytask.tasks.picture import contact_sheet
 
 if TYPE_CHECKING:
@@ -24,8 +24,10 @@ def open_drawing(path: str, **words: Any) -> Model | PictureModel:
     Raises CheckpointError, and ConfigError where it is one that writes alone.
     """
     runtime.prepare()
-    model = open_any(path, **words)
-    if isinstance(model, Model) and "drawing" not in model.able:
+    if networks.is_drawing(path):
+        return PictureModel.load(path, **words)
+    model = Model.load(path, **words)
+    if "drawing" not in model.able:
         raise ConfigError(f"{path} holds a language model, which neither draws nor reads pictures; name another model.")
     return model
 
