@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from polytask.models.catalogue import build_config as build_config
     from polytask.models.transformer import Transformer as Transformer
     from polytask.pictures import PictureModel as PictureModel
+    from polytask.pictures.matching import PictureMatcher as PictureMatcher
     from polytask.recipe import load_recipe as load_recipe
     from polytask.run.ask import open_any as load
     from polytask.run.train import train as train
@@ -35,7 +36,8 @@ _HOMES = {
     "Answer": "polytask.model", "Completion": "polytask.inference.sequence", "Engine": "polytask.inference.engine",
     "Error": "polytask.errors", "Model": "polytask.model", "Request": "polytask.inference.sequence",
     "Sampling": "polytask.inference.sampling", "TASKS": "polytask.tasks", "Text": "polytask.tasks",
-    "PictureModel": "polytask.pictures", "TextTokenizer": "polytask.tokenizers.text",
+    "PictureMatcher": "polytask.pictures.matching", "PictureModel": "polytask.pictures",
+    "TextTokenizer": "polytask.tokenizers.text",
     "Transformer": "polytask.models.transformer",
     "build_config": "polytask.models.catalogue", "evaluate": "polytask.evaluation.evaluate",
     "get_task": "polytask.tasks", "load_recipe": "polytask.recipe", "train": "polytask.run.train",

@@ -17,13 +17,14 @@ from polytask.errors import ConfigError, TaskError, TooLong
 from polytask.inference import drawing
 from polytask.inference.engine import Engine
 from polytask.inference.handle import Handle
+from polytask.inference.matching import Matcher
 from polytask.inference.sampling import Sampling
 from polytask.inference.scoring import Score, probabilities
 from polytask.inference.sequence import Completion, Request
 from polytask.inference.shortening import Truncate, shortened
 from polytask.inference.speculative import Draft
 from polytask.interop import FORMATS, networks
-from polytask.interop.folder import load_network, locate, read_folder, write_folder
+from polytask.interop.folder import load_network, read_folder, write_folder
 from polytask.models import cost
 from polytask.models.config import TransformerConfig
 from polytask.models.transformer import Transformer
@@ -350,7 +351,8 @@ class Model:
         if given.get("upper") is not None:
             given["upper"] = pictures.seen([encoded(given["upper"])])[0]
         if given.get("clip") is not None:
-            given["clip"] = networks.load(given["clip"]), TextTokenizer.load(locate(given["clip"]))
+            known = networks.read(given["clip"])
+            given["clip"] = Matcher.of(networks.load(known.path, check=False), known.tokenizer, known.path)
         drawn = drawing.fulfil(self.engine, pictures, requests, drawing.Wishes(**given), n, words)
         return [[to_picture(one) for one in each] for each in drawn]
 

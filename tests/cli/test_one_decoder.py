@@ -148,6 +148,26 @@ def test_a_clip_takes_the_best(model, tmp_path):
     assert {one.tobytes() for one in ranked} <= every
 
 
+def test_pictures_are_drawn_by_the_verbs_of_pictures(polytask, made, picture, tmp_path):
+    out = tmp_path / "drawn"
+    kept = polytask("draw", made[0], "a red circle", "--seed", 2, "--upper", picture, "--rows", 7, "--out", out)
+    assert kept.stdout.split() == [str(out / "1.png")]
+    model = pt.load(made[0])
+    assert (
+        PIL.Image.open(out / "1.png").tobytes()
+        == model.draw("a red circle", seed=2, upper=picture, rows=7)[0].tobytes()
+    )
+    assert polytask("edit", made[0], picture, "remove the circle", "--out", out).exit_code == 0
+    for words, sentence in (
+        (["draw", made[0], "red", "--steps", 5], "sampling: there is no 'steps'"),
+        (["edit", made[0], picture, "remove it", "--mask", picture], "leave the mask out"),
+        (["variations", made[0], picture], "draws token by token"),
+    ):
+        result = polytask(*words, "--out", out)
+        assert result.exit_code == 2
+        assert sentence in result.stderr
+
+
 def test_verbs_read_and_write_files(polytask, made, picture, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run, _ = made

@@ -4,6 +4,7 @@ has it."""
 import pytest
 import torch
 from diffusers import (
+    DDIMInverseScheduler,
     DDIMScheduler,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
@@ -13,7 +14,7 @@ from diffusers import (
 )
 
 from polytask.diffusion.guidance import dynamic
-from polytask.diffusion.samplers import SAMPLERS, estimate
+from polytask.diffusion.samplers import SAMPLERS, ddim_inversion, estimate
 from polytask.diffusion.schedule import Schedule, path
 
 KINDS = {"epsilon": "epsilon", "x0": "sample", "v": "v_prediction"}
@@ -36,7 +37,8 @@ def denoiser(x, t):
 
 def ours(name, schedule, way, x, kind, generator=None, output=denoiser, **words):
     """Every picture on the way, the last one clean."""
-    sampling, seen = SAMPLERS.get(name)(way, x, generator, **words), []
+    made = ddim_inversion if name == "inversion" else SAMPLERS.get(name)
+    sampling, seen = made(way, x, generator, **words), []
     query = next(sampling)
     try:
         while True:
@@ -176,3 +178,13 @@ def test_dynamic_thresholding_is_that_of_diffusers():
 def test_schedules_are_those_of_diffusers(name, their):
     betas = DDPMScheduler(beta_schedule=their).betas.double()
     torch.testing.assert_close(Schedule(name, 1000).betas, betas, atol=1e-6, rtol=1e-4)
+
+
+def test_inversion_is_that_of_diffusers():
+    schedule, picture = Schedule("linear", 1000), noise(1, 2, 3, 4, 4)
+    their = DDIMInverseScheduler(1000, beta_schedule="linear", clip_sample=False, timestep_spacing="leading")
+    their = exact(their, schedule)
+    their.set_timesteps(20)
+    wanted = theirs(their, picture, in_sigma=False)
+    way = path(schedule, 20, "leading")
+    close(ours("inversion", schedule, way, picture, "epsilon", rounds=1), wanted)

@@ -6,6 +6,7 @@ import torch
 from polytask.errors import ConfigError, TokenizerError, TooLong
 from polytask.inference import drawing
 from polytask.inference.engine import Engine
+from polytask.inference.matching import Matcher
 from polytask.inference.sampling import Sampling
 from polytask.inference.sequence import Drawing, Request
 from polytask.models.clip import CLIP, CLIPConfig
@@ -106,17 +107,19 @@ def test_ranking_puts_the_pictures_that_fit_first():
     vision = ViTConfig(8, 4, 1, 16, Attention(2, bias=True), MLP(32, "quick_gelu", True))
     text = gpt3(1, 16, 2, band=None, vocab_size=30, context_length=8)
     clip = CLIP(CLIPConfig(vision, text, 8)).initialize(0).eval()
+    matcher = Matcher(clip, TOKENIZER)
     pixels = torch.rand(70, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
     ids = torch.tensor([3, 7, 29, 1])
-    order, fits = drawing.rank(clip, pixels, ids)
-    expected = (clip.encode_image(pixels) @ clip.encode_text(ids[None])[0]).detach()
+    wanted = clip.encode_text(ids[None])[0].detach()
+    order, fits = matcher.rank(pixels, wanted)
+    expected = (clip.encode_image(pixels) @ wanted).detach()
     torch.testing.assert_close(fits, expected[order])
     assert (fits[:-1] >= fits[1:]).all()
     assert sorted(order.tolist()) == list(range(70))
     larger = torch.nn.functional.interpolate(pixels, scale_factor=2, mode="nearest")
-    assert drawing.rank(clip, larger, ids)[0].shape == (70,)
+    assert matcher.rank(larger, wanted)[0].shape == (70,)
     with pytest.raises(ConfigError, match="1 to 512"):
-        drawing.rank(clip, pixels[:0], ids)
+        matcher.rank(pixels[:0], wanted)
 
 
 def test_ids_and_codes_are_inverse_and_padding_has_its_place():

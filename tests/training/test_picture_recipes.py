@@ -186,6 +186,18 @@ def test_edits_keep_what_the_mask_leaves(name, runs):
         model.edit(picture, "a red circle", Image.new("L", picture.size))
 
 
+def test_a_clip_of_a_run_is_asked(runs):
+    model = polytask.load(runs / "clip-blocks")
+    assert model.embed(["a red circle", "a blue square"]).shape == (2, 32)
+
+
+def test_a_model_chooses_by_the_clip_that_it_holds(runs):
+    model = polytask.load(runs / "unclip-blocks")
+    words = {"steps": 2, "prior_steps": 2, "seed": 1}
+    (found,) = model.draw("a red circle", candidates=3, **words)
+    assert found.tobytes() in [one.tobytes() for one in model.draw("a red circle", n=3, **words)]
+
+
 def test_variations_are_of_the_picture(runs):
     model = polytask.load(runs / "unclip-blocks")
     drawn = model.draw("a red circle", steps=2, prior_steps=2)[0]

@@ -27,6 +27,7 @@ DIALS: dict[str, Any] = {
     "steps": STEPS,
     "guidance": GUIDANCE,
     "sampler": SAMPLER,
+    "eta": Annotated[float | None, _option("Of ddim and ddpm: noise that is added on the way, from 0 to 1.")],
     "threshold": Annotated[str | None, _option("static or dynamic.")],
 }
 LOADING: dict[str, Any] = {
@@ -35,19 +36,46 @@ LOADING: dict[str, Any] = {
 }
 
 
-def _with_dials(function: Any) -> Any:
-    """Gives a verb the options of DIALS and LOADING, those that were said, as its words `dials` and `loading`."""
+ENLARGING: dict[str, Any] = {
+    "augmentation": Annotated[
+        str | None,
+        _option("Noise in the smaller picture, from 0 to 1; 0,0.1,0.3 or search: what fits best by a CLIP."),
+    ],
+}
+BY_TOKENS: dict[str, Any] = {
+    "temperature": Annotated[float | None, _option("Of a model that draws token by token, as of texts.")],
+    "top_k": Annotated[int | None, _option("Of the same: sample among so many tokens; 0 is all.")],
+}
+COMPLETION: dict[str, Any] = {
+    "upper": Annotated[Path | None, _option("Of the same: a picture whose upper rows of tokens are kept.")],
+    "rows": Annotated[int | None, _option("So many of them; half unless said.")],
+}
+CHOICE: dict[str, Any] = {
+    "candidates": Annotated[int | None, _option("Draw so many, and keep those that fit the prompt best by a CLIP.")],
+    "clip": Annotated[Path | None, _option("The folder of that CLIP, where the model holds none.")],
+}
+
+
+def _with_dials(*tables: dict[str, Any]) -> Any:
+    """Gives a verb the options of `tables` and LOADING, those that were said, as its words `dials` and `loading`."""
+    options = {name: kind for table in tables for name, kind in table.items()}
+    return functools.partial(_with_options, options)
+
+
+def _with_options(options: dict[str, Any], function: Any) -> Any:
     own = [p for p in inspect.signature(function).parameters.values() if p.name not in ("dials", "loading")]
 
     @functools.wraps(function)
     def verb(**given: Any) -> None:
-        said = [{name: given.pop(name) for name in table} for table in (DIALS, LOADING)]
+        said = [{name: given.pop(name) for name in table} for table in (options, LOADING)]
         dials, loading = ({name: value for name, value in one.items() if value is not None} for one in said)
+        if "augmentation" in dials:
+            dials["augmentation"] = _levels(dials["augmentation"])
         function(**given, dials=dials, loading=loading)
 
     more = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=None)
-        for name, kind in (DIALS | LOADING).items()
+        for name, kind in (options | LOADING).items()
     ]
     kept = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
     verb.__signature__ = inspect.Signature([*kept, *more])  # type: ignore[attr-defined]
@@ -55,7 +83,7 @@ def _with_dials(function: Any) -> Any:
     return verb
 
 
-@_with_dials
+@_with_dials(DIALS, ENLARGING, CHOICE, BY_TOKENS, COMPLETION)
 def draw(
     model: MODEL,
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="A caption, or a label.", show_default=False)],
@@ -72,7 +100,7 @@ def draw(
     _print(run_draw(model, prompt, out, loading, dials))
 
 
-@_with_dials
+@_with_dials(DIALS, ENLARGING, CHOICE, BY_TOKENS)
 def edit(
     model: MODEL,
     picture: PICTURE,
@@ -90,17 +118,57 @@ def edit(
     """Draw a part of a picture anew, so that the whole fits a caption."""
     from polytask.run.draw import edit as run_edit
 
-    _print(run_edit(model, picture, prompt, mask, out, loading, {**dials, "resize": resize}))
+    _print(run_edit(model, picture, prompt, mask, resize, out, loading, dials))
 
 
-@_with_dials
+@_with_dials(DIALS, ENLARGING)
 def variations(
-    model: MODEL, picture: PICTURE, out: OUT = Path("drawings"), dials: Any = None, loading: Any = None
-) -> None:  # fmt: skip
-    """Draw pictures that show the same in another way."""
+    model: MODEL,
+    picture: PICTURE,
+    towards: Annotated[
+        Path | None, typer.Option(help="Another picture, and those on the way to it.", show_default=False)
+    ] = None,
+    before: Annotated[
+        str | None, typer.Option("--from", help="With --to: what a caption says now.", show_default=False)
+    ] = None,
+    after: Annotated[
+        str | None, typer.Option("--to", help="What it shall say; pictures turn to that.", show_default=False)
+    ] = None,
+    theta: Annotated[
+        float | None, typer.Option(help="How far, from 0 to 1; 0.5 unless said.", show_default=False)
+    ] = None,
+    details: Annotated[
+        bool | None,
+        typer.Option(
+            help="Begin with the picture's own noise, which keeps its details; with --towards and --to unless said.",
+            show_default=False,
+        ),
+    ] = None,
+    out: OUT = Path("drawings"),
+    dials: Any = None,
+    loading: Any = None,
+) -> None:
+    """Draw pictures that show the same in another way, lie between two pictures, or change what a caption says.
+
+    For example:  polytask variations MODEL a.png --towards b.png --n 7
+
+    or:  polytask variations MODEL a.png --from "a red circle" --to "a blue circle"
+    """
+    from polytask.run.draw import Wanted
     from polytask.run.draw import variations as run_variations
 
-    _print(run_variations(model, picture, out, loading, dials))
+    own = {} if details is None else {"details": details}
+    wanted = Wanted(towards, before, after, theta)
+    _print(run_variations(model, picture, wanted, out, loading, dials | own))
+
+
+def _levels(said: str) -> Any:
+    """A number, several with commas between, or a word."""
+    try:
+        numbers = [float(part) for part in said.split(",")]
+    except ValueError:
+        return said
+    return numbers if len(numbers) > 1 else numbers[0]
 
 
 def _print(files: list[Path]) -> None:

@@ -38,6 +38,10 @@ def evaluate(
     steps: STEPS = None,
     guidance: GUIDANCE = None,
     sampler: SAMPLER = None,
+    template: Annotated[
+        list[str] | None,
+        typer.Option(help="Of a CLIP: a text with {} for the label; several are averaged; or: published."),
+    ] = None,
     wish: Any = None,
 ) -> None:
     """Evaluate a model on a file of a task."""
@@ -48,7 +52,7 @@ def evaluate(
     report = run_evaluate(
         model, task, data, named, shared, where=pairs(where or [], "--where"), split=split, limit=limit,
         shots=shots, unsafe=unsafe, sampling=wish.sampling, loading=wish.loading, quiet=wish.as_json,
-        drawing={name: value for name, value in drawing.items() if value is not None},
+        drawing={name: value for name, value in drawing.items() if value is not None}, templates=template,
     )  # fmt: skip
     if wish.as_json:
         typer.echo(json.dumps(report.to_dict(), ensure_ascii=False, indent=1))

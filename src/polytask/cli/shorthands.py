@@ -1,5 +1,6 @@
 """generate, chat, translate, answer, caption, ...: `ask` with the main field as an argument."""
 
+import json
 from typing import Annotated, Any
 
 import typer
@@ -9,7 +10,7 @@ from polytask.cli.command import console
 from polytask.cli.fields import example_of, stdin
 from polytask.cli.sampling import Wish, with_sampling
 from polytask.errors import TaskError
-from polytask.tasks.picture import read_file
+from polytask.tasks.picture import Picture, read_file
 
 TEXT = Annotated[str | None, typer.Argument(help="What to work on; by a pipe where not given.", show_default=False)]
 TO = Annotated[str, typer.Option(help="The language to write, by name or code.", show_default=False)]
@@ -88,11 +89,39 @@ def code(model: MODEL, prompt: TEXT = None, wish: Any = None) -> None:
 def classify(
     model: MODEL,
     text: TEXT = None,
-    labels: Annotated[list[str] | None, typer.Option(help="The labels, one after another.")] = None,
+    labels: Annotated[list[str] | None, typer.Option(help="The labels, one after another or with commas.")] = None,
+    image: Annotated[str | None, typer.Option(help="A picture's file, in place of a text.")] = None,
+    template: Annotated[
+        list[str] | None,
+        typer.Option(help="Of a CLIP: a text with {} for the label; several are averaged; or: published."),
+    ] = None,
     wish: Any = None,
 ) -> None:
-    """Choose a label for a text."""
+    """Choose a label for a text, or for a picture by a CLIP or a model that reads pictures.
+
+    For example:  polytask classify runs/clip-blocks --image picture.png --labels "a red circle,a blue square"
+    """
+    if labels is not None and len(labels) == 1:
+        labels = [part.strip() for part in labels[0].split(",") if part.strip()]
+    if image is not None:
+        _classify_picture(model, read_file(image), labels, template, wish)
+        return
     _ask(model, "classification", "text", text, {"labels": labels}, wish)
+
+
+def _classify_picture(
+    model: str, image: Picture, labels: list[str] | None, template: list[str] | None, wish: Wish
+) -> None:
+    from polytask import runtime
+    from polytask.run.ask import classified, data_url, open_any
+
+    runtime.prepare()
+    answer = classified(open_any(model, **wish.loading), image, labels, template)
+    if not wish.as_json:
+        typer.echo(answer.value)
+        return
+    said = {"task": "classification", "example": {"image": image, "labels": labels}, "answer": answer.value}
+    typer.echo(json.dumps(said | {"probabilities": answer.probabilities}, ensure_ascii=False, default=data_url))
 
 
 @with_sampling

@@ -48,6 +48,20 @@ def epsilon(x0: Tensor, x: Tensor, alpha_bar: Any) -> Tensor:
     return (x - alpha_bar**0.5 * x0) / (1 - alpha_bar) ** 0.5
 
 
+def spherical(first: Tensor, second: Tensor, share: float) -> Tensor:
+    """On the arc from one row to another, both taken as one vector; the length goes evenly (Shoemake 1985). So what is
+    between two noises is as large as they are, which on the straight line it is not."""
+    one, other = first.flatten(1), second.flatten(1)
+    lengths = one.norm(dim=1, keepdim=True), other.norm(dim=1, keepdim=True)
+    angle = ((one * other).sum(1, keepdim=True) / (lengths[0] * lengths[1])).clamp(-1, 1).acos()
+    apart = angle.sin().clamp(min=1e-6)
+    weights = ((1 - share) * angle).sin() / apart, (share * angle).sin() / apart
+    near = angle < 1e-4  # where the line and the arc are one
+    mixed = torch.where(near, 1 - share, weights[0]) * one / lengths[0]
+    mixed = mixed + torch.where(near, share, weights[1]) * other / lengths[1]
+    return (mixed * torch.lerp(*lengths, share)).reshape(first.shape)
+
+
 def min_snr(kind: Prediction, alpha_bar: Tensor, gamma: float = 5.0) -> Tensor:
     """Weights of squared errors that bound the pull of almost clean pictures: min(SNR, gamma) in terms of x0 (Hang et
     al. 2023, section 3.4), and the same loss in terms of the other predictions."""

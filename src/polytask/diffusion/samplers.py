@@ -122,13 +122,22 @@ def dpm_solver(
 
 
 def ddim_inversion(
-    way: Sequence[Moment], x: Tensor, generator: torch.Generator | None = None, *, eta: float = 0.0, gamma: float = 0.0
+    way: Sequence[Moment], x: Tensor, generator: torch.Generator | None = None, *, rounds: int = 2
 ) -> Sampling:
     """Against the way: the noise from which `ddim` draws, nearly, the picture x (Dhariwal and Nichol 2021, appendix F;
-    Ramesh et al. 2022, section 3). The picture is taken for one of the last moment."""
-    for number, (now, then) in enumerate(pairwise(reversed(way[:-1])), 1):
-        x0, _ = yield Query(x, now, number)
-        x = then.signal * x0 + then.noise * epsilon(x0, x, now.alpha_bar)
+    Ramesh et al. 2022, section 3).
+
+    A step's noise is what the network finds at the moment that the step goes to. With one round it is asked about the
+    picture before the step, as published; every further one asks again about the picture that came of the last (Pan et
+    al. 2023, section 3), and what is drawn comes closer to x.
+    """
+    for number, (then, now) in enumerate(pairwise(reversed(way)), 1):
+        seen = x
+        for _ in range(rounds):
+            x0, _ = yield Query(seen, now, number)
+            found = epsilon(x0, seen, now.alpha_bar)
+            seen = now.signal * (x - then.noise * found) / then.signal + now.noise * found
+        x = seen
     return x
 
 

@@ -3,27 +3,24 @@
 from collections.abc import Sequence as Listing
 from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from polytask.errors import ConfigError
 from polytask.inference.engine import Engine
+from polytask.inference.matching import Matcher, expect_candidates
 from polytask.inference.sampling import Sampling
 from polytask.inference.sequence import Completion, Drawing, Request
-from polytask.models.clip import CLIP
 from polytask.tokenizers.image import ImageTokenizer
-from polytask.tokenizers.text import TextTokenizer
 
 
 @dataclass(frozen=True)
 class Wishes:
-    """upper: pixels (3, H, W) of a picture of which `rows` rows of tokens are kept (half of them by default). clip: the
-    network and its tokenizer that take the best pictures out of `candidates` (1 to 512)."""
+    """upper: pixels (3, H, W) of a picture of which `rows` rows of tokens are kept (half of them by default). clip:
+    takes the best pictures out of `candidates` (1 to 512)."""
 
     upper: Tensor | None = None
     rows: int | None = None
-    clip: tuple[CLIP, TextTokenizer] | None = None
+    clip: Matcher | None = None
     candidates: int | None = None
 
     def __post_init__(self) -> None:
@@ -38,8 +35,8 @@ def fulfil(
 ) -> list[Tensor]:  # fmt: skip
     """n pictures (n, 3, H, W) for each request of a whole picture, whose sampling is the same; words[i]: what a CLIP
     compares those of asked[i] with."""
-    if wishes.candidates is not None and not n <= wishes.candidates <= 512:
-        raise ConfigError(f"candidates={wishes.candidates} must be at least n={n} and at most 512.")
+    if wishes.candidates is not None:
+        expect_candidates(wishes.candidates, n)
     upper: list[int] = []
     if wishes.upper is not None:
         half = tokenizer.vocabulary.height // 2
@@ -47,10 +44,8 @@ def fulfil(
     drawn = draw(engine, tokenizer, [one.ids for one in asked], asked[0].sampling, [upper] * len(asked))
     if wishes.clip is None:
         return drawn
-    network, texts = wishes.clip
-    most, end = network.config.text.context_length - 1, texts.special["<|end|>"]
-    ids = [torch.tensor([*texts.encode(text)[:most], end]) for text in words]
-    return [pixels[rank(network, pixels, one)[0][:n]] for pixels, one in zip(drawn, ids, strict=True)]
+    wanted = wishes.clip.embed_texts(words, cut=True)
+    return [pixels[wishes.clip.rank(pixels, one)[0][:n]] for pixels, one in zip(drawn, wanted, strict=True)]
 
 
 def request(
@@ -88,21 +83,3 @@ def draw(
     asked = [request(ids, tokenizer, sampling, upper) for ids, upper in zip(prompts, given, strict=True)]
     answers = engine.run(asked)
     return [tokenizer.decode([[*upper, *one.ids] for one in each]) for upper, each in zip(given, answers)]
-
-
-@torch.inference_mode()
-def rank(clip: CLIP, pixels: Tensor, ids: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Order of pictures (N, 3, H, W), those first that fit the text best, and the cosine of each in that order.
-
-    ids (L,) are the text's for CLIP, and mask (L,) is True where they are real. Raises ConfigError where there are not
-    1 to 512 pictures.
-    """
-    if not 1 <= len(pixels) <= 512:
-        raise ConfigError(f"{len(pixels)} pictures were given to be ranked; give 1 to 512.")
-    side = clip.config.vision.image
-    if pixels.shape[-1] != side:
-        pixels = F.interpolate(pixels, size=(side, side), mode="bicubic", antialias=True).clamp(-1, 1)
-    text = clip.encode_text(ids[None], None if mask is None else mask[None])
-    fits = torch.cat([clip.encode_image(part) @ text[0] for part in pixels.split(64)])
-    values, order = fits.sort(descending=True, stable=True)
-    return order, values

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from polytask.diffusion.guidance import augmented, thresholding
 from polytask.diffusion.process import clean
-from polytask.diffusion.samplers import SAMPLERS, Estimate, Query, Sampling, check
+from polytask.diffusion.samplers import SAMPLERS, Estimate, Query, Sampling, check, ddim_inversion
 from polytask.diffusion.schedule import path
 from polytask.errors import ConfigError
 from polytask.inference.handle import answers_of
@@ -25,9 +25,10 @@ class ImageRequest:
     condition: of one row. pixels: height and width; None is what the network was made for. steps, sampler, spacing, eta
     and gamma: see `diffusion`. guidance: 1 is none. threshold: "dynamic", "static" or None, with its percentile.
     seed: of all noise; the same gives the same picture, whoever else is drawn. noise (1, 3, H, W): to begin with, in
-    place of the seed's. low (1, 3, h, w): the picture that is enlarged, with noise of `augmentation` from 0 to 1. known
-    (1, 3, H, W): a picture that stays where `mask` (1, 1, H, W) is False; estimates are replaced there (Wang et al.
-    2022, "DDNM", section 3.1).
+    place of the seed's. inverted (1, 3, H, W): a picture, of which the noise comes back from which DDIM draws it,
+    whatever the sampler; estimates are taken as they are. low (1, 3, h, w): the picture that is enlarged, with noise of
+    `augmentation` from 0 to 1. known (1, 3, H, W): a picture that stays where `mask` (1, 1, H, W) is False; estimates
+    are replaced there (Wang et al. 2022, "DDNM", section 3.1).
     """
 
     condition: Condition
@@ -42,6 +43,7 @@ class ImageRequest:
     percentile: float = 0.995
     seed: int = 0
     noise: Tensor | None = None
+    inverted: Tensor | None = None
     low: Tensor | None = None
     augmentation: float = 0.0
     known: Tensor | None = None
@@ -80,7 +82,7 @@ class ImageHandle:
         return self.picture is not None or self.error is not None
 
     def result(self) -> Tensor:
-        """The picture (1, 3, H, W) in [-1, 1]. Raises what ended the request."""
+        """The picture (1, 3, H, W) in [-1, 1], or noise. Raises what ended the request."""
         while not self.done:
             self._step()
         if self.error is not None:
@@ -178,6 +180,7 @@ class ImageEngine:
             )
         for name, tensor, channels in (
             ("known", request.known, 3), ("mask", request.mask, 1), ("noise", request.noise, 3),
+            ("inverted", request.inverted, 3),
         ):  # fmt: skip
             if tensor is not None and tuple(tensor.shape) != (1, channels, height, width):
                 raise ConfigError(
@@ -200,12 +203,15 @@ class ImageEngine:
             drawn = torch.randn(low.shape, generator=generator)
             low = augmented(low.cpu(), torch.tensor([request.augmentation]), drawn).to(self.device)
         way = path(self.model.schedule, request.steps, request.spacing)
-        sampling = SAMPLERS.get(request.sampler)(way, x, generator, **request.words)
+        if request.inverted is not None:
+            sampling = ddim_inversion(way, request.inverted.to(self.device))
+        else:
+            sampling = SAMPLERS.get(request.sampler)(way, x, generator, **request.words)
         return _Way(handle, sampling, next(sampling), low, finish=self._finish(request))
 
     def _finish(self, request: ImageRequest) -> Callable[[Tensor], Tensor]:
         """What is done to every estimate: thresholding, and what is known of the picture."""
-        threshold = thresholding(request.threshold, request.percentile)
+        threshold = thresholding(None if request.inverted is not None else request.threshold, request.percentile)
         if request.known is None or request.mask is None:
             return threshold
         known, mask = request.known.to(self.device), request.mask.to(self.device).bool()
@@ -240,4 +246,5 @@ class ImageEngine:
             way.query = way.sampling.send(estimate)
             handle.done_steps = way.query.number - 1
         except StopIteration as done:
-            handle.done_steps, handle.picture = handle.request.steps, done.value.clamp(-1, 1)
+            noise = handle.request.inverted is not None
+            handle.done_steps, handle.picture = handle.request.steps, done.value if noise else done.value.clamp(-1, 1)

@@ -19,10 +19,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from polytask.errors import CheckpointError, ConfigError
+from polytask.errors import CheckpointError, ConfigError, Error
 from polytask.interop import hf
 from polytask.interop.atomic import atomic_folder, share_files, verify
 from polytask.interop.folder import filled, locate
+from polytask.models.clip import CLIPConfig
 from polytask.models.networks import Picturing, is_network
 from polytask.nn.part import Part, from_plain, to_plain
 from polytask.tokenizers.text import TextTokenizer
@@ -93,6 +94,16 @@ def is_drawing(path: str | Path) -> bool:
     try:
         return isinstance(_described(folder)[0], Picturing)
     except CheckpointError:
+        return False
+
+
+def is_clip(path: str | Path) -> bool:
+    """Whether a folder of ours or of open weights holds a CLIP; a damaged one is not known to. Raises CheckpointError
+    where there is none."""
+    folder = locate(path)
+    try:
+        return isinstance(hf.read_config(folder) if hf.is_folder(folder) else _described(folder)[0], CLIPConfig)
+    except Error:
         return False
 
 

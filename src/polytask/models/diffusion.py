@@ -81,9 +81,15 @@ class Condition:
         never = torch.zeros(len(given), dtype=torch.bool, device=given.device)
         return self.kept(never, never)
 
+    def each(self, count: int) -> "list[Condition]":
+        """Each of `count` rows by itself."""
+        return [self.rows(torch.tensor([i])) for i in range(count)]
+
     def rows(self, rows: Tensor) -> "Condition":
         """Those of the numbers `rows`."""
-        states, mask, pooled = (None if part is None else part[rows] for part in (self.states, self.mask, self.pooled))
+        states, mask, pooled = (
+            None if part is None else part[rows.to(part.device)] for part in (self.states, self.mask, self.pooled)
+        )
         return Condition(states, mask, pooled, self.nothing)
 
 

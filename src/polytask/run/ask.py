@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from polytask import runtime
+from polytask.errors import ConfigError
 from polytask.interop import networks
 from polytask.model import Answer, Model
 from polytask.pictures import PictureModel
+from polytask.pictures.matching import PictureMatcher
 from polytask.tasks import Task
 from polytask.tasks.picture import decode, encoded, png
 
@@ -26,13 +28,15 @@ def open_model(path: str, **words: Any) -> Model:
     return Model.load(path, **words)
 
 
-def open_any(path: str | Path, **words: Any) -> Model | PictureModel:
+def open_any(path: str | Path, **words: Any) -> Model | PictureModel | PictureMatcher:
     """The model of a checkpoint folder, whichever kind it is; `words` as its class's `load` takes them.
 
     Raises CheckpointError.
     """
+    if Path(path).is_dir() and networks.is_clip(path):
+        return open_matcher(path, **words)
     if Path(path).is_dir() and networks.is_drawing(path):
-        return PictureModel.load(path, **words)
+        return PictureModel.load(path, **_plain(path, words))
     return Model.load(path, **words)
 
 
@@ -43,6 +47,35 @@ def answers(model: Model, task: Task, example: Mapping[str, Any], sampling: Mapp
     else:
         given = model.ask(task, example, **sampling, details=True)
     return given if isinstance(given, list) else [given]
+
+
+def open_matcher(path: str | Path, **words: Any) -> PictureMatcher:
+    """The CLIP of a folder. Raises CheckpointError, ConfigError."""
+    return PictureMatcher.load(path, **_plain(path, words))
+
+
+def _plain(path: str | Path, words: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`words` of loading. Raises ConfigError for those that are of language models alone."""
+    for name in words:
+        if name not in ("dtype", "device", "check"):
+            raise ConfigError(f"--{name}: {path} holds no language model, of which alone that is; leave it out.")
+    return words
+
+
+def classified(
+    model: Model | PictureModel | PictureMatcher, image: bytes, labels: list[str] | None, templates: list[str] | None
+) -> Answer:
+    """The label of a picture, by a CLIP or by what reads pictures and texts. Raises ConfigError, TaskError."""
+    if isinstance(model, PictureMatcher):
+        shares = model.probabilities([image], labels or [], templates)[0]
+        return Answer(max(shares, key=shares.__getitem__), None, shares)
+    if isinstance(model, PictureModel):
+        raise ConfigError(
+            "This model draws pictures and reads none; classify with a CLIP, such as that of clip-blocks."
+        )
+    if templates:
+        raise ConfigError("--template is of a CLIP, which compares a picture with texts; leave it out.")
+    return model.ask("classification", {"image": image, "labels": labels}, details=True)  # type: ignore[no-any-return]
 
 
 def plain(answers: list[Answer], model: Model) -> dict[str, Any]:

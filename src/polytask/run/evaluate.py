@@ -39,18 +39,25 @@ def evaluate(
     where: Mapping[str, str] | None = None, limit: int | None = None, shots: int = 0, unsafe: bool = False,
     split: str | None = None,
     sampling: Mapping[str, Any] | None = None, loading: Mapping[str, Any] | None = None, quiet: bool = False,
-    drawing: Mapping[str, Any] | None = None,
+    drawing: Mapping[str, Any] | None = None, templates: Sequence[str] | None = None,
 ) -> Report:  # fmt: skip
     """The report of a checkpoint on a user's file, or on a split of a folder, a data set of the hub or "blocksworld".
 
     sampling and loading: fields of Sampling and words of Model.load; greedy and as the model is, where not said.
-    drawing: fields of `pictures.Drawing`, where the model draws.
+    drawing: fields of `pictures.Drawing`, where the model draws. templates: of `PictureMatcher`, where it is a CLIP.
     unsafe: programs run even without a sandbox. split: "test", else "validation", where there is one and none is named.
     Raises an Error that says what is wrong with the model, the file or its rows; the file is read first.
     """
     from polytask.run.ask import open_model
 
     folder = locate(model_path)
+    if networks.is_clip(folder):
+        if task_name != "classification" or shots or drawing:
+            raise ConfigError(f"{folder} holds a CLIP; it is judged by task classification, without shots or drawing.")
+        spec = source(model_path, task_name, data, columns, fields, limit=limit, split=split or judging_split(data))
+        return _of_clip(folder, replace(spec, where=dict(where or {})), templates, loading, quiet)
+    if templates:
+        raise ConfigError(f"--template: {folder} holds no CLIP, of which alone templates are.")
     if networks.is_drawing(folder):
         return _of_drawing(folder, task_name, data, columns, where, limit, split, sampling, drawing, loading, quiet)
     if drawing:
@@ -81,6 +88,28 @@ def evaluate(
     if cuts:
         cut = f"{len(cuts):,} prompts were" if len(cuts) > 1 else "1 prompt was"
         report.notes.append(f"{cut} longer than the model reads and lost the end of a text; the figures count them.")
+    return report
+
+
+def _of_clip(
+    folder: Path, spec: SourceSpec, templates: Sequence[str] | None, loading: Mapping[str, Any] | None, quiet: bool
+) -> Report:
+    """Every row is classified among its own labels, else among those of all rows."""
+    from polytask.pictures.matching import PLAIN
+    from polytask.run.ask import open_matcher
+
+    rows = list(read(spec))
+    every = sorted({row["label"] for row in rows if row.get("label")})
+    rows = [row if row.get("labels") else {**row, "labels": every} for row in rows]
+    model = replace(open_matcher(folder, **(loading or {})), templates=templates or PLAIN)
+    marks = {"data": spec.fingerprint(), "model": fingerprint(folder)}
+    with _bar(quiet) as progress:
+        report = evaluate_task(
+            model, get_task("classification"), rows, batch=BATCH, progress=progress, fingerprints=marks
+        )
+    report.reproduce["templates"] = list(model.templates)
+    if spec.from_ not in GENERATORS:
+        report.reproduce["files"] = [file.name for file in spec.place().files]
     return report
 
 

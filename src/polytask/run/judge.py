@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from polytask import runtime
 from polytask.data.sources import GENERATORS, SourceSpec, read
 from polytask.errors import ConfigError, TaskError
 from polytask.evaluation.intervals import bootstrap, wilson
@@ -12,8 +13,7 @@ from polytask.evaluation.report import Report, Sample, versions
 from polytask.inference.sampling import Sampling
 from polytask.interop.folder import fingerprint
 from polytask.model import Model
-from polytask.pictures import Drawing
-from polytask.run.draw import open_drawing
+from polytask.pictures import Drawing, PictureModel
 from polytask.tasks import check, get_task
 from polytask.tasks.judging import judged
 
@@ -36,7 +36,8 @@ def evaluate_drawing(
     wish = Drawing.of(drawing)
     if wish.n != 1:
         raise ConfigError("drawing: one picture of each caption is judged; leave out n.")
-    model = open_drawing(model_path, **loading)
+    runtime.prepare()
+    model = PictureModel.load(model_path, **loading)
     if model.labels:
         raise ConfigError(f"{model_path} draws by label, and no rule reads whether a picture shows one.")
 

@@ -1,0 +1,199 @@
+"""What a user holds of a system that draws by diffusion: pictures from captions or labels, edits and variations.
+
+model = polytask.load("runs/imagen-blocks")
+model.draw("a large red circle left of a small blue square", n=4, seed=7)     # PIL images
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from polytask.errors import ConfigError, TaskError
+from polytask.inference.matching import Matcher, expect_candidates
+from polytask.interop import networks
+from polytask.models.built import parameters
+from polytask.models.diffusion import DiffusionConfig
+from polytask.pictures import embeddings
+from polytask.pictures.dials import Drawing as Drawing
+from polytask.pictures.dials import expect_number
+from polytask.pictures.painter import NO_CLIP, Aim, Known, Painter
+from polytask.tasks.picture import decode, encoded, fitted, to_picture, to_tensor
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass
+class PictureModel:
+    """A folder of a drawing system. Pictures that are given are PIL images, bytes or pathlib.Paths; those that come
+    back are PIL images. `dials` are fields of `Drawing`."""
+
+    painter: Painter
+
+    @classmethod
+    def load(
+        cls, path: str | Path, *, dtype: str = "float32", device: str = "auto", check: bool = True
+    ) -> "PictureModel":  # fmt: skip
+        """The model of a folder, or of a run's. Raises CheckpointError, and ConfigError where it draws nothing."""
+        return cls(Painter.load(path, dtype, device, check))
+
+    @property
+    def folder(self) -> networks.NetworkFolder:
+        return self.painter.folder
+
+    @property
+    def config(self) -> DiffusionConfig:
+        return self.painter.config
+
+    @property
+    def side(self) -> int:
+        """Of its pictures, in pixels."""
+        return self.painter.side
+
+    @property
+    def labels(self) -> list[str]:
+        """What it draws by, where it reads no captions."""
+        return self.painter.labels
+
+    @property
+    def info(self) -> dict[str, Any]:
+        return {"parameters": parameters(self.config), "pixels": self.side, **self.folder.about}
+
+    def draw(
+        self, prompt: str, n: int = 1, seed: int = 0, *, candidates: int | None = None,
+        clip: str | Path | Matcher | None = None, **dials: Any,
+    ) -> "list[Image]":  # fmt: skip
+        """n pictures of a caption, or of a label.
+
+        candidates: so many are drawn, 512 at most, and those come back that fit the caption best by a CLIP: that of the
+        folder `clip`, or the model's own (Ramesh et al. 2021, section 2.6, for DALL-E). The same CLIP chooses where
+        several levels of `augmentation` are tried.
+
+        Raises TooLong for a caption beyond the text window, ConfigError for dials out of range, unknown labels and
+        candidates without a CLIP, and SamplingError where a step gives no picture.
+        """
+        words = {"n": n, "seed": seed, "candidates": candidates, "clip": clip, **dials}
+        return self.draw_many([prompt], **words)[0]
+
+    def draw_many(
+        self, prompts: Sequence[str], *, candidates: int | None = None, clip: str | Path | Matcher | None = None,
+        **dials: Any,
+    ) -> "list[list[Image]]":  # fmt: skip
+        """The same for many captions in the same passes; their pictures have the noise of seed, seed + 1, ..."""
+        return self._best(prompts, self._wish(dials), None, candidates, clip)
+
+    def edit(
+        self, picture: Any, prompt: str, mask: Any = None, *, resize: bool = False, n: int = 1, seed: int = 0,
+        candidates: int | None = None, clip: str | Path | Matcher | None = None, **dials: Any,
+    ) -> "list[Image]":  # fmt: skip
+        """Pictures that are as `picture` where the mask is black, and drawn anew where it is white, so that the whole
+        fits `prompt`. resize: pictures and masks of other sizes are fitted. candidates, clip: as in `draw`.
+
+        Raises TaskError without a mask, or where a size differs and `resize` is not said.
+        """
+        if mask is None:
+            raise TaskError(
+                "This model edits where a mask says: give one, white where the picture is to be drawn anew."
+            )
+        wish = self._wish({"n": n, "seed": seed, **dials})
+        pixels = self._given(picture, resize, "picture")
+        chosen = self._given(mask, resize, "mask").mean(1, keepdim=True) > 0
+        if not chosen.any():
+            raise TaskError("The mask is black everywhere, so nothing would be drawn anew; paint a part of it white.")
+        return self._best([prompt], wish, Known(pixels, chosen), candidates, clip)[0]
+
+    # Of a model that draws CLIP's embeddings, such as unCLIP; all raise TaskError where it does not. A picture's own
+    # noise is found by as many steps, and with the same guidance, as drawing takes; both may be few where much is.
+
+    def variations(
+        self, picture: Any, n: int = 1, seed: int = 0, *, details: bool = False, resize: bool = True, **dials: Any
+    ) -> "list[Image]":  # fmt: skip
+        """Pictures that show the same: of the embedding that CLIP has of `picture`, from fresh noise.
+
+        details: from the picture's own noise, so that much of it stays, with new noise on the way as `eta` says (0.5
+        unless said; 0 gives the picture back), as published (Ramesh et al. 2022, section 3.1).
+        """
+        wish = self._wish({"n": n, "seed": seed, **dials})
+        return shown(embeddings.variations(self.painter, self._given(picture, resize, "picture"), wish, details))
+
+    def interpolate(
+        self, first: Any, second: Any, n: int = 7, seed: int = 0, *, details: bool = True, resize: bool = True,
+        **dials: Any,
+    ) -> "list[Image]":  # fmt: skip
+        """n pictures on the way from one to another, both ends included (Ramesh et al. 2022, section 3.2).
+
+        details: noise is interpolated too, from that of the one to that of the other, so that both ends are the
+        pictures; without, all are drawn from one noise.
+        """
+        wish = self._wish({"n": n, "seed": seed, **dials})
+        pair = [self._given(picture, resize, "picture") for picture in (first, second)]
+        return shown(embeddings.interpolation(self.painter, pair[0], pair[1], wish, details))
+
+    def difference(
+        self, picture: Any, before: str, after: str, n: int = 5, seed: int = 0, *, theta: float = 0.5,
+        details: bool = True, resize: bool = True, **dials: Any,
+    ) -> "list[Image]":  # fmt: skip
+        """n pictures that turn from `picture` to what the caption `after` says and `before` does not (Ramesh et al.
+        2022, section 3.3). theta: the share of the way to go at most; 0.25 to 0.5 as published. Of several pictures the
+        first is the given one.
+
+        details: from the picture's own noise, as published.
+        """
+        expect_number("theta", theta, 1.0)
+        wish = self._wish({"n": n, "seed": seed, **dials})
+        pixels = self._given(picture, resize, "picture")
+        return shown(embeddings.difference(self.painter, pixels, before, after, wish, theta, details))
+
+    def _wish(self, dials: Mapping[str, Any]) -> Drawing:
+        wish = Drawing.of(dials)
+        if len(wish.levels) > 1 and not self.painter.told_of_noise:
+            raise ConfigError("drawing: augmentation is of a model that enlarges, told of noise; leave it out here.")
+        return wish
+
+    def _best(
+        self, prompts: Sequence[str], wish: Drawing, known: Known | None, candidates: int | None,
+        clip: str | Path | Matcher | None,
+    ) -> "list[list[Image]]":  # fmt: skip
+        """wish.n pictures of each prompt, the best of so many candidates where there are such."""
+        aim = None
+        if candidates is not None or len(wish.levels) > 1:
+            matcher = self._matcher(clip)
+            aim = Aim(matcher, matcher.embed_texts(prompts, cut=True))
+        elif clip is not None:
+            raise ConfigError("`clip` chooses the best of `candidates`; say how many, such as candidates=16.")
+        count = wish.n if candidates is None else candidates
+        expect_candidates(count, wish.n)
+        drawn = self.painter.draw(prompts, replace(wish, n=count), known, aim)
+        every = [drawn[i : i + count] for i in range(0, len(drawn), count)]
+        if candidates is not None and aim is not None:
+            every = [aim.best(number, own, wish.n) for number, own in enumerate(every)]
+        return [shown(own) for own in every]
+
+    def _matcher(self, clip: str | Path | Matcher | None) -> Matcher:
+        """Raises ConfigError where there is no CLIP."""
+        if isinstance(clip, Matcher):
+            return clip
+        if clip is not None:
+            folder = networks.read(clip)
+            network = networks.load(folder.path, device=self.painter.device, check=False)
+            return Matcher.of(network, folder.tokenizer, folder.path)
+        if self.painter.matcher is None:
+            raise ConfigError(NO_CLIP)
+        return self.painter.matcher
+
+    def _given(self, picture: Any, resize: bool, what: str) -> Tensor:
+        """(1, 3, S, S) of a picture or mask that a user gave."""
+        image = decode(encoded(picture))
+        if image.size != (self.side, self.side) and not resize:
+            raise TaskError(
+                f"The {what} has {image.width} x {image.height} pixels and the model draws {self.side} x {self.side}; "
+                "say that it may be resized (resize=True, --resize), or give one of that size."
+            )
+        return to_tensor(fitted(image, self.side))[None]
+
+
+def shown(pixels: Sequence[Tensor]) -> "list[Image]":
+    return [to_picture(one[0]) for one in pixels]
