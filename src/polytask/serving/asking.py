@@ -13,7 +13,7 @@ from polytask.inference.sequence import Completion, Request
 from polytask.serving.settings import Settings
 from polytask.serving.shelf import Served, Shelf, Shelved
 from polytask.serving.stream import EventStream, while_there
-from polytask.serving.writer import WritingJob
+from polytask.serving.worker import Job
 
 
 def find(http: HttpRequest, name: str | None) -> Served:
@@ -44,7 +44,7 @@ def note_prompt(http: HttpRequest, prompt: Any) -> None:
         note(http, prompt=prompt)
 
 
-async def submit(http: HttpRequest, served: Served, build: Callable[[], list[Request]]) -> WritingJob:
+async def submit(http: HttpRequest, served: Served, build: Callable[[], list[Request]]) -> Job:
     """Makes requests, away from the event loop, and hands them in. Raises Refusal and what `build` raises."""
     settings: Settings = http.app.state.settings
 
@@ -76,7 +76,7 @@ async def answer(
     return job.requests, completions
 
 
-def streamed(http: HttpRequest, served: Served, job: WritingJob, events: AsyncIterator[bytes]) -> EventStream:
+def streamed(http: HttpRequest, served: Served, job: Job, events: AsyncIterator[bytes]) -> EventStream:
     """A response that sends the events of a job, and frees what it holds however it ends."""
     return EventStream(events, http.app.state.settings.stall, lambda: served.worker.release(job))
 

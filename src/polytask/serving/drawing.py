@@ -1,11 +1,10 @@
 """From what a client wants drawn to pictures, by a model of either kind."""
 
-import asyncio
 import secrets
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 from starlette.requests import Request as HttpRequest
@@ -15,7 +14,7 @@ from polytask.errors import ConfigError, TaskError
 from polytask.inference.drawing import show
 from polytask.inference.sampling import Sampling
 from polytask.inference.sequence import Completion, Request
-from polytask.pictures import Drawing, Plan
+from polytask.pictures import Drawing, PictureModel
 from polytask.serving.asking import answer, note, usage
 from polytask.serving.opening import naming, opening, square
 from polytask.serving.refusal import Refusal
@@ -23,7 +22,10 @@ from polytask.serving.schema import Strict
 from polytask.serving.shelf import Served, ServedPictures
 from polytask.serving.stream import while_there
 from polytask.tasks import prompt
-from polytask.tasks.picture import decode, erased, png, to_picture
+from polytask.tasks.picture import decode, erased, png
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 class Diffusing(Strict):
@@ -81,35 +83,35 @@ async def paint(
     """Pictures by diffusion. Raises Refusal, ConfigError, TooLong and SamplingError."""
 
     async def drawn() -> list[bytes]:
-        job = await served.worker.submit(await opening(lambda: _plan(served, task, asked, wish, resize)), wish.n)
-        try:
-            pixels = await job.result()
-        finally:
-            served.worker.release(job)
-        return await asyncio.to_thread(lambda: [png(to_picture(one[0])) for one in pixels])
+        ask = await opening(lambda: _asking(served.model.side, task, asked, wish, resize))
+        pictures = await served.worker.paint(ask, wish.n)
+        return [png(picture) for picture in pictures]
 
     found = await while_there(http, drawn())
     note(http, pictures=len(found))
     return Drawn(found)
 
 
-def _plan(served: ServedPictures, task: str, asked: Asked, wish: Drawing, resize: bool | None) -> Plan:
-    model, side = served.model, served.model.side
+def _asking(
+    side: int, task: str, asked: Asked, wish: Drawing, resize: bool | None
+) -> "Callable[[PictureModel], list[Image]]":
+    """What a model is asked, with pictures of its own size. Raises Refusal."""
+    dials = vars(wish)
     if task == "drawing":
-        return model.drawing([asked.prompt], wish)
+        return lambda model: model.draw(asked.prompt, **dials)
     with naming(f"{asked.where}image"):
         image = square(decode(asked.image), side, resize is True or (task == "variations" and resize is None))
     if task == "variations":
-        return model.varying(image, wish)
+        return lambda model: model.variations(image, **dials)
     source, data = ("image", asked.image) if asked.mask is None else ("mask", asked.mask)
     with naming(f"{asked.where}{source}"):
         mask = erased(data)
-        if mask is None or mask.point(lambda transparent: 255 * (transparent > 127)).getbbox() is None:
+        if mask is None or mask.point([255 * (alpha > 127) for alpha in range(256)]).getbbox() is None:
             raise TaskError(
                 "Nothing is transparent, and what is to be drawn anew must be, in the mask or in the picture itself."
             )
         mask = square(mask, side, resize is True)
-    return model.editing(image, asked.prompt, mask, wish)
+    return lambda model: model.edit(image, asked.prompt, mask, **dials)
 
 
 async def draw(

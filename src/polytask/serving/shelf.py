@@ -16,18 +16,17 @@ from polytask.serving.painter import Painter
 from polytask.serving.refusal import Refusal, unknown
 from polytask.serving.settings import Settings
 from polytask.serving.worker import Worker
-from polytask.serving.writer import Writer
 from polytask.tasks.picture import Picture
 from polytask.tasks.task import Field
 
 
 @dataclass(kw_only=True)
 class Shelved(ABC):
-    """A model of any kind with its name, the thread that runs it and when it was loaded (seconds since 1970)."""
+    """A model of any kind with its name, what runs it and when it was loaded (seconds since 1970)."""
 
     name: str
     model: Any
-    worker: Worker
+    worker: Worker | Painter
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
@@ -50,7 +49,7 @@ class Served(Shelved):
     """A language model, which may read and draw pictures too."""
 
     model: Model
-    worker: Writer
+    worker: Worker
 
     @property
     def tasks(self) -> list[str]:
@@ -178,4 +177,4 @@ def _shelved(name: str, model: Model | PictureModel, settings: Settings, meter: 
     limits = settings.queue, settings.seconds, meter
     if isinstance(model, PictureModel):
         return ServedPictures(name=name, model=model, worker=Painter(model, *limits))
-    return Served(name=name, model=model, worker=Writer(model.engine, *limits))
+    return Served(name=name, model=model, worker=Worker(model.engine, *limits))

@@ -19,7 +19,7 @@ from polytask.serving.refusal import Json, unknown
 from polytask.serving.schema import MOST, STREAMED, Dials, Named, expect, sampling
 from polytask.serving.shelf import DIFFUSED, Served, ServedPictures, Shelf, Shelved
 from polytask.serving.stream import DONE, EventStream, event, while_there
-from polytask.serving.writer import WritingJob
+from polytask.serving.worker import Job
 from polytask.tasks import TASKS, Segment, Task, Text, check, prompt
 from polytask.tasks.picture import Picture, png
 from polytask.tasks.scoring import written
@@ -222,7 +222,7 @@ def _whole(
 
 
 async def _events(
-    http: HttpRequest, served: Served, task: Task, body: TaskBody, job: WritingJob, frame: dict[str, Any]
+    http: HttpRequest, served: Served, task: Task, body: TaskBody, job: Job, frame: dict[str, Any]
 ) -> AsyncIterator[bytes]:
     """Pieces of text, then each answer as the task reads it."""
     frame, completions = {**frame, "object": "task.answer.chunk"}, dict[int, Completion]()
