@@ -273,3 +273,20 @@ def test_tasks_of_diffusion_are_described_and_answered(http, models):
     varied = http.post(told["variations"]["path"], json={"example": {"image": url(picture())}, **FEW}).json()
     expected = models["unclip"].variations(picture(), **FEW)
     assert pixels(shown(varied["answers"][0]["answer"]["b64_json"])) == pixels(expected[0])
+
+
+def test_folders_of_both_kinds_are_served(models, tmp_path):
+    """As `polytask serve` loads them, with what it says of language models beside."""
+    from polytask.interop import networks
+    from polytask.serving.server import load
+
+    kept = models["diffusion"]
+    networks.save(tmp_path / "pictures", kept.network, kept.folder.about, tokenizer=kept.folder.tokenizer)
+    models["texts"].save(tmp_path / "texts")
+    paths = {"pictures": str(tmp_path / "pictures"), "texts": str(tmp_path / "texts")}
+    loading = {"dtype": "auto", "int8": True, "int4": False, "draft": None, "truncate": None}
+    with running(load(paths, loading)) as (address, _):
+        drawn = httpx.post(f"{address}/v1/images/generations", json={"prompt": "a red", **FEW}, timeout=60).json()
+        assert pixels(shown(drawn["data"][0]["b64_json"])) == pixels(kept.draw("a red", **FEW)[0])
+        written = httpx.post(f"{address}/v1/completions", json={"prompt": "a", "max_tokens": 2}, timeout=60).json()
+        assert (drawn["model"], written["model"]) == ("pictures", "texts")
