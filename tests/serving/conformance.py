@@ -15,6 +15,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from tests.serving.artists import by_tokens, diffusion
 from tests.serving.conftest import running, tiny
 
 SAID = [not_a_server_error, content_type_conformance, status_code_conformance, response_schema_conformance]
@@ -44,7 +45,7 @@ def _ask(operation, examples: int, answered: Counter) -> None:
 
 
 if __name__ == "__main__":
-    with running({"tiny": tiny(64)}) as (place, _):
+    with running({"tiny": tiny(64), "tokens": by_tokens(), "diffusion": diffusion()}) as (place, _):
         found = check(place, int(sys.argv[1]))
     for name, count in sorted(found.items()):
         print(f"{count:6} {name}")

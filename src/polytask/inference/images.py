@@ -114,6 +114,14 @@ class _Way:
         return self.query.x.shape, None if self.low is None else self.low.shape, kinds
 
 
+@dataclass(frozen=True)
+class Stats:
+    """How many requests an engine has at a moment."""
+
+    waiting: int
+    running: int
+
+
 class ImageEngine:
     """Draws many pictures with one network; at most `max_requests` run at once, the others wait their turn."""
 
@@ -133,27 +141,32 @@ class ImageEngine:
     @property
     def busy(self) -> bool:
         """Whether a step would do anything."""
-        return bool(self._waiting or self._running)
+        stats = self.stats()
+        return bool(stats.waiting or stats.running)
+
+    def stats(self) -> Stats:
+        """What it has to do at this moment."""
+        waiting, running = list(self._waiting), list(self._running)
+        return Stats(sum(not handle.done for handle in waiting), sum(not way.handle.done for way in running))
 
     def run(self, requests: Sequence[ImageRequest]) -> list[Tensor]:
         """The picture of each request, in order."""
         return answers_of(self.submit, requests)
 
     def cancel(self, handle: ImageHandle) -> None:
-        """Ends a request, wherever it is; nothing happens where it has already ended."""
-        with self._lock:
-            if handle in self._waiting:
-                self._waiting.remove(handle)
-            self._running = [way for way in self._running if way.handle is not handle]
-            if not handle.done:
-                handle.error = ConfigError("The drawing was cancelled.")
+        """Ends a request, wherever it is, without waiting for a step under way; nothing happens where it has already
+        ended."""
+        if not handle.done:
+            handle.error = ConfigError("The drawing was cancelled.")
 
     @torch.inference_mode()
     def step(self) -> list[ImageHandle]:
         """One pass for all that runs; those that ended with it. An error ends the requests of its pass alone."""
         with self._lock:
+            self._running = [way for way in self._running if not way.handle.done]
             while self._waiting and len(self._running) < self.max_requests:
-                self._running.append(self._begin(self._waiting.popleft()))
+                if not (handle := self._waiting.popleft()).done:
+                    self._running.append(self._begin(handle))
             groups: dict[tuple, list[_Way]] = {}
             for way in self._running:
                 groups.setdefault(way.alike, []).append(way)
@@ -248,3 +261,29 @@ class ImageEngine:
         except StopIteration as done:
             noise = handle.request.inverted is not None
             handle.done_steps, handle.picture = handle.request.steps, done.value if noise else done.value.clamp(-1, 1)
+
+
+class Share:
+    """An engine as one of several users has it: `run` in a thread of that user's, with the passes of all, and `end` in
+    any other."""
+
+    def __init__(self, engine: ImageEngine):
+        self.engine, self.device = engine, engine.device
+        self._handles, self._ended = list[ImageHandle](), False
+
+    def run(self, requests: Sequence[ImageRequest]) -> list[Tensor]:
+        """As the engine's. Raises ConfigError once it was ended."""
+        return answers_of(self._submit, requests)
+
+    def end(self) -> None:
+        """Cancels what it runs, and what it would be asked to run yet."""
+        self._ended = True
+        for handle in list(self._handles):
+            handle.cancel()
+
+    def _submit(self, request: ImageRequest) -> ImageHandle:
+        handle = self.engine.submit(request)
+        self._handles.append(handle)
+        if self._ended:
+            handle.cancel()
+        return handle

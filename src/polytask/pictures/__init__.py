@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from polytask.errors import ConfigError, TaskError
+from polytask.inference.images import ImageEngine, Share
 from polytask.inference.matching import Matcher, expect_candidates
 from polytask.interop import networks
 from polytask.models.built import parameters
@@ -59,8 +60,29 @@ class PictureModel:
         return self.painter.labels
 
     @property
+    def able(self) -> list[str]:
+        """What it can be asked; variations of a model that draws CLIP's embeddings alone."""
+        return ["drawing", "editing", *(["variations"] if self.painter.matcher else [])]
+
+    @property
+    def text_length(self) -> int:
+        """Tokens of a caption, its end included."""
+        return self.painter.text_length
+
+    @property
     def info(self) -> dict[str, Any]:
         return {"parameters": parameters(self.config), "pixels": self.side, **self.folder.about}
+
+    @property
+    def engines(self) -> list[ImageEngine]:
+        """Of its networks, the last stage's first."""
+        return self.painter.engines
+
+    def shared(self) -> "tuple[PictureModel, list[Share]]":
+        """The model for one of several users, each in a thread: what they ask is drawn in the same passes. The shares
+        end what that user's draws."""
+        painter, shares = self.painter.shared()
+        return PictureModel(painter), shares
 
     def draw(
         self, prompt: str, n: int = 1, seed: int = 0, *, candidates: int | None = None,

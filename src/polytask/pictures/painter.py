@@ -1,6 +1,7 @@
 """The networks of a system that draws by diffusion, stage upon stage: tensors in and out."""
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,7 @@ from polytask import runtime
 from polytask.diffusion import samplers
 from polytask.diffusion.schedule import path as noise_path
 from polytask.errors import ConfigError, TooLong
-from polytask.inference.images import ImageEngine, ImageRequest
+from polytask.inference.images import ImageEngine, ImageRequest, Share
 from polytask.inference.matching import Matcher
 from polytask.interop import networks
 from polytask.models.clip import CLIP, CLIPConfig
@@ -75,7 +76,7 @@ class Painter:
     clip: CLIP | None = None
     prior: Prior | None = None
     base: "Painter | None" = None
-    engine: ImageEngine = field(init=False)
+    engine: ImageEngine | Share = field(init=False)
 
     def __post_init__(self) -> None:
         self.engine = ImageEngine(self.network, max_requests=64)
@@ -115,6 +116,21 @@ class Painter:
     def labels(self) -> list[str]:
         """What it draws by, where it reads no captions."""
         return list(self.folder.about.get("labels", ()))
+
+    @property
+    def engines(self) -> list[ImageEngine]:
+        """Its own, and those of the networks whose pictures it enlarges."""
+        assert isinstance(self.engine, ImageEngine)  # what is shared out is not shared once more
+        return [self.engine, *(self.base.engines if self.base else [])]
+
+    def shared(self) -> "tuple[Painter, list[Share]]":
+        """See `PictureModel.shared`."""
+        one, share = copy(self), Share(self.engines[0])
+        one.engine = share
+        if self.base is None:
+            return one, [share]
+        one.base, shares = self.base.shared()
+        return one, [share, *shares]
 
     @property
     def device(self) -> torch.device:

@@ -11,17 +11,26 @@ from starlette.requests import Request as HttpRequest
 from polytask.errors import TooLong
 from polytask.inference.sequence import Completion, Request
 from polytask.serving.settings import Settings
-from polytask.serving.shelf import Served, Shelf
+from polytask.serving.shelf import Served, Shelf, Shelved
 from polytask.serving.stream import EventStream, while_there
 from polytask.serving.worker import Job
 
 
 def find(http: HttpRequest, name: str | None) -> Served:
-    """The model that a request names. Raises Refusal."""
+    """The language model that a request names. Raises Refusal."""
     shelf: Shelf = http.app.state.shelf
-    served = shelf.get(name)
+    served = shelf.able(name, lambda each: isinstance(each, Served), "writes texts")
+    assert isinstance(served, Served)
     note(http, model=served.name)
     return served
+
+
+def able(http: HttpRequest, name: str | None, task: str, what: str) -> Shelved:
+    """A model of any kind that can be asked this task; `what` says so in words. Raises Refusal."""
+    shelf: Shelf = http.app.state.shelf
+    found = shelf.able(name, lambda each: task in each.tasks, what)
+    note(http, model=found.name)
+    return found
 
 
 def note(http: HttpRequest, **words: Any) -> None:
