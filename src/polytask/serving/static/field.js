@@ -90,7 +90,7 @@ function chosen({ id, name, described }) {
 }
 
 function mask({ id, label, described }) {
-  const field = maskField({ id, label, described, onchange: () => made?.cleared() });
+  const field = maskField({ id, label, described, onchange: () => made.cleared() });
   const made = {
     kind: "mask", input: field.canvas, body: field.element, show: field.show, value: field.picture, filled: field.painted,
   };

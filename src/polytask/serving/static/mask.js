@@ -46,6 +46,7 @@ export function maskField({ id, label, described, onchange }) {
   function change(act) {
     act();
     paint();
+    onchange();
     announce(share.textContent);
   }
 
@@ -55,7 +56,6 @@ export function maskField({ id, label, described, onchange }) {
     undo.disabled = !strokes?.done.length;
     clear.disabled = !painted;
     share.textContent = painted ? `${Math.max(1, Math.round(100 * painted))}% of the picture is painted.` : "Nothing is painted yet.";
-    onchange();
   }
 
   function move({ x, y }) {
@@ -90,6 +90,7 @@ export function maskField({ id, label, described, onchange }) {
     for (const { x, y } of (all.length ? all : [event]).map(place)) strokes.to(x, y);
     move(place(event));
     paint();
+    onchange();
   }
 
   canvas.addEventListener("keydown", (event) => {
