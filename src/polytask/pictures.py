@@ -4,11 +4,11 @@ model = polytask.load("runs/imagen-blocks")
 model.draw("a large red circle left of a small blue square", n=4, seed=7)     # PIL images
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -73,6 +73,30 @@ class Drawing:
             if name not in cls.__dataclass_fields__:
                 raise ConfigError(f"drawing: there is no '{name}': {nearest(name, cls.__dataclass_fields__)}")
         return cls(**words)
+
+
+class Stage(NamedTuple):
+    """Pictures that an engine is to draw before a plan goes on."""
+
+    engine: ImageEngine
+    requests: list[ImageRequest]
+
+
+Plan = Generator[Stage, list[Tensor], list[Tensor]]
+"""How pictures come to be: it yields what is to be drawn, is sent the pictures (1, 3, S, S), and returns the last ones.
+
+So whoever drives it decides what runs together: `fulfilled` a plan alone, a server those of all its clients.
+"""
+
+
+def fulfilled(plan: Plan) -> list[Tensor]:
+    """The pictures of a plan, drawn now."""
+    try:
+        stage = next(plan)
+        while True:
+            stage = plan.send(stage.engine.run(stage.requests))
+    except StopIteration as done:
+        return done.value
 
 
 @dataclass(frozen=True)
@@ -146,6 +170,11 @@ class PictureModel:
     def info(self) -> dict[str, Any]:
         return {"parameters": parameters(self.config), "pixels": self.side, **self.folder.about}
 
+    @property
+    def engines(self) -> list[ImageEngine]:
+        """Its own, and those of the models below it that it enlarges the pictures of."""
+        return [self.engine, *(self.base.engines if self.base else [])]
+
     # What a user asks
 
     def draw(self, prompt: str, n: int = 1, seed: int = 0, **dials: Any) -> "list[Image]":
@@ -159,7 +188,7 @@ class PictureModel:
     def draw_many(self, prompts: Sequence[str], **dials: Any) -> "list[list[Image]]":
         """The same for many captions in the same passes; their pictures have the noise of seed, seed + 1, ..."""
         wish = Drawing.of(dials)
-        return self._shown(self._pixels(list(prompts), wish, None), wish.n)
+        return self._shown(fulfilled(self.drawing(prompts, wish)), wish.n)
 
     def edit(
         self, picture: Any, prompt: str, mask: Any = None, *, resize: bool = False, n: int = 1, seed: int = 0,
@@ -170,16 +199,8 @@ class PictureModel:
 
         Raises TaskError without a mask, or where a size differs and `resize` is not said.
         """
-        if mask is None:
-            raise TaskError(
-                "This model edits where a mask says: give one, white where the picture is to be drawn anew."
-            )
         wish = Drawing.of({"n": n, "seed": seed, **dials})
-        pixels = self._given(picture, resize, "picture")
-        chosen = self._given(mask, resize, "mask").mean(1, keepdim=True) > 0
-        if not chosen.any():
-            raise TaskError("The mask is black everywhere, so nothing would be drawn anew; paint a part of it white.")
-        return self._shown(self._pixels([prompt], wish, _Known(pixels, chosen)), n)[0]
+        return self._shown(fulfilled(self.editing(picture, prompt, mask, wish, resize)), n)[0]
 
     def variations(
         self, picture: Any, n: int = 1, seed: int = 0, *, resize: bool = True, **dials: Any
@@ -188,14 +209,35 @@ class PictureModel:
 
         Raises TaskError where the model draws no embeddings.
         """
+        wish = Drawing.of({"n": n, "seed": seed, **dials})
+        return self._shown(fulfilled(self.varying(picture, wish, resize)), n)[0]
+
+    # The same as plans: a mistake is raised at once, and nothing is drawn yet
+
+    def drawing(self, prompts: Sequence[str], wish: Drawing) -> Plan:
+        """wish.n pictures of each caption, one caption after the other; raises as `draw`."""
+        self._check(prompts, wish)
+        return self._stages(prompts, wish, None)
+
+    def editing(self, picture: Any, prompt: str, mask: Any, wish: Drawing, resize: bool = False) -> Plan:
+        """wish.n pictures; raises as `edit`."""
+        if mask is None:
+            raise TaskError(
+                "This model edits where a mask says: give one, white where the picture is to be drawn anew."
+            )
+        pixels = self._given(picture, resize, "picture")
+        chosen = self._given(mask, resize, "mask").mean(1, keepdim=True) > 0
+        if not chosen.any():
+            raise TaskError("The mask is black everywhere, so nothing would be drawn anew; paint a part of it white.")
+        self._check([prompt], wish)
+        return self._stages([prompt], wish, _Known(pixels, chosen))
+
+    def varying(self, picture: Any, wish: Drawing, resize: bool = True) -> Plan:
+        """wish.n pictures; raises as `variations`."""
         if self.clip is None:
             raise TaskError("Variations need a model that draws CLIP's embeddings, such as one of system dalle2.")
-        wish = Drawing.of({"n": n, "seed": seed, **dials})
-        with torch.inference_mode():
-            embedding = self.clip.encode_image(self._given(picture, resize, "picture").to(self._device))
-        silent, seen = torch.tensor([False], device=self._device), torch.tensor([True], device=self._device)
-        condition = self._condition([""], embedding).kept(silent, seen)
-        return self._shown(self._drawn([condition], wish, None, None), n)[0]
+        noise_path(self.network.schedule, wish.steps)
+        return self._varied(self._given(picture, resize, "picture"), wish)
 
     # How it is drawn
 
@@ -217,30 +259,36 @@ class PictureModel:
             )
         return to_tensor(fitted(image, self.side))[None]
 
-    def _pixels(self, prompts: list[str], wish: Drawing, known: _Known | None) -> list[Tensor]:
-        """wish.n tensors (1, 3, S, S) for each prompt, one prompt after the other."""
+    def _check(self, prompts: Sequence[str], wish: Drawing) -> None:
+        """Raises what a plan of these prompts would run into."""
         noise_path(self.network.schedule, wish.steps)
-        with torch.inference_mode():
-            embedding = None if self.prior is None else self._embeddings(prompts, wish)
-            low = None
-            if self.config.low_pixels:
-                low = self._low(prompts, wish, known)
-            if self.config.unet.pooled and not self.labels and embedding is None:
+        if self.config.low_pixels:
+            if self.base is None:
                 raise ConfigError(
-                    "This model draws an embedding of CLIP and holds no prior; train it with model.prior."
+                    "This model enlarges pictures and holds none that draws them; train it with model.base."
                 )
-            every = self._condition(prompts, embedding)
-            conditions = [every.rows(torch.tensor([i], device=self._device)) for i in range(len(prompts))]
-            return self._drawn(conditions, wish, low, known)
+            self.base._check(prompts, wish)
+        if self.config.unet.pooled and not self.labels and self.prior is None:
+            raise ConfigError("This model draws an embedding of CLIP and holds no prior; train it with model.prior.")
+        if not self.labels:
+            self.tokens(prompts)
+        elif unknown := [prompt for prompt in prompts if prompt not in self.labels]:
+            raise ConfigError(
+                f"This model draws by label and has no '{unknown[0]}': {nearest(unknown[0], self.labels)}"
+            )
 
-    def _low(self, prompts: list[str], wish: Drawing, known: _Known | None) -> list[Tensor]:
-        if self.base is None:
-            raise ConfigError("This model enlarges pictures and holds none that draws them; train it with model.base.")
-        return self.base._pixels(prompts, wish, None if known is None else known.at(self.base.side))
+    def _stages(self, prompts: Sequence[str], wish: Drawing, known: _Known | None) -> Plan:
+        low = None
+        if self.base is not None:
+            low = yield from self.base._stages(prompts, wish, None if known is None else known.at(self.base.side))
+        return (yield self._stage(self._conditions(prompts, wish), wish, low, known))
 
-    def _drawn(
+    def _varied(self, pixels: Tensor, wish: Drawing) -> Plan:
+        return (yield self._stage([self._seen(pixels)], wish, None, None))
+
+    def _stage(
         self, conditions: list[Condition], wish: Drawing, low: list[Tensor] | None, known: _Known | None
-    ) -> list[Tensor]:
+    ) -> Stage:
         kept: dict[str, Any] = (
             {} if known is None else {"known": known.at(self.side).pixels, "mask": known.at(self.side).mask}
         )
@@ -255,7 +303,20 @@ class PictureModel:
         if low is not None:
             level = wish.augmentation if self.config.unet.augmentation else 0.0
             requests = [replace(one, low=small, augmentation=level) for one, small in zip(requests, low, strict=True)]
-        return self.engine.run(requests)
+        return Stage(self.engine, requests)
+
+    @torch.inference_mode()
+    def _conditions(self, prompts: Sequence[str], wish: Drawing) -> list[Condition]:
+        embedding = None if self.prior is None else self._embeddings(prompts, wish)
+        every = self._condition(prompts, embedding)
+        return [every.rows(torch.tensor([i], device=self._device)) for i in range(len(prompts))]
+
+    @torch.inference_mode()
+    def _seen(self, pixels: Tensor) -> Condition:
+        """What CLIP sees in a picture, without a text."""
+        assert self.clip is not None
+        silent, seen = torch.tensor([False], device=self._device), torch.tensor([True], device=self._device)
+        return self._condition([""], self.clip.encode_image(pixels.to(self._device))).kept(silent, seen)
 
     @cached_property
     def text_length(self) -> int:
@@ -279,11 +340,6 @@ class PictureModel:
 
     def _condition(self, prompts: Sequence[str], embedding: Tensor | None) -> Condition:
         if self.labels:
-            for prompt in prompts:
-                if prompt not in self.labels:
-                    raise ConfigError(
-                        f"This model draws by label and has no '{prompt}': {nearest(prompt, self.labels)}"
-                    )
             numbers = torch.tensor([self.labels.index(prompt) for prompt in prompts], device=self._device)
             return self.network.condition(labels=numbers)
         ids, mask = self.tokens(prompts)

@@ -112,6 +112,14 @@ class _Way:
         return self.query.x.shape, None if self.low is None else self.low.shape, kinds
 
 
+@dataclass(frozen=True)
+class Stats:
+    """How many requests an engine has at a moment."""
+
+    waiting: int
+    running: int
+
+
 class ImageEngine:
     """Draws many pictures with one network; at most `max_requests` run at once, the others wait their turn."""
 
@@ -132,6 +140,10 @@ class ImageEngine:
     def busy(self) -> bool:
         """Whether a step would do anything."""
         return bool(self._waiting or self._running)
+
+    def stats(self) -> Stats:
+        """What it has to do at this moment."""
+        return Stats(len(self._waiting), len(self._running))
 
     def run(self, requests: Sequence[ImageRequest]) -> list[Tensor]:
         """The picture of each request, in order."""

@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 
 from polytask.errors import Error
 from polytask.model import Model
+from polytask.pictures import PictureModel
 from polytask.serving.gate import Gate
 from polytask.serving.metrics import Figures, Gauge
 from polytask.serving.page import add_page
@@ -22,7 +23,7 @@ from polytask.serving.refusal import ErrorAnswer, on_error, on_http, on_invalid
 from polytask.serving.settings import Settings
 from polytask.serving.shelf import Shelf
 
-ROUTES = ("models", "chat", "completions", "responses", "embeddings", "tasks", "health", "reserved")
+ROUTES = ("models", "chat", "completions", "responses", "embeddings", "images", "tasks", "health", "reserved")
 # FastAPI can send traces and figures to a collector; nothing here leaves the machine, whatever the environment says.
 QUIET: Any = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
 
@@ -35,7 +36,7 @@ class Life:
     running: int = 0
 
 
-def create_app(models: Mapping[str, Model], settings: Settings | None = None) -> FastAPI:
+def create_app(models: Mapping[str, Model | PictureModel], settings: Settings | None = None) -> FastAPI:
     """An ASGI app that serves these models by their names. Its workers run until `app.state.shelf.close()`."""
     settings, figures = settings or Settings(), Figures()
     app = FastAPI(
@@ -82,11 +83,11 @@ GAUGES = {
     "hit_tokens": "Tokens that were found in the cache and not run again.",
     "run_tokens": "Tokens that were run.",
     "preemptions": "Requests that had to give their blocks to others.",
-}  # what `Engine.stats` tells
+}  # what `Shelved.stats` tells, each kind of model its own
 
 
 def _gauges(shelf: Shelf) -> list[Gauge]:
     def values(name: str) -> Callable[[], dict[str, float]]:
-        return lambda: {served.name: float(getattr(served.model.engine.stats(), name)) for served in shelf}
+        return lambda: {each.name: float(stats[name]) for each in shelf if name in (stats := each.stats())}
 
     return [Gauge(f"polytask_{name}", help, values(name)) for name, help in GAUGES.items()]

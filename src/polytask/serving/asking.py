@@ -11,17 +11,26 @@ from starlette.requests import Request as HttpRequest
 from polytask.errors import TooLong
 from polytask.inference.sequence import Completion, Request
 from polytask.serving.settings import Settings
-from polytask.serving.shelf import Served, Shelf
+from polytask.serving.shelf import Served, Shelf, Shelved
 from polytask.serving.stream import EventStream, while_there
-from polytask.serving.worker import Job
+from polytask.serving.writer import WritingJob
 
 
 def find(http: HttpRequest, name: str | None) -> Served:
-    """The model that a request names. Raises Refusal."""
+    """The language model that a request names. Raises Refusal."""
     shelf: Shelf = http.app.state.shelf
-    served = shelf.get(name)
+    served = shelf.able(name, lambda each: isinstance(each, Served), "writes texts")
+    assert isinstance(served, Served)
     note(http, model=served.name)
     return served
+
+
+def able(http: HttpRequest, name: str | None, task: str, what: str) -> Shelved:
+    """A model of any kind that can be asked this task; `what` says so in words. Raises Refusal."""
+    shelf: Shelf = http.app.state.shelf
+    found = shelf.able(name, lambda each: task in each.tasks, what)
+    note(http, model=found.name)
+    return found
 
 
 def note(http: HttpRequest, **words: Any) -> None:
@@ -35,7 +44,7 @@ def note_prompt(http: HttpRequest, prompt: Any) -> None:
         note(http, prompt=prompt)
 
 
-async def submit(http: HttpRequest, served: Served, build: Callable[[], list[Request]]) -> Job:
+async def submit(http: HttpRequest, served: Served, build: Callable[[], list[Request]]) -> WritingJob:
     """Makes requests, away from the event loop, and hands them in. Raises Refusal and what `build` raises."""
     settings: Settings = http.app.state.settings
 
@@ -67,7 +76,7 @@ async def answer(
     return job.requests, completions
 
 
-def streamed(http: HttpRequest, served: Served, job: Job, events: AsyncIterator[bytes]) -> EventStream:
+def streamed(http: HttpRequest, served: Served, job: WritingJob, events: AsyncIterator[bytes]) -> EventStream:
     """A response that sends the events of a job, and frees what it holds however it ends."""
     return EventStream(events, http.app.state.settings.stall, lambda: served.worker.release(job))
 

@@ -23,6 +23,7 @@ from polytask.serving.settings import Settings
 LOG = logging.getLogger("polytask.serving")
 DEPTH = 100  # brackets within each other in a body of JSON
 ARRIVAL = 30.0  # seconds for a body to come
+FORMS = ("/v1/images/edits", "/v1/images/variations")
 PROTECTED = ("/v1/", "/metrics")
 IN_ADDRESS = {"key", "api_key", "apikey", "api-key", "token", "access_token", "authorization"}
 IDENTITY = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -101,9 +102,12 @@ class Gate:
             raise Refusal(408, f"The body did not come within {ARRIVAL:.0f} seconds.") from None
         if scope["path"].startswith("/v1/"):
             kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-            if body and kind != "application/json":
-                raise Refusal(415, f"The body must be 'Content-Type: application/json', not '{kind[:50]}'.")
-            if _depth(body) > DEPTH:
+            wanted = "multipart/form-data" if scope["path"] in FORMS else "application/json"
+            if body and kind != wanted:
+                raise Refusal(415, f"The body must be 'Content-Type: {wanted}', not '{kind[:50]}'.")
+            if kind != "application/json":
+                self._expect_known(headers)
+            elif _depth(body) > DEPTH:
                 raise Refusal(400, f"The body is nested deeper than {DEPTH} brackets.", code="too_deep")
         messages = _again(body)
 
@@ -111,6 +115,14 @@ class Gate:
             return next(messages, None) or await receive()
 
         return inside
+
+    def _expect_known(self, headers: dict[str, str]) -> None:
+        """Raises Refusal for a form of a page of another origin: browsers send those without asking the server."""
+        origin, host = headers.get("origin"), headers.get("host")
+        own = headers.get("sec-fetch-site") == "same-origin" or (origin or "").partition("://")[2] == host
+        if origin is not None and not own and not {origin, "*"} & set(self.settings.cors):
+            raise Refusal(403, "Forms of pages of another origin are taken where --cors names that origin.",
+                          code="unknown_origin")  # fmt: skip
 
     async def _whole(self, receive: Receive) -> bytes:
         pieces, size, more = [], 0, True

@@ -29,6 +29,7 @@ class Figures(Collector):
         of = ["model"]
         self._read = Counter("polytask_prompt_tokens", "Tokens of prompts.", of, registry=self.registry)
         self._wrote = Counter("polytask_completion_tokens", "Tokens written.", of, registry=self.registry)
+        self._drew = Counter("polytask_pictures", "Pictures drawn.", of, registry=self.registry)
         self._first = Histogram(
             "polytask_first_token_seconds", "From a request's arrival to its first piece.", of,
             buckets=SECONDS, registry=self.registry,
@@ -66,6 +67,7 @@ class ModelMeter:
 
     def __init__(self, figures: Figures, model: str):
         self._read, self._wrote = figures._read.labels(model), figures._wrote.labels(model)
+        self._drew = figures._drew.labels(model)
         self._first, self._between = figures._first.labels(model), figures._between.labels(model)
 
     def read(self, tokens: int) -> None:
@@ -73,6 +75,9 @@ class ModelMeter:
 
     def wrote(self, tokens: int) -> None:
         self._wrote.inc(tokens)
+
+    def drew(self, pictures: int) -> None:
+        self._drew.inc(pictures)
 
     def first(self, seconds: float) -> None:
         self._first.observe(seconds)

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from polytask.errors import Error, MissingExtra, TooLong
+from polytask.errors import Error, MissingExtra, SamplingError, TooLong
 from polytask.registry import nearest
 
 KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
@@ -65,6 +65,8 @@ def of_error(error: Error) -> Refusal:
     """A mistake that the rooms below found in a request."""
     if isinstance(error, Refusal):
         return error
+    if isinstance(error, SamplingError):  # the network's fault, not the request's
+        return Refusal(500, str(error), code="sampling_failed")
     code = "context_length_exceeded" if isinstance(error, TooLong) else None
     return Refusal(501 if isinstance(error, MissingExtra) else 400, str(error), code=code)
 
@@ -124,4 +126,4 @@ def unknown(what: str, name: str, names: Any, param: str) -> Refusal:
 
 def late(seconds: float) -> Refusal:
     return Refusal(504, f"The answer took more than the {seconds:g} seconds that this server gives a request; ask for "
-                        "fewer tokens.", code="timeout")  # fmt: skip
+                        "fewer tokens, or fewer pictures and steps.", code="timeout")  # fmt: skip

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
 
     from polytask.model import Model
+    from polytask.pictures import PictureModel
 
 
 def serve(
@@ -23,7 +24,7 @@ def serve(
     started: Callable[[str, list[str]], None],
 ) -> None:  # fmt: skip
     """Serves the models of these folders by their names until SIGTERM or SIGINT; `started(address, names)` is told when
-    requests are welcome. loading: words of `Model.load`.
+    requests are welcome. loading: words of `Model.load`; models that draw by diffusion take its dtype.
 
     Raises CheckpointError, ConfigError where the port is taken, MissingExtra.
     """
@@ -49,18 +50,27 @@ def run(app: "Starlette", listener: socket.socket, started: Callable[[str], None
     Lasting(app, lambda: started(address)).run(sockets=[listener])
 
 
-def load(paths: Mapping[str, str], loading: Mapping[str, Any]) -> "dict[str, Model]":
+def load(paths: Mapping[str, str], loading: Mapping[str, Any]) -> "dict[str, Model | PictureModel]":
     """The models of these folders. Raises CheckpointError."""
     with ThreadPoolExecutor(1) as checker:  # sums are made while torch is imported: that thread needs no interpreter
         folders = {name: _summed(path) for name, path in paths.items()}
         checks = [checker.submit(verify, folder) for folder in folders.values() if folder is not None]
         from polytask import runtime
-        from polytask.model import Model
 
         runtime.prepare(keep_memory=False)
         for check in checks:
             check.result()
-        return {name: Model.load(path, check=folders[name] is None, **loading) for name, path in paths.items()}
+        return {name: _loaded(path, folders[name] is None, loading) for name, path in paths.items()}
+
+
+def _loaded(path: str, check: bool, loading: Mapping[str, Any]) -> "Model | PictureModel":
+    from polytask.interop import networks
+    from polytask.model import Model
+    from polytask.pictures import PictureModel
+
+    if networks.is_drawing(path):
+        return PictureModel.load(path, dtype=loading["dtype"], check=check)
+    return Model.load(path, check=check, **loading)
 
 
 def _summed(path: str) -> Path | None:
@@ -85,7 +95,7 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _web() -> "Callable[[Mapping[str, Model], Settings], Starlette]":
+def _web() -> "Callable[[Mapping[str, Model | PictureModel], Settings], Starlette]":
     """Imports the web's libraries; what makes an app of models. Raises MissingExtra."""
     try:
         import polytask.serving.lasting  # noqa: F401

@@ -1,27 +1,69 @@
 """The models that a server holds, by the names that clients know."""
 
 import time
-from collections.abc import Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from polytask.errors import ConfigError, TooLong
 from polytask.model import Model
-from polytask.serving.metrics import Figures
+from polytask.pictures import PictureModel
+from polytask.serving.metrics import Figures, ModelMeter
 from polytask.serving.names import expect_name
-from polytask.serving.refusal import unknown
+from polytask.serving.painter import Painter
+from polytask.serving.refusal import Refusal, unknown
 from polytask.serving.settings import Settings
 from polytask.serving.worker import Worker
+from polytask.serving.writer import Writer
 
 
-@dataclass
-class Served:
-    """A model with its name, the thread that runs it and when it was loaded (seconds since 1970)."""
+@dataclass(kw_only=True)
+class Shelved(ABC):
+    """A model of any kind with its name, the thread that runs it and when it was loaded (seconds since 1970)."""
 
     name: str
-    model: Model
+    model: Any
     worker: Worker
     created: int = field(default_factory=lambda: int(time.time()))
+
+    @property
+    @abstractmethod
+    def tasks(self) -> list[str]:
+        """What it can be asked."""
+
+    @property
+    @abstractmethod
+    def about(self) -> dict[str, Any]:
+        """What clients are told of it."""
+
+    @abstractmethod
+    def stats(self) -> dict[str, float]:
+        """Figures of its engine at this moment."""
+
+
+@dataclass(kw_only=True)
+class Served(Shelved):
+    """A language model, which may read and draw pictures too."""
+
+    model: Model
+    worker: Writer
+
+    @property
+    def tasks(self) -> list[str]:
+        return self.model.able
+
+    @property
+    def about(self) -> dict[str, Any]:
+        pictures = self.model.tokenizer.pictures
+        return {
+            "max_model_len": self.model.engine.length, "parameters": self.model.info["parameters"],
+            "pixels": pictures and pictures.size,
+        }  # fmt: skip
+
+    def stats(self) -> dict[str, float]:
+        return vars(self.model.engine.stats())
 
     @cached_property
     def room(self) -> int | None:
@@ -41,30 +83,74 @@ class Served:
             )
 
 
-class Shelf:
-    """Models by name; the first one is asked where a request names none."""
+@dataclass(kw_only=True)
+class ServedPictures(Shelved):
+    """A model that draws by diffusion."""
 
-    def __init__(self, models: Mapping[str, Model], settings: Settings, figures: Figures):
+    model: PictureModel
+    worker: Painter
+
+    @property
+    def tasks(self) -> list[str]:
+        return ["drawing", "editing", *(["variations"] if self.model.clip else [])]
+
+    @property
+    def about(self) -> dict[str, Any]:
+        return {
+            "max_model_len": None if self.model.labels else self.model.text_length - 1,
+            "parameters": self.model.info["parameters"], "pixels": self.model.side, "labels": self.model.labels,
+            "steps": min(engine.model.config.steps for engine in self.model.engines),
+        }  # fmt: skip
+
+    def stats(self) -> dict[str, float]:
+        return self.worker.stats()
+
+
+class Shelf:
+    """Models by name; where a request names none, the first one that can answer it is asked."""
+
+    def __init__(self, models: Mapping[str, Model | PictureModel], settings: Settings, figures: Figures):
         if not models:
             raise ConfigError("serve: there is no model to serve; name a checkpoint folder.")
         for name in models:
             expect_name(name)
-        self._served = {
-            name: Served(name, model, Worker(model.engine, settings.queue, settings.seconds, figures.meter(name)))
-            for name, model in models.items()
-        }
+        self._shelved = {name: _shelved(name, model, settings, figures.meter(name)) for name, model in models.items()}
 
-    def get(self, name: str | None) -> Served:
+    def get(self, name: str | None) -> Shelved:
         """Raises Refusal (404) with the nearest name."""
         if name is None:
             return next(iter(self))
-        if name not in self._served:
-            raise unknown("model", name, self._served, "model")
-        return self._served[name]
+        if name not in self._shelved:
+            raise unknown("model", name, self._shelved, "model")
+        return self._shelved[name]
 
-    def __iter__(self) -> Iterator[Served]:
-        return iter(self._served.values())
+    def able(self, name: str | None, fits: Callable[[Shelved], bool], what: str) -> Shelved:
+        """A model that fits. Raises Refusal where the one that is named does not, or none does."""
+        others = [each for each in self if fits(each)]
+        if name is None and others:
+            return others[0]
+        found = self.get(name)
+        if not fits(found):
+            raise cannot(found.name if name is not None else None, what, [each.name for each in others])
+        return found
+
+    def __iter__(self) -> Iterator[Shelved]:
+        return iter(self._shelved.values())
 
     def close(self) -> None:
-        for served in self:
-            served.worker.close()
+        for each in self:
+            each.worker.close()
+
+
+def cannot(name: str | None, what: str, others: list[str]) -> Refusal:
+    """What is said where a model cannot do what is asked; others: those of this server that can."""
+    who = "No model of this server" if name is None else f"'{name}' is no model that"
+    advice = f"ask '{others[0]}'" if others else "serve one that does"
+    return Refusal(400, f"{who} {what}; {advice}.", param="model", code="unsupported_model")
+
+
+def _shelved(name: str, model: Model | PictureModel, settings: Settings, meter: ModelMeter) -> Shelved:
+    limits = settings.queue, settings.seconds, meter
+    if isinstance(model, PictureModel):
+        return ServedPictures(name=name, model=model, worker=Painter(model, *limits))
+    return Served(name=name, model=model, worker=Writer(model.engine, *limits))

@@ -1,7 +1,7 @@
-"""One thread a model runs its engine; the event loop hands requests in and takes pieces of answers out.
+"""One thread a model runs its engine; the event loop hands jobs in and takes what came of them out.
 
 Neither waits for the other: what comes in lies in an inbox until the running step ends, and what comes out is told to
-the event loop once a step. A job holds what its reader has not taken yet, at most its whole answer.
+the event loop once a step. `writer` runs engines that write, `painter` those that draw by diffusion.
 """
 
 import asyncio
@@ -10,14 +10,11 @@ import logging
 import queue
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable
+from typing import Any, Generic, Protocol, TypeVar
 
-from polytask.inference.engine import Engine
-from polytask.inference.handle import Event, Handle
-from polytask.inference.sequence import Completion, Request
 from polytask.serving.refusal import Refusal, late
 
 LOG = logging.getLogger("polytask.serving")
@@ -31,83 +28,53 @@ class Meter(Protocol):
     def first(self, seconds: float) -> None: ...
     def between(self, seconds: float) -> None: ...
     def wrote(self, tokens: int) -> None: ...
+    def drew(self, pictures: int) -> None: ...
 
 
-@dataclass
-class Piece:
-    """Text of one answer since the last piece, and where they are asked for its ids with the log-probabilities in their
-    places; its completion where it has ended."""
+class Job(ABC):
+    """What one client has asked for. size: places that it takes among those that run and wait; seconds: what all of it
+    may take together."""
 
-    index: int
-    text: str
-    completion: Completion | None = None
-    tokens: list[tuple[int, dict[int, float]]] = field(default_factory=list)
-
-
-class Job:
-    """The requests of one client, and their answers as they are written: iterate, or wait for `result`.
-
-    The answers of requests[i] have the indices i * n to i * n + n - 1. seconds: what all may take together.
-    """
-
-    def __init__(self, requests: Sequence[Request], seconds: float):
-        self.requests, self.seconds = list(requests), seconds
+    def __init__(self, size: int, seconds: float):
+        self.size, self.seconds = size, seconds
         self.loop = asyncio.get_running_loop()
         self.until = self.loop.time() + seconds
         self.accepted: asyncio.Future[None] = self.loop.create_future()
-        self.began = self.last = time.monotonic()  # the worker's, as is what follows
-        self.handles: dict[Handle, int] = {}
-        self._pieces: dict[int, Piece] = {}
-        self._left = sum(request.sampling.n for request in requests)
+        self.began = self.last = time.monotonic()  # the worker's
         self._error: BaseException | None = None
         self._wake = asyncio.Event()
 
     @property
+    @abstractmethod
     def over(self) -> bool:
-        return self._error is not None or self._left == 0
+        """Whether nothing more will come."""
 
-    def receive(self, pieces: Sequence[Piece], error: BaseException | None = None) -> None:
-        """Takes what the worker tells, in the event loop."""
-        for piece in pieces:
-            kept = self._pieces.setdefault(piece.index, Piece(piece.index, ""))
-            kept.text += piece.text
-            kept.tokens += piece.tokens
-            kept.completion = piece.completion or kept.completion
-            self._left -= piece.completion is not None
+    def fail(self, error: BaseException) -> None:
+        """Takes what has ended it, in the event loop."""
         self._error = self._error or error
         self._wake.set()
 
-    async def __aiter__(self) -> AsyncIterator[Piece]:
-        while True:
-            try:
-                async with asyncio.timeout_at(self.until):
-                    await self._wake.wait()
-            except TimeoutError:
-                raise late(self.seconds) from None
-            self._wake.clear()
-            pieces, self._pieces = self._pieces, {}
-            for index in sorted(pieces):
-                yield pieces[index]
-            if self._error is not None:
-                raise self._error
-            if self._left == 0 and not self._pieces:
-                return
-
-    async def result(self) -> list[Completion]:
-        """All answers, by their index."""
-        found = {piece.index: piece.completion async for piece in self if piece.completion is not None}
-        return [found[index] for index in sorted(found)]
+    async def woken(self) -> None:
+        """Returns when there is something new. Raises Refusal when the time is over."""
+        try:
+            async with asyncio.timeout_at(self.until):
+                await self._wake.wait()
+        except TimeoutError:
+            raise late(self.seconds) from None
+        self._wake.clear()
 
 
-class Worker:
-    """Runs an engine. waiting: how many requests may wait beside those that run; seconds: what each may take."""
+J = TypeVar("J", bound=Job)
 
-    def __init__(self, engine: Engine, waiting: int, seconds: float, meter: Meter):
-        self.engine, self.limit, self.seconds, self.meter = engine, engine.max_requests + waiting, seconds, meter
-        self.taken = 0  # requests that were let in and have not ended; the event loop's
+
+class Worker(ABC, Generic[J]):
+    """limit: places of all jobs together; seconds: what each may take."""
+
+    def __init__(self, limit: int, seconds: float, meter: Meter):
+        self.limit, self.seconds, self.meter = limit, seconds, meter
+        self.taken = 0  # places of jobs that were let in and have not ended; the event loop's
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._calls: deque[Callable[[], None]] = deque()
-        self._jobs: dict[Handle, Job] = {}
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -118,18 +85,14 @@ class Worker:
 
     # In the event loop
 
-    async def submit(self, requests: Sequence[Request]) -> Job:
-        """Hands requests in; returns when the engine has taken them. Raises Refusal where the queue is full, and what
-        the engine raises. Who submits must `release` the job in the end."""
-        if len(requests) > self.limit:
-            raise Refusal(400, f"A request of {len(requests)} prompts is more than the {self.limit} that this server "
-                               "takes at once; send them in parts.", param="prompt")  # fmt: skip
-        if self.taken + len(requests) > self.limit:
+    async def enter(self, job: J) -> J:
+        """Hands a job in; returns when the engine has taken it. Raises Refusal where the queue is full, and what the
+        engine raises. Who enters a job must `release` it in the end."""
+        if self.taken + job.size > self.limit:
             raise Refusal(429, f"The server is busy with {self.taken} requests; try again later.",
                           code="queue_full", headers={"Retry-After": "1"})  # fmt: skip
-        job = Job(requests, self.seconds)
-        self.taken += len(requests)
-        self._inbox.put(lambda: self._admit(job))
+        self.taken += job.size
+        self._inbox.put(lambda: self._take(job))
         try:
             await job.accepted
         except BaseException:
@@ -137,9 +100,9 @@ class Worker:
             raise
         return job
 
-    def release(self, job: Job) -> None:
+    def release(self, job: J) -> None:
         """Ends a job that a client has left; nothing more than a count where it is over."""
-        self.taken -= len(job.requests)
+        self.taken -= job.size
         if not job.over:
             self._inbox.put(lambda: self._withdraw(job))
 
@@ -154,9 +117,9 @@ class Worker:
             try:
                 value = function()
             except BaseException as error:
-                _tell(loop, _settle, future, None, error)
+                tell(loop, _settle, future, None, error)
             else:
-                _tell(loop, _settle, future, value, None)
+                tell(loop, _settle, future, value, None)
 
         self._inbox.put(lambda: self._calls.append(run))
         try:
@@ -172,76 +135,44 @@ class Worker:
 
     # In the thread
 
+    @property
+    @abstractmethod
+    def _busy(self) -> bool:
+        """Whether a step would do anything."""
+
+    @abstractmethod
+    def _admit(self, job: J) -> None:
+        """Gives the engine what a job asks; what raises leaves nothing behind."""
+
+    @abstractmethod
+    def _withdraw(self, job: J) -> None:
+        """Takes back whatever of a job the engine still has."""
+
+    @abstractmethod
+    def _step(self) -> None: ...
+
     def _run(self) -> None:
         while not self._closed:
-            if not self._jobs and not self._calls:
+            if not self._busy and not self._calls:
                 self._inbox.get()()
             while not self._inbox.empty():
                 self._inbox.get()()
             if self._calls:
                 self._calls.popleft()()
-            if self._jobs:
+            if self._busy:
                 self._step()
 
-    def _admit(self, job: Job) -> None:
+    def _take(self, job: J) -> None:
         try:
-            for number, request in enumerate(job.requests):
-                job.handles[self.engine.submit(request)] = number
+            self._admit(job)
         except BaseException as error:
-            for handle in job.handles:
-                handle.cancel()
-            _tell(job.loop, _settle, job.accepted, None, error)
-            return
-        self._jobs |= dict.fromkeys(job.handles, job)
-        self.meter.read(sum(len(request.ids) + len(request.encoder_ids or []) for request in job.requests))
-        _tell(job.loop, _settle, job.accepted, None, None)
+            tell(job.loop, _settle, job.accepted, None, error)
+        else:
+            tell(job.loop, _settle, job.accepted, None, None)
 
-    def _withdraw(self, job: Job) -> None:
-        for handle in job.handles:
-            handle.cancel()
-            self._jobs.pop(handle, None)
-
-    def _step(self) -> None:
-        try:
-            events = self.engine.step()
-        except BaseException as error:  # no request's own fault: those that run have no answer any more
-            LOG.exception("A step of the engine failed.")
-            for job in set(self._jobs.values()):
-                self._fail(job, error)
-            return
-        told: dict[Job, list[Piece]] = {}
-        for event in events:
-            if (job := self._jobs.get(event.handle)) and event.finish != "error":
-                told.setdefault(job, []).append(self._piece(job, event))
-            elif job and event.handle.error is not None:
-                self._fail(job, event.handle.error)
-        for job, pieces in told.items():
-            self._measure(job, pieces)
-        for loop in {job.loop for job in told}:
-            _tell(loop, _deliver, [(job, pieces) for job, pieces in told.items() if job.loop is loop])
-        for handle in [handle for handle in self._jobs if handle.done]:
-            del self._jobs[handle]
-
-    def _piece(self, job: Job, event: Event) -> Piece:
-        number = job.handles[event.handle]
-        completion = event.handle.completions.get(event.sample) if event.finish else None
-        tokens = [event.token] if event.token else []
-        return Piece(number * job.requests[number].sampling.n + event.sample, event.text, completion, tokens)
-
-    def _fail(self, job: Job, error: BaseException) -> None:
+    def _fail(self, job: J, error: BaseException) -> None:
         self._withdraw(job)
-        _tell(job.loop, job.receive, [], error)
-
-    def _measure(self, job: Job, pieces: Sequence[Piece]) -> None:
-        now = time.monotonic()
-        (self.meter.first if job.last == job.began else self.meter.between)(now - job.last)
-        job.last = now
-        self.meter.wrote(sum(len(piece.completion.ids) for piece in pieces if piece.completion))
-
-
-def _deliver(told: Sequence[tuple[Job, Sequence[Piece]]]) -> None:
-    for job, pieces in told:
-        job.receive(pieces)
+        tell(job.loop, job.fail, error)
 
 
 def _settle(future: asyncio.Future, value: Any, error: BaseException | None) -> None:
@@ -253,6 +184,7 @@ def _settle(future: asyncio.Future, value: Any, error: BaseException | None) -> 
         future.set_result(value)
 
 
-def _tell(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *words: Any) -> None:
+def tell(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *words: Any) -> None:
+    """Calls a function in the event loop, if that still runs."""
     with contextlib.suppress(RuntimeError):  # the loop may have ended, and with it all who could read
         loop.call_soon_threadsafe(function, *words)

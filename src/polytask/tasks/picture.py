@@ -7,9 +7,9 @@ An example of a task holds a picture as the bytes of its file. `encoded` makes s
 import base64
 import binascii
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NewType
+from typing import TYPE_CHECKING, Any, Literal, NewType, TypeVar
 
 from polytask.errors import TaskError
 from polytask.registry import nearest
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
+T = TypeVar("T")
 Picture = NewType("Picture", bytes)
 """The type of a task's field that holds a picture."""
 
@@ -33,6 +34,15 @@ def decode(data: bytes) -> "Image":
 
     Raises TaskError where it is broken, of no known format, of zero size, or of more than MOST_PIXELS.
     """
+    return _opened(data, _rgb)
+
+
+def erased(data: bytes) -> "Image | None":
+    """Where the picture is transparent, white on black; None where it has no transparency. Raises as `decode`."""
+    return _opened(data, _transparency)
+
+
+def _opened(data: bytes, converted: "Callable[[Image], T]") -> "T":
     from PIL import Image, ImageOps
 
     try:
@@ -42,7 +52,7 @@ def decode(data: bytes) -> "Image":
                 limit = "one without any pixel cannot be read" if not width * height else f"{MOST_PIXELS:,} is the most"
                 raise TaskError(f"The picture has {width} x {height} pixels; {limit}.")
             image.load()
-            return _rgb(ImageOps.exif_transpose(image))
+            return converted(ImageOps.exif_transpose(image))
     except TaskError:
         raise
     except Image.UnidentifiedImageError:
@@ -59,10 +69,20 @@ def _rgb(image: "Image") -> "Image":
 
     if image.mode.startswith("I") or image.mode == "F":
         image = _eight_bits(image)
-    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+    if _has_alpha(image):
         above = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", above.size, "white"), above)
     return image.convert("RGB")
+
+
+def _has_alpha(image: "Image") -> bool:
+    return image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
+
+
+def _transparency(image: "Image") -> "Image | None":
+    from PIL import ImageOps
+
+    return ImageOps.invert(image.convert("RGBA").getchannel("A")) if _has_alpha(image) else None
 
 
 def _eight_bits(image: "Image") -> "Image":

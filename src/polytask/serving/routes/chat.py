@@ -18,7 +18,7 @@ from polytask.serving.schema import STREAMED, Dials, Named, StreamOptions, Stric
 from polytask.serving.shelf import Served
 from polytask.serving.stream import DONE, event
 from polytask.serving.tools import Form, ToolText
-from polytask.serving.worker import Job
+from polytask.serving.writer import WritingJob
 
 router = APIRouter()
 Tokens = Annotated[int, Field(ge=1, lt=2**31)]
@@ -111,7 +111,7 @@ def _logprobs(served: Served, body: ChatBody, tokens: Iterable[Token]) -> dict[s
 
 
 async def _events(
-    http: HttpRequest, served: Served, body: ChatBody, job: Job, form: Form | None, frame: dict[str, Any]
+    http: HttpRequest, served: Served, body: ChatBody, job: WritingJob, form: Form | None, frame: dict[str, Any]
 ) -> AsyncIterator[bytes]:  # fmt: skip
     with_usage = body.stream_options is not None and body.stream_options.include_usage
     frame = {**frame, "object": "chat.completion.chunk"}

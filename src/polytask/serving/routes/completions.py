@@ -18,7 +18,7 @@ from polytask.serving.refusal import Json
 from polytask.serving.schema import STREAMED, Dials, Named, StreamOptions, expect, sampling
 from polytask.serving.shelf import Served
 from polytask.serving.stream import DONE, event
-from polytask.serving.worker import Job
+from polytask.serving.writer import WritingJob
 
 router = APIRouter()
 DEFAULT = 16  # tokens, as the OpenAI API has it
@@ -99,7 +99,7 @@ def _logprobs(
 
 
 async def _events(
-    http: HttpRequest, served: Served, body: CompletionBody, prompts: Sequence[str | list[int]], job: Job,
+    http: HttpRequest, served: Served, body: CompletionBody, prompts: Sequence[str | list[int]], job: WritingJob,
     frame: dict[str, Any],
 ) -> AsyncIterator[bytes]:  # fmt: skip
     with_usage = body.stream_options is not None and body.stream_options.include_usage

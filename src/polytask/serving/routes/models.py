@@ -6,9 +6,8 @@ from fastapi import APIRouter
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from polytask.serving.asking import find
 from polytask.serving.refusal import Json
-from polytask.serving.shelf import Served
+from polytask.serving.shelf import Shelf, Shelved
 
 router = APIRouter()
 
@@ -16,18 +15,18 @@ router = APIRouter()
 @router.get("/v1/models")
 async def models(http: HttpRequest) -> Response:
     """The models that this server holds."""
-    return Json({"object": "list", "data": [_described(served) for served in http.app.state.shelf]})
+    return Json({"object": "list", "data": [_described(shelved) for shelved in http.app.state.shelf]})
 
 
 @router.get("/v1/models/{name:path}")
 async def model(http: HttpRequest, name: str) -> Response:
     """One of them."""
-    return Json(_described(find(http, name)))
+    shelf: Shelf = http.app.state.shelf
+    return Json(_described(shelf.get(name)))
 
 
-def _described(served: Served) -> dict[str, Any]:
-    info = served.model.info
+def _described(shelved: Shelved) -> dict[str, Any]:
     return {
-        "id": served.name, "object": "model", "created": served.created, "owned_by": "polytask",
-        "max_model_len": served.model.engine.length, "parameters": info["parameters"], "tasks": info["tasks"],
+        "id": shelved.name, "object": "model", "created": shelved.created, "owned_by": "polytask",
+        "labels": [], "steps": None, **shelved.about, "tasks": shelved.tasks,
     }  # fmt: skip

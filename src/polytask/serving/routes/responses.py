@@ -28,7 +28,7 @@ from polytask.serving.schema import STREAMED, Dials, Named, Strict, expect, samp
 from polytask.serving.shelf import Served
 from polytask.serving.stream import event
 from polytask.serving.tools import Form, ToolText
-from polytask.serving.worker import Job
+from polytask.serving.writer import WritingJob
 
 router = APIRouter()
 LOGPROBS = "message.output_text.logprobs"  # what `include` says to have them
@@ -250,7 +250,7 @@ class Numbered:
 
 
 async def _events(
-    http: HttpRequest, served: Served, body: ResponseBody, job: Job, form: Form | None, frame: dict[str, Any]
+    http: HttpRequest, served: Served, body: ResponseBody, job: WritingJob, form: Form | None, frame: dict[str, Any]
 ) -> AsyncIterator[bytes]:  # fmt: skip
     say, parts = Numbered(), ToolText(form, served.model.tokenizer) if form else None
     yield say("response.created", response=frame)

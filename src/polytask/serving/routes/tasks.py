@@ -17,7 +17,7 @@ from polytask.serving.refusal import Json, unknown
 from polytask.serving.schema import STREAMED, Dials, Named, sampling
 from polytask.serving.shelf import Served
 from polytask.serving.stream import DONE, EventStream, event, while_there
-from polytask.serving.worker import Job
+from polytask.serving.writer import WritingJob
 from polytask.tasks import TASKS, Segment, Task, Text, check, prompt
 from polytask.tasks.scoring import written
 from polytask.tasks.segment import texts
@@ -139,7 +139,7 @@ async def _choose(
 
 
 async def _events(
-    http: HttpRequest, served: Served, task: Task, body: TaskBody, job: Job, frame: dict[str, Any]
+    http: HttpRequest, served: Served, task: Task, body: TaskBody, job: WritingJob, frame: dict[str, Any]
 ) -> AsyncIterator[bytes]:
     """Pieces of text, then each answer as the task reads it."""
     frame, completions = {**frame, "object": "task.answer.chunk"}, dict[int, Completion]()
