@@ -8,7 +8,7 @@ import { pictureChooser } from "./chooser.js";
 export function controls(task) {
   const fields = Object.entries(task.fields)
     .filter(([, field]) => !field.answer)
-    .sort(([a, one], [b, other]) => other.required - one.required || isMask(a, one) - isMask(b, other));
+    .sort(([, one], [, other]) => other.required - one.required);
   const first = fields.find(([, field]) => field.type !== "picture")?.[0];
   const made = fields.map(([name, field]) => control(task, name, field, name === first));
   const [picture, mask] = ["picture", "mask"].map((kind) => made.find((one) => one.kind === kind));

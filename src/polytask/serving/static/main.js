@@ -108,6 +108,7 @@ function takers() {
 function pass(task, picture) {
   location.hash = address(task.name);
   hand(panel(task), [picture]);
+  at("main").scrollTop = 0;
 }
 
 /** The dials stand beside the panel where there is room, and in a sheet above it where there is none. */

@@ -4,8 +4,8 @@ import { alternatives, dials } from "./dials.js";
 
 const ROUTES = {
   drawing: { path: "images/generations", prompt: "caption" },
-  editing: { path: "images/edits", prompt: "instruction" },
-  variations: { path: "images/variations" },
+  editing: { path: "images/edits", prompt: "instruction", form: true },
+  variations: { path: "images/variations", form: true },
 };
 
 /** What kind of dials a task has: of texts, of pictures made of tokens, of diffusion. */
@@ -34,9 +34,11 @@ export function taskRequest(model, task, given) {
 
 /** n pictures by the API's routes for them; given pictures go along as files, fitted where their size is another. */
 export function pictureRequest(model, task, { image, mask, ...words }, n) {
-  const { path, prompt } = ROUTES[task.name];
-  const body = { model: model.id, ...(prompt ? { prompt: words[prompt] } : {}), n, ...dials(kindOf(model, task)) };
-  if (!image) return { path, body, pictures: [] };
-  if (image.width !== model.pixels || image.height !== model.pixels) body.resize = true;
-  return { path, body, files: { image, ...(mask ? { mask } : {}) }, pictures: [image, ...(mask ? [mask] : [])] };
+  const { path, prompt, form } = ROUTES[task.name];
+  const given = { model: model.id, prompt: words[prompt], n: n || undefined, ...dials(kindOf(model, task)) };
+  if (image && (image.width !== model.pixels || image.height !== model.pixels)) given.resize = true;
+  const files = known({ image, mask });
+  return { path, body: known(given), files: form ? files : undefined, pictures: Object.values(files) };
 }
+
+const known = (words) => Object.fromEntries(Object.entries(words).filter(([, value]) => value !== undefined));
