@@ -33,7 +33,7 @@ from polytask.tasks import prompt as prompt_of
 from polytask.tasks.picture import encoded, to_picture
 from polytask.tasks.scoring import written
 from polytask.tasks.segment import to_draw
-from polytask.tasks.task import pictorial
+from polytask.tasks.task import draws, looks, pictorial
 from polytask.tokenizers.encode import continuation_ids, prefix_length, prompt_ids, split_prompt
 from polytask.tokenizers.text import TextTokenizer
 
@@ -142,8 +142,10 @@ class Model:
     @property
     def able(self) -> list[str]:
         """The tasks that it can be asked: its own, and those of the package."""
-        names = dict.fromkeys([*TASKS, *self.tasks])
-        return [name for name in names if self.tokenizer.pictures or not pictorial(self.task(name))]
+        names, pictures = dict.fromkeys([*TASKS, *self.tasks]), self.tokenizer.pictures
+        if pictures is not None and pictures.vocabulary.padding:  # a caption and its picture are all that it knows
+            return [name for name in names if draws(task := self.task(name)) and not looks(task)]
+        return [name for name in names if pictures or not pictorial(self.task(name))]
 
     def task(self, task: str | Path | Task) -> Task:
         """A task by its name, the model's own included, by its YAML file, or as it is. Raises TaskError."""

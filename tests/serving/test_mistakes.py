@@ -30,7 +30,7 @@ def refused(answer, status: int = 400) -> dict:
         (
             CHAT,
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
-            "messages[0].content",
+            "messages[0].content[0].image_url",
         ),
         (CHAT, {"messages": USER, "temperature": "warm"}, "temperature"),
         (CHAT, {"messages": USER, "temperature": 3}, "temperature"),
@@ -110,7 +110,7 @@ def test_models_tasks_and_addresses_that_are_not_there(http):
     assert "did you mean 'translat" in refused(http.post("/v1/tasks/transl", json={"example": {}}), 404)["message"]
     refused(http.get("/v1/nothing"), 404)
     refused(http.put("/v1/models"), 405)
-    for path in ("/v1/images/generations", "/v1/audio/speech", "/v1/audio/transcriptions"):
+    for path in ("/v1/audio/speech", "/v1/audio/transcriptions"):
         assert refused(http.post(path, json={}), 501)["code"] == "not_implemented"
 
 

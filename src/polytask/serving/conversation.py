@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from polytask.inference.constrained import Guide
 from polytask.inference.sampling import Sampling
 from polytask.inference.sequence import Request
+from polytask.serving.opening import sent, small
 from polytask.serving.refusal import Refusal
 from polytask.serving.schema import expect
 from polytask.serving.shelf import Served
@@ -17,11 +18,12 @@ from polytask.tasks import check
 
 
 class Part(BaseModel):
-    """A piece of a message; only texts are read."""
+    """A piece of a message: a text, or a picture as a data URL, which the chat API has in a mapping of its own."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
     type: str
     text: str | None = None
+    image_url: str | dict[str, Any] | None = None
 
 
 class Function(BaseModel):
@@ -55,19 +57,52 @@ class Message(BaseModel):
 Messages = Annotated[list[Message], Field(min_length=1, max_length=10_000)]
 
 
-def turns(messages: Sequence[Message], param: str = "messages") -> list[dict[str, Any]]:
-    """Messages as a template reads them: contents are texts, arguments of calls are mappings. Raises Refusal."""
-    return [_turn(message, f"{param}[{number}]") for number, message in enumerate(messages)]
+async def turns(served: Served, messages: Sequence[Message], param: str = "messages") -> list[dict[str, Any]]:
+    """Messages as a template reads them: contents are texts, or parts as the task `chat` has them where there are
+    pictures, and arguments of calls are mappings. Raises Refusal."""
+    said = [_turn(message, f"{param}[{number}]") for number, message in enumerate(messages)]
+    pictures = [
+        part for turn in said if isinstance(turn["content"], list) for part in turn["content"] if "param" in part
+    ]
+    shown = await small(served, [(part.pop("param"), part["image"]) for part in pictures])
+    for part, data in zip(pictures, shown):
+        part["image"] = data
+    return said
+
+
+def without_pictures(said: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The same for the log."""
+    return [{**turn, "content": _told(turn["content"])} for turn in said]
+
+
+def _told(content: Any) -> Any:
+    if not isinstance(content, list):
+        return content
+    return "".join(part["text"] if part["type"] == "text" else "[picture]" for part in content)
+
+
+def _content(parts: Sequence[Part], role: str, where: str) -> Any:
+    """One text, or where there are pictures a list of parts. Raises Refusal for what is neither."""
+    if all(part.text is not None for part in parts):
+        return "".join(part.text or "" for part in parts)
+    found: list[dict[str, Any]] = []
+    for number, part in enumerate(parts):
+        param = f"{where}[{number}]"
+        if part.text is not None:
+            found.append({"type": "text", "text": part.text})
+            continue
+        fits = part.image_url is not None and role == "user"
+        expect(fits, f"'{param}': a '{part.type[:40]}' is not read here; users send texts, and pictures as image_url "
+               "with a data URL.", param)  # fmt: skip
+        url = part.image_url["url"] if isinstance(part.image_url, dict) and "url" in part.image_url else part.image_url
+        found.append({"type": "image", "image": sent(url, f"{param}.image_url"), "param": f"{param}.image_url"})
+    return found
 
 
 def _turn(message: Message, where: str) -> dict[str, Any]:
-    content = message.content
+    content: Any = message.content
     if isinstance(content, list):
-        other = next((part.type for part in content if part.text is None), None)
-        if other is not None:
-            raise Refusal(400, f"'{where}.content': this model reads texts, not '{other[:40]}'.",
-                          param=f"{where}.content", code="unsupported_value")  # fmt: skip
-        content = "".join(part.text or "" for part in content)
+        content = _content(content, message.role, f"{where}.content")
     if content is None and not message.tool_calls:
         raise Refusal(400, f"'{where}.content': a message needs a text.", param=f"{where}.content")
     turn: dict[str, Any] = {"role": "system" if message.role == "developer" else message.role, "content": content}
@@ -126,7 +161,7 @@ def chat_request(
     served: Served, said: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], sampling: Sampling
 ) -> Request:  # fmt: skip
     """What the engine is asked; a last turn of the assistant is gone on with. Raises TaskError, TooLong and Refusal."""
-    served.expect_short(*(turn["content"] or "" for turn in said))
+    served.expect_short(*(_told(turn["content"]) or "" for turn in said))
     calls = bool(tools) or any(turn["role"] == "tool" or turn.get("tool_calls") for turn in said)
     template = served.model.tokenizer.template
     if calls:

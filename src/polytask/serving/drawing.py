@@ -1,46 +1,87 @@
-"""From what a client wants drawn to pictures: by a model of either kind."""
+"""From what a client wants drawn to pictures, by a model of either kind."""
 
 import asyncio
+import secrets
 from base64 import b64encode
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal
 
+from pydantic import Field
 from starlette.requests import Request as HttpRequest
 
+from polytask.diffusion.samplers import SAMPLERS
+from polytask.errors import ConfigError, TaskError
 from polytask.inference.drawing import show
 from polytask.inference.sampling import Sampling
 from polytask.inference.sequence import Completion, Request
-from polytask.pictures import Plan
+from polytask.pictures import Drawing, Plan
 from polytask.serving.asking import answer, note, usage
+from polytask.serving.opening import naming, opening, square
+from polytask.serving.refusal import Refusal
+from polytask.serving.schema import Strict
 from polytask.serving.shelf import Served, ServedPictures
 from polytask.serving.stream import while_there
 from polytask.tasks import prompt
-from polytask.tasks.picture import png, to_picture
+from polytask.tasks.picture import decode, erased, png, to_picture
 
-T = TypeVar("T")
-_OPENING = ThreadPoolExecutor(2, thread_name_prefix="pictures")  # what is small as a file may be large when it is open
+
+class Diffusing(Strict):
+    """How a model draws by diffusion, all of it polytask's own. resize: whether pictures and masks of another size are
+    fitted."""
+
+    steps: int | None = Field(None, ge=1, le=1000)
+    guidance: float | None = Field(None, ge=0, le=100)
+    sampler: str | None = Field(None, max_length=100)
+    threshold: Literal["static", "dynamic", "none"] | None = None
+    resize: bool | None = None
+
+    def wish(self, n: int | None, seed: int | None) -> Drawing:
+        """Raises Refusal for a sampler that there is not, with the nearest."""
+        given = {name: value for name in DIFFUSION if (value := getattr(self, name)) is not None}
+        if self.sampler is not None:
+            try:
+                SAMPLERS.get(self.sampler)
+            except ConfigError as error:
+                raise Refusal(400, f"'sampler': {error}", param="sampler") from None
+        if self.threshold == "none":
+            given["threshold"] = None
+        return Drawing(n=n or 1, seed=chosen(seed), **given)
+
+
+DIFFUSION = ("steps", "guidance", "sampler", "threshold")
+
+
+def chosen(seed: int | None) -> int:
+    """The seed that is wanted, or one by chance."""
+    return secrets.randbelow(2**32) if seed is None else seed
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be drawn, changed or varied: files as they came. where: what holds `image` and `mask` in the body."""
+
+    prompt: str = ""
+    image: bytes = b""
+    mask: bytes | None = None
+    where: str = ""
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Pictures as PNGs, and the tokens that they took where a model draws by tokens."""
+    """Pictures as PNGs, and where a model draws by tokens how many it took, as the OpenAI API has them."""
 
     pictures: list[bytes]
-    usage: dict[str, int] | None = None
+    usage: dict[str, Any] | None = None
 
 
-async def opening(function: Callable[[], T]) -> T:
-    """What a function gives that opens pictures of clients, few at once, so that they take little memory together."""
-    return await asyncio.get_running_loop().run_in_executor(_OPENING, function)
-
-
-async def paint(http: HttpRequest, served: ServedPictures, build: Callable[[], Plan], pictures: int) -> Drawn:
-    """The pictures of a plan. Raises what `build` raises, Refusal, and SamplingError."""
+async def paint(
+    http: HttpRequest, served: ServedPictures, task: str, asked: Asked, wish: Drawing, resize: bool | None
+) -> Drawn:  # fmt: skip
+    """Pictures by diffusion. Raises Refusal, ConfigError, TooLong and SamplingError."""
 
     async def drawn() -> list[bytes]:
-        job = await served.worker.submit(await opening(build), pictures)
+        job = await served.worker.submit(await opening(lambda: _plan(served, task, asked, wish, resize)), wish.n)
         try:
             pixels = await job.result()
         finally:
@@ -50,6 +91,25 @@ async def paint(http: HttpRequest, served: ServedPictures, build: Callable[[], P
     found = await while_there(http, drawn())
     note(http, pictures=len(found))
     return Drawn(found)
+
+
+def _plan(served: ServedPictures, task: str, asked: Asked, wish: Drawing, resize: bool | None) -> Plan:
+    model, side = served.model, served.model.side
+    if task == "drawing":
+        return model.drawing([asked.prompt], wish)
+    with naming(f"{asked.where}image"):
+        image = square(decode(asked.image), side, resize is True or (task == "variations" and resize is None))
+    if task == "variations":
+        return model.varying(image, wish)
+    source, data = ("image", asked.image) if asked.mask is None else ("mask", asked.mask)
+    with naming(f"{asked.where}{source}"):
+        mask = erased(data)
+        if mask is None or mask.point(lambda transparent: 255 * (transparent > 127)).getbbox() is None:
+            raise TaskError(
+                "Nothing is transparent, and what is to be drawn anew must be, in the mask or in the picture itself."
+            )
+        mask = square(mask, side, resize is True)
+    return model.editing(image, asked.prompt, mask, wish)
 
 
 async def draw(
@@ -62,17 +122,28 @@ async def draw(
 
     requests, completions = await answer(http, served, build)
     await finish(http, served, completions)
-    return Drawn([one.picture for one in completions if one.picture is not None], usage(requests, completions))
+    return Drawn([one.picture for one in completions if one.picture is not None], _usage(served, requests, completions))
 
 
 async def finish(http: HttpRequest, served: Served, completions: list[Completion]) -> None:
     """Gives completions that are pictures what they show."""
     pictures = served.model.tokenizer.pictures
     assert pictures is not None  # else the request was refused
-    await while_there(http, served.worker.call(lambda: show(completions, pictures)))
+    await served.worker.call(lambda: show(completions, pictures))
     drawn = sum(one.picture is not None for one in completions)
     served.worker.meter.drew(drawn)
     note(http, pictures=drawn)
+
+
+def _usage(served: Served, requests: list[Request], completions: list[Completion]) -> dict[str, Any]:
+    total, pictures = usage(requests, completions), served.model.tokenizer.pictures
+    assert pictures is not None
+    seen = sum(i >= pictures.vocabulary.first for request in requests for i in request.ids)
+    return {
+        "input_tokens": total["prompt_tokens"], "output_tokens": total["completion_tokens"],
+        "total_tokens": total["total_tokens"],
+        "input_tokens_details": {"text_tokens": total["prompt_tokens"] - seen, "image_tokens": seen},
+    }  # fmt: skip
 
 
 def b64(picture: bytes) -> dict[str, str]:

@@ -15,6 +15,7 @@ OWN = (
     "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed",
     "n", "min_tokens", "beam_size", "length_penalty", "stop",
 )  # fmt: skip
+MOST = 10  # pictures of a request, as the OpenAI API has it
 STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}  # beside JSON
 
 

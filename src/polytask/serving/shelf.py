@@ -17,6 +17,8 @@ from polytask.serving.refusal import Refusal, unknown
 from polytask.serving.settings import Settings
 from polytask.serving.worker import Worker
 from polytask.serving.writer import Writer
+from polytask.tasks.picture import Picture
+from polytask.tasks.task import Field
 
 
 @dataclass(kw_only=True)
@@ -83,6 +85,29 @@ class Served(Shelved):
             )
 
 
+@dataclass(frozen=True)
+class Diffused:
+    """A task of a model that draws by diffusion."""
+
+    name: str
+    fields: Mapping[str, Field]
+
+
+_IMAGE = Field(Picture, help="the picture")
+DIFFUSED = {
+    "drawing": Diffused("drawing", {"caption": Field(help="what the picture is to show, or a label")}),
+    "editing": Diffused(
+        "editing",
+        {
+            "image": _IMAGE,
+            "mask": Field(Picture, required=False, help="transparent where the picture is to be drawn anew"),
+            "instruction": Field(help="what the whole is to show afterwards"),
+        },
+    ),
+    "variations": Diffused("variations", {"image": _IMAGE}),
+}
+
+
 @dataclass(kw_only=True)
 class ServedPictures(Shelved):
     """A model that draws by diffusion."""
@@ -92,7 +117,7 @@ class ServedPictures(Shelved):
 
     @property
     def tasks(self) -> list[str]:
-        return ["drawing", "editing", *(["variations"] if self.model.clip else [])]
+        return [name for name in DIFFUSED if name != "variations" or self.model.clip is not None]
 
     @property
     def about(self) -> dict[str, Any]:

@@ -35,15 +35,19 @@ class Field:
         return self.required and self.unless not in given
 
 
-@runtime_checkable
-class Task(Protocol):
-    """The protocol of builtin tasks and of those a user writes in YAML."""
+class Asking(Protocol):
+    """What says which fields an example has."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def fields(self) -> Mapping[str, Field]: ...
+
+
+@runtime_checkable
+class Task(Asking, Protocol):
+    """The protocol of builtin tasks and of those a user writes in YAML."""
 
     @property
     def metric_names(self) -> tuple[str, ...]: ...
@@ -82,7 +86,12 @@ def pictorial(task: Task) -> bool:
     return any(field.type is Picture and (field.required or field.answer) for field in task.fields.values())
 
 
-def check(task: Task, example: Mapping[str, Any]) -> dict[str, Any]:
+def looks(task: Task) -> bool:
+    """Whether a task cannot be asked without a picture."""
+    return any(field.type is Picture and field.required and not field.answer for field in task.fields.values())
+
+
+def check(task: Asking, example: Mapping[str, Any]) -> dict[str, Any]:
     """The example with the task's fields alone; None counts as absent and a lone string as a list where one is due.
 
     Other columns are dropped, unless one looks like a misspelt field. Raises TaskError.
@@ -135,7 +144,7 @@ def draws(task: Task) -> bool:
     return any(field.answer and field.type is Picture for field in task.fields.values())
 
 
-def _typed(task: Task, name: str, wanted: Any, value: Any) -> Any:
+def _typed(task: Asking, name: str, wanted: Any, value: Any) -> Any:
     if wanted is str and type(value) is str:
         return value
     if wanted is Picture:

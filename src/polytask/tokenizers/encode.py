@@ -3,7 +3,7 @@
     plain document     <|text|> text <|end|>
     task               <|task|> given <|answer|> target <|end|>          several in a row: few-shot
     conversation       <|user|> text <|assistant|> text <|end|> <|user|> ...
-    picture            <|image|> codes <|end of image|>, wherever a text may stand
+    picture            <|image|> codes <|end of image|>, wherever a text may stand, in a turn too
     DALL-E             text padded to its length, codes; nothing else, and all of it is predicted
 
 `weights[i]` is the weight of PREDICTING `ids[i]`: 1 for the tokens of targets and the <|end|> that closes them, else 0.
@@ -96,7 +96,7 @@ def encode_documents(documents: "Sequence[Sequence[Segment]]", tokenizer: "TextT
         return _captioned(documents, tokenizer, tokenizer.pictures)
     laid = _laid_by_template(documents, tokenizer)
     shapes = [
-        _shape(tuple([(segment.role, segment.target) for segment in segments]), bool(tokenizer.begin))
+        _shape(_kinds(segments), bool(tokenizer.begin))
         if number not in laid
         else _shape_of_laid(tuple(target for _, target in laid[number]))
         for number, segments in enumerate(documents)
@@ -298,19 +298,31 @@ def _next_opener(segments: "Sequence[Segment]") -> str:
 
 
 def _layout(segments: "Sequence[Segment]", begins: bool) -> list[_Piece]:
-    shape = _shape(tuple([(segment.role, segment.target) for segment in segments]), begins)
+    shape = _shape(_kinds(segments), begins)
     given = iter(segments)
     return [_Piece(name, next(given) if name is None else None, t) for name, t in zip(shape.names, shape.targets)]
 
 
+def _kinds(segments: "Sequence[Segment]") -> tuple[tuple[str | None, bool, bool], ...]:
+    """Role and target of each, and whether it goes on with the turn before it: pictures stand among the texts of one,
+    and two texts are two turns."""
+    if not any(segment.role is not None and isinstance(segment, Image) for segment in segments):
+        return tuple([(segment.role, segment.target, False) for segment in segments])
+    found = []
+    for before, segment in zip((None, *segments), segments):
+        beside = isinstance(segment, Image) or isinstance(before, Image)
+        found.append((segment.role, segment.target, before is not None and beside and before.role == segment.role))
+    return tuple(found)
+
+
 @lru_cache(maxsize=1024)
-def _shape(segments: tuple[tuple[str | None, bool], ...], begins: bool) -> _Shape:
-    """The layout of segments, (role, target) of each; `begins`: something stands in front of them all."""
+def _shape(segments: tuple[tuple[str | None, bool, bool], ...], begins: bool) -> _Shape:
+    """The layout of segments, as `_kinds` has them; `begins`: something stands in front of them all."""
     pieces: list[tuple[str | None, bool]] = [("<|begin|>", False)] if begins else []
     asked = False  # is there a given part that the next target answers?
-    for index, (role, target) in enumerate(segments):
+    for index, (role, target, goes_on) in enumerate(segments):
         if role is not None:
-            pieces.append((f"<|{role}|>", False))
+            pieces += [] if goes_on else [(f"<|{role}|>", False)]
             asked = True
         elif target:
             pieces.append(("<|answer|>" if asked else "<|text|>", False))

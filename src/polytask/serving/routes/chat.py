@@ -11,7 +11,15 @@ from starlette.responses import Response
 from polytask.inference.sampling import Sampling
 from polytask.inference.sequence import Completion
 from polytask.serving.asking import answer, find, new_id, note, note_prompt, now, streamed, submit, usage
-from polytask.serving.conversation import Messages, chat_request, expect_chat, forced, tool_form, turns
+from polytask.serving.conversation import (
+    Messages,
+    chat_request,
+    expect_chat,
+    forced,
+    tool_form,
+    turns,
+    without_pictures,
+)
 from polytask.serving.logprobs import Token, chat_logprobs
 from polytask.serving.refusal import Json
 from polytask.serving.schema import STREAMED, Dials, Named, StreamOptions, Strict, expect, sampling
@@ -60,8 +68,8 @@ async def chat(http: HttpRequest, body: ChatBody) -> Response:
     served = find(http, body.model)
     expect_chat(served)
     form = tool_form(served, body.tools or [], body.tool_choice)
-    said, tools = turns(body.messages), [tool.model_dump(exclude_none=True) for tool in body.tools or []]
-    note_prompt(http, said)
+    said, tools = await turns(served, body.messages), [tool.model_dump(exclude_none=True) for tool in body.tools or []]
+    note_prompt(http, without_pictures(said))
     dials = _dials(served, body, form)
     identity = new_id("chatcmpl")
     frame = {"id": identity, "created": now(), "model": served.name, "system_fingerprint": None}

@@ -21,6 +21,7 @@ from polytask.serving.conversation import (
     forced,
     tool_form,
     turns,
+    without_pictures,
 )  # fmt: skip
 from polytask.serving.logprobs import Token, chat_logprobs
 from polytask.serving.refusal import Json, Refusal
@@ -103,8 +104,8 @@ async def create(http: HttpRequest, body: ResponseBody) -> Response:
     _expect_possible(body)
     expect_chat(served)
     form = tool_form(served, body.tools or [], body.tool_choice)
-    said, tools = turns(_messages(body), "input"), [_tool(tool) for tool in body.tools or []]
-    note_prompt(http, said)
+    said, tools = await turns(served, _messages(body), "input"), [_tool(tool) for tool in body.tools or []]
+    note_prompt(http, without_pictures(said))
     dials, frame = _sampling(served, body, form), _frame(served, body)
 
     def build() -> list[Request]:

@@ -1,7 +1,7 @@
 """/v1/tasks: whatever a model can be asked, by the task's own fields."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Annotated, Any, get_args, get_origin
 
 from fastapi import APIRouter
@@ -11,25 +11,28 @@ from starlette.responses import Response
 
 from polytask.inference.scoring import probabilities
 from polytask.inference.sequence import Completion, Request
-from polytask.serving.asking import answer, find, new_id, note, note_prompt, now, streamed, submit, usage
+from polytask.serving.asking import answer, new_id, note, note_prompt, now, streamed, submit, usage
+from polytask.serving.drawing import DIFFUSION, Asked, Diffusing, b64, finish, paint
 from polytask.serving.logprobs import chat_logprobs
+from polytask.serving.opening import sent, small
 from polytask.serving.refusal import Json, unknown
-from polytask.serving.schema import STREAMED, Dials, Named, sampling
-from polytask.serving.shelf import Served
+from polytask.serving.schema import MOST, STREAMED, Dials, Named, expect, sampling
+from polytask.serving.shelf import DIFFUSED, Served, ServedPictures, Shelf, Shelved
 from polytask.serving.stream import DONE, EventStream, event, while_there
 from polytask.serving.writer import WritingJob
 from polytask.tasks import TASKS, Segment, Task, Text, check, prompt
+from polytask.tasks.picture import Picture, png
 from polytask.tasks.scoring import written
-from polytask.tasks.segment import texts
+from polytask.tasks.task import Asking, draws
 
 router = APIRouter()
 VERBS = {
     "generate": "text", "translate": "translation", "answer": "answering", "summarize": "summarization",
-    "classify": "classification", "infill": "infilling",
+    "classify": "classification", "infill": "infilling", "caption": "captioning", "draw": "drawing", "edit": "editing",
 }  # fmt: skip
 
 
-class TaskBody(Named, Dials):
+class TaskBody(Named, Dials, Diffusing):
     """An example of the task, without its answer; `shots` are solved ones to learn from on the spot."""
 
     example: dict[str, Any]
@@ -42,55 +45,137 @@ class TaskBody(Named, Dials):
 @router.get("/v1/tasks")
 async def tasks(http: HttpRequest, model: str | None = None) -> Response:
     """The tasks of a model, with their fields."""
-    served = find(http, model)
-    data = [_described(served, name) for name in served.model.able]
+    shelf: Shelf = http.app.state.shelf
+    served = shelf.get(model)
+    data = [_described(served, name) for name in served.tasks]
     return Json({"object": "list", "model": served.name, "data": data})
 
 
 @router.post("/v1/tasks/{name}", responses=STREAMED)
 async def ask(http: HttpRequest, name: str, body: TaskBody) -> Response:
     """The answer to an example. Where the answers are a given set, each comes with its probability."""
-    served = find(http, body.model)
-    task = _find(served, name)
-    note(http, task=task.name)
-    note_prompt(http, body.example)
-    frame = {"id": new_id("task"), "created": now(), "model": served.name, "task": task.name}
+    served, own = _find(http, body.model, name)
+    note(http, task=own)
+    note_prompt(http, _told(served, own, body.example))
+    frame = {"id": new_id("task"), "created": now(), "model": served.name, "task": own}
+    if isinstance(served, ServedPictures):
+        return await _paint(http, served, own, body, frame)
+    assert isinstance(served, Served)
+    for dial in DIFFUSION:
+        expect(
+            getattr(body, dial) is None, f"'{dial}': '{served.name}' does not draw by diffusion; leave it out.", dial
+        )
+    task = served.model.task(own)
+    body.example, *shots = await _opened(served, task, [body.example, *(body.shots or ())])
+    body.shots = shots
     choices = task.choices(check(task, body.example))
     if choices:
         return await _choose(http, served, task, body, choices, frame)
-    dials = sampling(served, task, body, body.max_tokens or 256, logprobs=body.logprobs or 0)
+    chance = {"temperature": 1.0} if draws(task) and body.temperature is None else {}
+    dials = sampling(served, task, body, body.max_tokens or 256, logprobs=body.logprobs or 0, **chance)
 
     def build() -> list[Request]:
-        asked = prompt(task, body.example, body.shots or ())
-        served.expect_short(*(segment.text for segment in texts(asked)))
-        return [served.model.request(asked, dials)]
+        return [served.model.request(_asked(served, task, body), dials)]
 
     if body.stream:
         job = await submit(http, served, build)
         return streamed(http, served, job, _events(http, served, task, body, job, frame))
     requests, written = await answer(http, served, build)
+    if draws(task):
+        await finish(http, served, written)
     answers = [_answer(served, task, body, index, one) for index, one in enumerate(written)]
     return Json({**frame, "object": "task.answer", "answers": answers, "usage": usage(requests, written)})
 
 
-def _find(served: Served, name: str) -> Task:
-    own = VERBS.get(name, name) if name not in served.model.tasks else name
-    if own not in served.model.tasks and own not in TASKS:
-        raise unknown("task", name, [*VERBS, *TASKS, *served.model.tasks], "name")
-    return served.model.task(own)
+def _find(http: HttpRequest, model: str | None, name: str) -> tuple[Shelved, str]:
+    """A model that can be asked a task, and what the task is called there. Raises Refusal."""
+    shelf: Shelf = http.app.state.shelf
+    known = {*VERBS, *TASKS, *DIFFUSED, *(task for each in shelf for task in each.tasks)}
+    if name not in known:
+        raise unknown("task", name, known, "name")
+
+    def own(each: Shelved) -> str:
+        return name if name in each.tasks else VERBS.get(name, name)
+
+    served = shelf.able(model, lambda each: own(each) in each.tasks, f"knows the task '{name}'")
+    note(http, model=served.name)
+    return served, own(served)
 
 
-def _described(served: Served, name: str) -> dict[str, Any]:
+def _told(served: Shelved, task: str, example: Mapping[str, Any]) -> dict[str, Any]:
+    """An example for the log, which holds no pictures."""
+    fields = served.model.task(task).fields if isinstance(served, Served) else DIFFUSED[task].fields
+    pictures = {name for name, field in fields.items() if field.type is Picture}
+    return {name: "[picture]" if name in pictures else value for name, value in example.items()}
+
+
+async def _opened(served: Served, task: Task, examples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Examples, the first one asked and the others solved, with their pictures as small files. Raises Refusal."""
+    wheres = ["example", *(f"shots[{number}]" for number in range(len(examples) - 1))]
+    places = [
+        (example, name, f"{where}.{name}")
+        for where, example in zip(wheres, examples)
+        for name, field in task.fields.items()
+        if field.type is Picture and example.get(name) is not None
+    ]
+    pictures = await small(served, [(param, sent(example[name], param)) for example, name, param in places])
+    opened = {param: data for (_, _, param), data in zip(places, pictures)}
+    return [
+        example | {name: opened[param] for name in task.fields if (param := f"{where}.{name}") in opened}
+        for where, example in zip(wheres, examples)
+    ]
+
+
+def _asked(served: Served, task: Task, body: TaskBody) -> list[Segment]:
+    asked = prompt(task, body.example, body.shots or ())
+    served.expect_short(*(segment.text for segment in asked if isinstance(segment, Text)))
+    return asked
+
+
+async def _paint(
+    http: HttpRequest, served: ServedPictures, task: str, body: TaskBody, frame: dict[str, Any]
+) -> Response:  # fmt: skip
+    """The answer of a model that draws by diffusion."""
+    for name in (*Dials.model_fields, "max_tokens", "logprobs"):
+        expect(
+            name in ("n", "seed") or getattr(body, name) is None,
+            f"'{name}': '{served.name}' draws by diffusion; leave it out.",
+            name,
+        )
+    expect(not body.shots, f"'shots': '{served.name}' learns nothing on the spot; leave them out.", "shots")
+    expect((body.n or 1) <= MOST, f"'n': {MOST} pictures are the most of a request.", "n", None)
+    expect((body.seed or 0) >= 0, "'seed': a model that draws by diffusion takes seeds from 0 on.", "seed", None)
+    fields = DIFFUSED[task].fields
+    files = {
+        name: sent(value, f"example.{name}")
+        for name, value in body.example.items()
+        if name in fields and fields[name].type is Picture and value is not None
+    }
+    example = check(DIFFUSED[task], {**body.example, **files})
+    words = example.get("caption") or example.get("instruction") or ""
+    asked = Asked(words, example.get("image") or b"", example.get("mask"), "example.")
+    drawn = await paint(http, served, task, asked, body.wish(body.n, body.seed), body.resize)
+    answers = [_plain(index, b64(picture)) for index, picture in enumerate(drawn.pictures)]
+    return _whole(http, body, frame, answers, 0)
+
+
+def _described(served: Shelved, name: str) -> dict[str, Any]:
+    verb = next((verb for verb, own in VERBS.items() if own == name and verb not in served.tasks), name)
+    if not isinstance(served, Served):
+        return {"name": name, "path": f"/v1/tasks/{verb}", "fields": _fields(DIFFUSED[name]), "choices": None,
+                "metrics": [], "own": False}  # fmt: skip
     task = served.model.task(name)
-    fields = {
+    choices = task.choices({key: "" for key, field in task.fields.items() if field.required})
+    named = [written(one) for one in choices] if choices else None
+    return {"name": name, "path": f"/v1/tasks/{verb}", "fields": _fields(task), "choices": named,
+            "metrics": list(task.metric_names), "own": name in served.model.tasks}  # fmt: skip
+
+
+def _fields(task: Asking) -> dict[str, Any]:
+    return {
         key: {"type": _type(field.type), "required": field.required, "help": field.help, "answer": field.answer}
         for key, field in task.fields.items()
     }
-    verb = next((verb for verb, own in VERBS.items() if own == name and verb not in served.model.tasks), name)
-    choices = task.choices({key: "" for key, field in task.fields.items() if field.required})
-    named = [written(one) for one in choices] if choices else None
-    return {"name": name, "path": f"/v1/tasks/{verb}", "fields": fields, "choices": named,
-            "metrics": list(task.metric_names), "own": name in served.model.tasks}  # fmt: skip
 
 
 def _type(kind: Any) -> str:
@@ -98,34 +183,32 @@ def _type(kind: Any) -> str:
 
 
 def _answer(served: Served, task: Task, body: TaskBody, index: int, one: Completion) -> dict[str, Any]:
-    value, top = task.parse([Text(one.text, target=True)]), body.logprobs
+    value, top = task.parse([one.segment]), body.logprobs
+    value = b64(png(value)) if draws(task) else value
     logprobs = chat_logprobs(served.model.tokenizer.writing, zip(one.ids, one.logprobs or []), top) if top else None
-    return {"index": index, "answer": value, "finish_reason": one.finish, "probabilities": None, "logprobs": logprobs}
+    return {**_plain(index, value), "finish_reason": one.finish, "logprobs": logprobs}
+
+
+def _plain(index: int, value: Any) -> dict[str, Any]:
+    return {"index": index, "answer": value, "finish_reason": "stop", "probabilities": None, "logprobs": None}
 
 
 async def _choose(
     http: HttpRequest, served: Served, task: Task, body: TaskBody, choices: list[list[Segment]], frame: dict[str, Any]
 ) -> Response:  # fmt: skip
-    def build() -> list[Segment]:
-        asked = prompt(task, body.example, body.shots or ())
-        served.expect_short(*(segment.text for segment in texts(asked)))
-        return asked
-
-    model, asked = served.model, await asyncio.to_thread(build)
+    model, asked = served.model, await asyncio.to_thread(lambda: _asked(served, task, body))
     scores = await while_there(http, served.worker.call(lambda: model.score([asked] * len(choices), choices)))
     shares = probabilities(scores)
     best = max(range(len(choices)), key=shares.__getitem__)
     named = {written(one): share for one, share in zip(choices, shares)}
-    answers = [
-        {
-            "index": 0,
-            "answer": task.parse(choices[best]),
-            "finish_reason": "stop",
-            "probabilities": named,
-            "logprobs": None,
-        },
-    ]
-    read = sum(score.tokens for score in scores)
+    answers = [{**_plain(0, task.parse(choices[best])), "probabilities": named}]
+    return _whole(http, body, frame, answers, sum(score.tokens for score in scores))
+
+
+def _whole(
+    http: HttpRequest, body: TaskBody, frame: dict[str, Any], answers: list[dict[str, Any]], read: int
+) -> Response:  # fmt: skip
+    """Answers that come at once, in a stream too. read: tokens."""
     total = {"prompt_tokens": read, "completion_tokens": 0, "total_tokens": read}
     whole = {**frame, "answers": answers, "usage": total}
     if not body.stream:
@@ -148,6 +231,8 @@ async def _events(
             yield event({**frame, "index": piece.index, "text": piece.text})
         if piece.completion is not None:
             completions[piece.index] = piece.completion
+    if draws(task):
+        await finish(http, served, list(completions.values()))
     answers = [_answer(served, task, body, index, completions[index]) for index in sorted(completions)]
     total = usage(job.requests, list(completions.values()))
     note(http, **total)
