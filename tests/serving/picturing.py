@@ -1,20 +1,16 @@
-"""Small random networks for pictures: what they draw has no sense, but it is drawn, edited, varied and described."""
+"""A random network that draws large enough to paint on and in steps enough to be stopped."""
 
 from pathlib import Path
 
 import torch
 
 from polytask.interop.networks import NetworkFolder
-from polytask.model import Model
 from polytask.models.clip import CLIP
-from polytask.models.dvae import Autoencoder, AutoencoderConfig
 from polytask.models.prior import Prior
-from polytask.nn.quantizer import Categorical
 from polytask.pictures import PictureModel
 from polytask.systems.clip import clip, vit
 from polytask.systems.dalle2 import decoder, prior
-from polytask.systems.ddpm import ddpm
-from tests.inference.networks import TOKENIZER, network
+from tests.inference.networks import TOKENIZER
 
 SIDE, LENGTH, EMBED = 16, 48, 16
 SMALL = {"pixels": SIDE, "channels": 16, "multipliers": (1, 2), "attention": (8,), "head_dim": 16, "groups": 8}
@@ -28,19 +24,6 @@ def unclip() -> PictureModel:
     guessing = Prior(prior(EMBED, 64, LENGTH, 1, 64)).initialize(0).eval()
     folder = NetworkFolder(Path("unclip"), drawing.config, {"text_length": LENGTH}, TOKENIZER)
     return PictureModel(folder, drawing, CLIP(seeing).initialize(0).eval(), guessing)
-
-
-def digits() -> PictureModel:
-    """Draws by label."""
-    drawing = _loud(ddpm(**SMALL, classes=3).build().initialize(0))
-    return PictureModel(NetworkFolder(Path("digits"), drawing.config, {"labels": ["0", "1", "2"]}), drawing)
-
-
-def multimodal() -> Model:
-    """Reads and draws pictures of 16 tokens among its texts."""
-    config = AutoencoderConfig(image=SIDE, width=8, quantizer=Categorical(12), groups=2, blocks=1, first=8)
-    tokenizer = TOKENIZER.with_pictures(Autoencoder(config).initialize(0))
-    return Model(network(context=1024, vocab_size=tokenizer.size), tokenizer)
 
 
 @torch.no_grad()

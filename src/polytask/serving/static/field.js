@@ -34,7 +34,8 @@ const isMask = (name, { type }) => type === "picture" && name === "mask";
 function control(task, name, field, first) {
   const id = `field-${task.name}-${name}`;
   const list = field.type === "list[str]";
-  const hint = [field.help, list ? "one a line" : ""].filter(Boolean).join("; ");
+  const help = isMask(name, field) ? "paint what is to be drawn anew" : field.help;
+  const hint = [help, list ? "one a line" : ""].filter(Boolean).join("; ");
   const words = { id, name, label: title(name), described: hint ? `${id}-help` : undefined, required: field.required };
   const picture = field.type === "picture";
   const make = isMask(name, field) ? mask : picture ? chosen : list ? lines : field.choices ? choice : text;
