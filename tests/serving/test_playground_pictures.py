@@ -219,6 +219,7 @@ def test_an_edit_sends_the_mask_that_was_painted(opened, unclip, monkeypatch):
     kept = ~both
     assert all(np.array(one)[kept].tolist() == np.array(drawn[1])[kept].tolist() for one in edited)
     assert edited != [drawn[1]] * 2
+    monkeypatch.undo()
     whole = Image.fromarray(np.uint8(drawn[1]))
     expected = unclip.edit(whole, "a blue square", Image.fromarray(np.uint8(both * 255)), n=2, seed=7, steps=4)
     assert edited == [pixels(one) for one in expected]
