@@ -212,6 +212,7 @@ def test_an_edit_sends_the_mask_that_was_painted(opened, unclip, monkeypatch):
     both = covered(size, *first) | covered(size, *second)
     assert painted(page).tolist() == both.tolist()
     assert f"{round(100 * both.mean())}%" in page.locator(".mask output").text_content()
+    page.fill(".count input", "2")
     submit(page)
     edited = shown(page)
     assert sent["mask"].tolist() == both.tolist()
