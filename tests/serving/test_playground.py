@@ -2,12 +2,7 @@
 
 import json
 import re
-import shutil
 import subprocess
-import threading
-import time
-from contextlib import contextmanager
-from pathlib import Path
 
 import httpx
 import pytest
@@ -16,11 +11,22 @@ from polytask.model import Model
 from polytask.serving.page import STATIC
 from polytask.tasks.yaml import read_task
 from tests.inference.networks import TOKENIZER, network
+from tests.serving.browsing import (
+    NAMELESS,
+    PHONE,
+    SMALL,
+    answered,
+    browser,
+    dial,
+    opened,
+    say,
+    serving,
+    settled,
+    written,
+)
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
-uvicorn = pytest.importorskip("uvicorn", reason="uvicorn is not installed: pip install 'polytask[serve]'")
+__all__ = ["browser", "opened"]
 
-DESK, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 MOOD = "name: mood-of-a-text\nprompt: 'The mood of {line}?'\ntarget: '{mood}'\nchoices: [glad, sad]\n"
 FILLED = {
     "text": {"text": "Once"},
@@ -36,35 +42,6 @@ HOSTILE = "<img src=x onerror=\"document.title='caught'\"><script>document.title
 
 
 @pytest.fixture(scope="module")
-def browser():
-    """The system's Chromium, or the one that playwright has downloaded."""
-    with playwright.sync_playwright() as started:
-        system = filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome")))
-        path = next(system, started.chromium.executable_path)
-        if not Path(path).exists():
-            pytest.skip("there is no Chromium: apt-get install chromium, or python -m playwright install chromium")
-        opened = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
-@contextmanager
-def serving(models, **limits):
-    from polytask.serving.app import create_app
-    from polytask.serving.settings import Settings
-
-    server = uvicorn.Server(uvicorn.Config(create_app(models, Settings(**limits)), port=0, log_level="critical"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
-    server.should_exit = True
-    thread.join(30)
-
-
-@pytest.fixture(scope="module")
 def model():
     return Model(network(context=4096), TOKENIZER, tasks={"mood-of-a-text": read_task(MOOD)})
 
@@ -75,58 +52,12 @@ def server(model):
         yield address
 
 
-@pytest.fixture
-def opened(browser, server):
-    """Opens the page; in the end nothing was asked of anybody else, and the browser complained of nothing."""
-    contexts, asked, said = [], [], []
-
-    def open_page(fragment="", viewport=DESK, address=server, **words):
-        context = browser.new_context(viewport=viewport, **words)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(60_000)
-        page.on("request", lambda request: asked.append((request.url, address)))
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.goto(address + fragment)
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert all(url.startswith(address) for url, address in asked)
-    # What a test wants to fail is said by the browser too.
-    assert [text for text in said if not text.startswith("Failed to load resource")] == []
-
-
-def dial(page, name, value):
-    page.fill(f"#dial-{name}", str(value))
-
-
-def settled(page):
-    page.locator("[aria-busy]").wait_for(state="detached")
-
-
-def say(page, text):
-    page.fill("#draft", text)
-    page.press("#draft", "Enter")
-
-
-def written(page, place):
-    return page.locator(place).last.evaluate("element => element.textContent")
-
-
 def ask(page, task):
     page.click(f"nav a[href='#{task}']")
     for name, value in FILLED[task].items():
         page.fill(f"#field-{task}-{name}", value)
     page.click("form button[type=submit]")
     page.locator(".result .foot .acts").wait_for()
-
-
-def answered(page, address, **words):
-    """What is asked there gets this answer and never reaches the server."""
-    page.route(address, lambda route: route.fulfill(**words))
 
 
 def test_every_task_has_a_panel_that_answers_as_the_model_does(opened, model):
@@ -328,11 +259,7 @@ def test_a_phone_shows_everything_in_its_width(opened):
     for link in page.locator("nav a").all():
         link.tap()
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        assert page.evaluate(
-            "[...document.querySelectorAll('main button, main textarea, header button')].filter(e => e.offsetParent)"
-            ".map(e => [e.outerHTML, e.getBoundingClientRect()])"
-            ".filter(([_, box]) => box.height < 39 || box.right > innerWidth)"
-        ) == []  # fmt: skip
+        assert page.evaluate(SMALL) == []
     page.tap("#open-settings")
     assert page.locator("#settings").is_visible()
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
@@ -361,9 +288,7 @@ def test_everything_is_named_and_readable(opened, scheme):
     """Every control has a name, and texts stand out from their ground by WCAG's ratio of 4.5."""
     page = opened("#translation", color_scheme=scheme)
     page.locator("nav a").first.wait_for()
-    nameless = "[...document.querySelectorAll('input, textarea, select, button')].filter(e => !(e.labels?.length || " \
-               "e.getAttribute('aria-label') || e.textContent.trim())).map(e => e.outerHTML)"  # fmt: skip
-    assert page.evaluate(nameless) == []
+    assert page.evaluate(NAMELESS) == []
     assert page.locator(":is(h1, main, nav, header)").count() == 4
     colours = page.evaluate(
         "() => { const probe = document.body.appendChild(document.createElement('p')); const of = name => {"

@@ -1,6 +1,7 @@
 // How answers look: running text with its code in blocks, choices with their probabilities, marks filled in, errors.
 
 import { action, copy, el } from "./element.js";
+import { gallery } from "./gallery.js";
 import { percent, TokenWriter } from "./tokens.js";
 
 /** The place where an answer appears while it is written: text, or tokens where their probabilities come along. */
@@ -33,13 +34,19 @@ export function prose(text) {
   });
 }
 
-/** The answer of a task, by its shape: {choice: probability}, a mapping of marks, a program or a text. */
+/** The answer of a task, by its shape: {choice: probability}, a picture, a mapping of marks, a program or a text. */
 export function answerView(answer, { probabilities, example = {}, code = false } = {}) {
   if (probabilities && Object.keys(probabilities).length) return choices(probabilities, answer);
+  if (answer?.b64_json) return drawn(answer);
   if (answer !== null && typeof answer === "object") return mapping(answer, example);
   const text = String(answer ?? "");
   if (!text) return el("p", { className: "note" }, "The answer is empty.");
   return code ? el("pre", { tabIndex: 0 }, text) : el("div", { className: "text" }, prose(text));
+}
+
+function drawn({ b64_json: bytes }) {
+  const picture = { url: `data:image/png;base64,${bytes}`, name: "drawn.png" };
+  return gallery([picture], () => "The picture that the model drew", []);
 }
 
 function choices(probabilities, answer) {

@@ -1,5 +1,7 @@
 // What the page asks of the server, and nothing else of anybody: OpenAI's routes and the tasks'.
 
+import { asFile } from "./picture.js";
+
 const BASE = new URL("v1/", document.baseURI);
 const KEY = "polytask-key";
 
@@ -23,6 +25,12 @@ export async function list(path) {
   return (await response.json()).data;
 }
 
+/** An answer that comes whole; where files go along, {name: picture}, the request is a form. */
+export async function ask({ path, body, files }, signal) {
+  const response = await send(path, { method: "POST", body: files ? form(body, files) : JSON.stringify(body), signal });
+  return response.json();
+}
+
 /** The JSON events of a streamed answer; the one object where the server does not stream. */
 export async function* stream(path, body, signal) {
   const response = await send(path, {
@@ -44,7 +52,7 @@ export async function* stream(path, body, signal) {
 }
 
 async function send(path, options) {
-  const headers = { "Content-Type": "application/json" };
+  const headers = typeof options.body === "string" ? { "Content-Type": "application/json" } : {};
   if (apiKey.get()) headers.Authorization = `Bearer ${apiKey.get()}`;
   let response;
   try {
@@ -55,6 +63,13 @@ async function send(path, options) {
   }
   if (!response.ok) throw await refusal(response);
   return response;
+}
+
+function form(body, files) {
+  const made = new FormData();
+  for (const [name, value] of Object.entries(body)) made.append(name, String(value));
+  for (const [name, picture] of Object.entries(files)) made.append(name, asFile(picture));
+  return made;
 }
 
 async function refusal(response) {

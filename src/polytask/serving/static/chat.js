@@ -1,6 +1,7 @@
 // The conversation: turns, a system prompt, streaming; stop, regenerate and edit.
 
 import { stream } from "./api.js";
+import { attachments } from "./attachments.js";
 import { action, announce, el, icon } from "./element.js";
 import { chatRequest } from "./requests.js";
 import { showCode } from "./snippets.js";
@@ -8,8 +9,9 @@ import { Turn } from "./turn.js";
 
 const touch = window.matchMedia("(pointer: coarse)");
 
-/** The panel of a task whose example is a conversation; `model` tells which one is asked. */
-export function chatPanel(model) {
+/** The panel of a task whose example is a conversation; `model` tells which one is asked, `sees` whether pictures can
+ * be shown to it. */
+export function chatPanel(model, sees) {
   let turns = [];
   let running = null;
 
@@ -21,6 +23,7 @@ export function chatPanel(model) {
     onkeydown: (event) => typed(event),
   });
   const button = el("button", { type: "submit", className: "round" });
+  const attached = attachments(() => mark());
   const clear = action("fresh", "New", () => reset());
   const code = action("code", "Copy as code", () => showCode(request(true)));
   const composer = el(
@@ -33,6 +36,7 @@ export function chatPanel(model) {
         else send();
       },
     },
+    sees ? attached.button : [],
     draft,
     button,
   );
@@ -46,8 +50,9 @@ export function chatPanel(model) {
       el("div", { className: "row" }, clear, code),
     ),
     log,
-    composer,
+    el("div", {}, attached.strip, composer),
   );
+  if (sees) panel.addEventListener("pictures", ({ detail }) => attached.add(detail));
 
   function messages() {
     const all = turns.map((turn) => turn.message);
@@ -56,30 +61,34 @@ export function chatPanel(model) {
 
   /** What is asked now; as code, what was asked last, or what stands in the field. */
   function request(asCode = false) {
+    const pictures = turns.flatMap((turn) => turn.pictures);
     const asked = messages();
     if (asCode) {
       while (asked.at(-1)?.role === "assistant") asked.pop();
-      if (draft.value.trim() || asked.at(-1)?.role !== "user") {
+      if (written() || asked.at(-1)?.role !== "user") {
         const given = turns.length ? messages() : asked;
-        return chatRequest(model(), [...given, { role: "user", content: draft.value.trim() || "Hello!" }]);
+        const next = new Turn("user", draft.value.trim() || "Hello!", {}, attached.all);
+        return chatRequest(model(), [...given, next.message], [...pictures, ...attached.all]);
       }
     }
-    return chatRequest(model(), asked);
+    return chatRequest(model(), asked, pictures);
   }
 
-  function add(role, content) {
-    const turn = new Turn(role, content, role === "user" ? { edit } : { edit, again: regenerate });
+  function add(role, content, pictures) {
+    const turn = new Turn(role, content, role === "user" ? { edit } : { edit, again: regenerate }, pictures);
     turns.push(turn);
     greeting.remove();
     log.append(turn.element);
     return turn;
   }
 
+  const written = () => Boolean(draft.value.trim() || attached.all.length);
+
   function send() {
     const text = draft.value.trim();
-    if (!text) return draft.focus();
+    if (!written()) return draft.focus();
     draft.value = "";
-    add("user", text);
+    add("user", text, attached.take());
     return answer();
   }
 
@@ -164,7 +173,7 @@ export function chatPanel(model) {
     button.replaceChildren(icon(running ? "stop" : "send"));
     button.setAttribute("aria-label", running ? "Stop" : "Send");
     button.title = running ? "Stop (Esc)" : "Send (Enter)";
-    button.disabled = !running && !draft.value.trim();
+    button.disabled = !running && !written();
     clear.hidden = !turns.length;
   }
 
@@ -172,6 +181,7 @@ export function chatPanel(model) {
     running?.abort();
     turns.forEach((turn) => turn.element.remove());
     turns = [];
+    attached.take();
     log.append(greeting);
     mark();
     draft.focus();

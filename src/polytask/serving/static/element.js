@@ -22,6 +22,13 @@ const SHAPES = {
   again: "M19 12a7 7 0 1 1-2.2-5.1M19 4v4h-4",
   code: "M9 7 4 12l5 5M15 7l5 5-5 5",
   fresh: "M12 5v14M5 12h14",
+  undo: "M9 6 5 10l4 4M5 10h9a5 5 0 0 1 0 10h-3",
+  clear: "M6 7h12M9 7V5h6v2M8 7l1 12h6l1-12",
+  remove: "M6 6l12 12M18 6 6 18",
+  download: "M12 4v11M7 11l5 5 5-5M5 20h14",
+  vary: "M4 8h8v8H4zM15 5h5v5h-5zM15 14h5v5h-5z",
+  tell: "M5 6h14M5 11h14M5 16h8",
+  picture: "M4 5h16v14H4zM4 16l5-5 4 4 3-3 4 4M15.5 9h.01",
 };
 
 /** A line drawing of 24 units that takes the colour of its text; it says nothing to a screen reader. */

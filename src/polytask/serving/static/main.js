@@ -4,68 +4,111 @@ import { apiKey, list } from "./api.js";
 import { errorView } from "./answer.js";
 import { chatPanel } from "./chat.js";
 import { showDials } from "./dials.js";
+import { isDrawn, picturePanel } from "./draw.js";
 import { announce, el, title } from "./element.js";
+import { hand, listenForPictures } from "./incoming.js";
+import { kindOf } from "./requests.js";
 import { taskPanel } from "./task.js";
 
 const at = (id) => document.getElementById(id);
 const panels = new Map();
+const TAKERS = [
+  { task: "editing", label: "Edit this", icon: "edit" },
+  { task: "variations", label: "Use for variations", icon: "vary" },
+  { task: "captioning", label: "Caption this", icon: "tell" },
+];
+let models = [];
 let tasks = [];
 
-const model = () => at("model").value;
+const model = () => models.find(({ id }) => id === at("model").value);
 
 async function load() {
   try {
-    const models = await list("models");
-    const before = model();
+    models = await list("models");
+    const before = at("model").value;
     at("model").replaceChildren(...models.map(({ id }) => el("option", { value: id }, id)));
     if (models.some(({ id }) => id === before)) at("model").value = before;
-    at("model").onchange = () => choose(models);
-    await choose(models);
+    at("model").onchange = choose;
+    await choose();
   } catch (error) {
     at("main").replaceChildren(el("section", { className: "panel" }, errorView(error, load)));
   }
 }
 
 /** Shows the tasks of the chosen model; panels that are there keep what was written in them. */
-async function choose(models) {
-  const chosen = models.find(({ id }) => id === model());
-  at("facts").textContent = chosen ? facts(chosen) : "";
-  const all = await list(`tasks?model=${encodeURIComponent(model())}`);
-  tasks = all.sort((a, b) => isChat(b) - isChat(a));
+async function choose() {
+  at("facts").textContent = model() ? facts(model()) : "";
+  const all = await list(`tasks?model=${encodeURIComponent(at("model").value)}`);
+  tasks = all.sort((a, b) => isChat(b) - isChat(a)).map(readable);
   const link = ({ name }) => el("a", { href: address(name) }, title(name));
   at("tasks").replaceChildren(el("ul", {}, tasks.map((task) => el("li", {}, link(task)))));
   show();
 }
 
+/** A model of texts alone is given no pictures. */
+function readable(task) {
+  if (model().pixels) return task;
+  const fields = Object.entries(task.fields).filter(([, field]) => field.type !== "picture");
+  return { ...task, fields: Object.fromEntries(fields) };
+}
+
 const address = (name) => `#${encodeURIComponent(name)}`;
 const isChat = (task) => Object.values(task.fields).some((field) => field.type === "list[dict]");
 
-/** "30.1 M parameters · reads 2,048 tokens" */
-function facts({ parameters, max_model_len: context }) {
+/** "30.1 M parameters · reads 2,048 tokens · 32 × 32 pixels" */
+function facts({ parameters, max_model_len: context, pixels }) {
   const units = [[1e9, "B"], [1e6, "M"], [1e3, "k"]];
   const [size, unit] = units.find(([size]) => parameters >= size) ?? [1, ""];
   const parts = [];
   if (parameters) parts.push(`${Number((parameters / size).toPrecision(3))} ${unit} parameters`.replace("  ", " "));
   if (context) parts.push(`reads ${context.toLocaleString("en")} tokens`);
+  if (pixels) parts.push(`${pixels} × ${pixels} pixels`);
   return parts.join(" · ");
 }
 
 function show() {
   const task = tasks.find(({ name }) => address(name) === location.hash) ?? tasks[0];
-  if (!task) return;
+  if (!task) return nothing();
   for (const link of at("tasks").querySelectorAll("a")) {
     if (link.getAttribute("href") === address(task.name)) {
       link.setAttribute("aria-current", "page");
       link.scrollIntoView({ block: "nearest", inline: "center" });
     } else link.removeAttribute("aria-current");
   }
-  const known = JSON.stringify(task);
-  if (panels.get(task.name)?.known !== known) {
-    panels.set(task.name, { known, panel: isChat(task) ? chatPanel(model) : taskPanel(task, model) });
-  }
-  const { panel } = panels.get(task.name);
-  at("main").replaceChildren(panel);
+  at("main").replaceChildren(panel(task));
+  const kind = kindOf(model(), task);
+  if (at("dials").dataset.kind !== kind) showDials(at("dials"), kind);
   document.title = `${title(task.name)} · polytask`;
+}
+
+function nothing() {
+  const told = "This model has no task to be asked here; the API has what it can do.";
+  at("main").replaceChildren(el("section", { className: "panel" }, el("p", { className: "note" }, told)));
+}
+
+/** The panel of a task, another one where the task or what the model takes differs. */
+function panel(task) {
+  const { pixels, steps, labels } = model();
+  const key = JSON.stringify([task, pixels, steps, labels]);
+  if (!panels.has(key)) panels.set(key, made(task));
+  return panels.get(key);
+}
+
+function made(task) {
+  if (isChat(task)) return chatPanel(model, tasks.some(({ name }) => name === "captioning"));
+  return isDrawn(task) ? picturePanel(task, model, takers) : taskPanel(task, model);
+}
+
+/** Where a picture of an answer can go on to. */
+function takers() {
+  const able = TAKERS.map((taker) => ({ ...taker, task: tasks.find(({ name }) => name === taker.task) }));
+  return able.filter(({ task }) => task).map(({ task, ...words }) => ({ ...words, take: (picture) => pass(task, picture) }));
+}
+
+function pass(task, picture) {
+  location.hash = address(task.name);
+  hand(panel(task), [picture]);
+  at("main").scrollTop = 0;
 }
 
 /** The dials stand beside the panel where there is room, and in a sheet above it where there is none. */
@@ -119,7 +162,7 @@ window.addEventListener("hashchange", () => {
   show();
   at("main").querySelector(".composer textarea, .field textarea")?.focus();
 });
-showDials(at("dials"));
+listenForPictures(() => at("main").firstElementChild);
 arrange();
 keys();
 closing();

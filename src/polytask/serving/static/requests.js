@@ -1,19 +1,44 @@
-// What is sent for a wish: a path and a body, for asking and for showing as code.
+// What is sent for a wish: a path, a body and its pictures, for asking and for showing as code.
 
 import { alternatives, dials } from "./dials.js";
 
-/** The next turn of a conversation. */
-export function chatRequest(model, messages) {
+const ROUTES = {
+  drawing: { path: "images/generations", prompt: "caption" },
+  editing: { path: "images/edits", prompt: "instruction", form: true },
+  variations: { path: "images/variations", form: true },
+};
+
+/** What kind of dials a task has: of texts, of pictures made of tokens, of diffusion. */
+export function kindOf(model, task) {
+  if (!(task?.name in ROUTES) || task.own) return "text";
+  return model.steps ? "diffusion" : "tokens";
+}
+
+/** The next turn of a conversation; `pictures` are those in its messages. */
+export function chatRequest(model, messages, pictures) {
   const asked = alternatives();
-  const body = { model, messages, ...dials() };
+  const body = { model: model.id, messages, ...dials("text") };
   if (asked) Object.assign(body, { logprobs: true, top_logprobs: asked });
-  return { path: "chat/completions", body };
+  return { path: "chat/completions", body, pictures };
 }
 
 /** The answer to one example of a task. */
-export function taskRequest(model, task, example) {
+export function taskRequest(model, task, given) {
   const asked = alternatives();
-  const body = { model, example, ...dials() };
+  const example = Object.fromEntries(Object.entries(given).map(([name, value]) => [name, value.url ?? value]));
+  const body = { model: model.id, example, ...dials("text") };
   if (asked) body.logprobs = asked;
-  return { path: `tasks/${encodeURIComponent(task.name)}`, body };
+  const pictures = Object.values(given).filter((value) => value.url);
+  return { path: `tasks/${encodeURIComponent(task.name)}`, body, pictures };
 }
+
+/** n pictures by the API's routes for them; given pictures go along as files, fitted where their size is another. */
+export function pictureRequest(model, task, { image, mask, ...words }, n) {
+  const { path, prompt, form } = ROUTES[task.name];
+  const given = { model: model.id, prompt: words[prompt], n: n || undefined, ...dials(kindOf(model, task)) };
+  if (image && (image.width !== model.pixels || image.height !== model.pixels)) given.resize = true;
+  const files = known({ image, mask });
+  return { path, body: known(given), files: form ? files : undefined, pictures: Object.values(files) };
+}
+
+const known = (words) => Object.fromEntries(Object.entries(words).filter(([, value]) => value !== undefined));

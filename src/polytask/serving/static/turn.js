@@ -2,19 +2,21 @@
 
 import { errorView, footnote, Output, prose } from "./answer.js";
 import { action, copy, el } from "./element.js";
+import { shown } from "./picture.js";
 
 const SPEAKERS = { user: "You", assistant: "Model" };
 
-/** A turn {role, content} with its element; `acts` are {edit, again} as far as the turn has them. */
+/** A turn {role, content, pictures} with its element; `acts` are {edit, again} as far as the turn has them. */
 export class Turn {
-  constructor(role, content, acts) {
-    Object.assign(this, { role, content, acts });
+  constructor(role, content, acts, pictures = []) {
+    Object.assign(this, { role, content, acts, pictures });
     this.body = el("div", { className: "text" });
     this.foot = el("div", { className: "foot" });
     this.element = el(
       "article",
       { className: `turn ${role}`, "aria-label": SPEAKERS[role] },
       el("h3", { className: role === "user" ? "hidden" : "speaker" }, SPEAKERS[role]),
+      pictures.length ? el("div", { className: "pictures" }, pictures.map((one) => shown(one, `Picture: ${one.name}`))) : null,
       this.body,
       this.foot,
     );
@@ -22,7 +24,9 @@ export class Turn {
   }
 
   get message() {
-    return { role: this.role, content: this.content };
+    if (!this.pictures.length) return { role: this.role, content: this.content };
+    const parts = this.pictures.map(({ url }) => ({ type: "image_url", image_url: { url } }));
+    return { role: this.role, content: [...parts, ...(this.content ? [{ type: "text", text: this.content }] : [])] };
   }
 
   show() {
