@@ -149,7 +149,7 @@ def test_a_client_that_hangs_up_ends_its_pictures(server, models):
 
 def test_queue_and_time_are_bounded():
     model = diffusion()
-    model.engine.max_requests = 1
+    model.engines[0].max_requests = 1
     with running({"a": model}, queue=1, seconds=0.2) as (address, app):
         asked = {"prompt": "a", "steps": 100, "sampler": "heun", "n": 3}
         full = httpx.post(f"{address}/v1/images/generations", json=asked, timeout=60)
