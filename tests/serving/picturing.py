@@ -8,6 +8,7 @@ from polytask.interop.networks import NetworkFolder
 from polytask.models.clip import CLIP
 from polytask.models.prior import Prior
 from polytask.pictures import PictureModel
+from polytask.pictures.painter import Painter
 from polytask.systems.clip import clip, vit
 from polytask.systems.dalle2 import decoder, prior
 from tests.inference.networks import TOKENIZER
@@ -23,7 +24,7 @@ def unclip() -> PictureModel:
     seeing = clip(vit(SIDE, 8, 1, 64), EMBED, text_layers=1, text_dim=64, **words)
     guessing = Prior(prior(EMBED, 64, LENGTH, 1, 64)).initialize(0).eval()
     folder = NetworkFolder(Path("unclip"), drawing.config, {"text_length": LENGTH}, TOKENIZER)
-    return PictureModel(folder, drawing, CLIP(seeing).initialize(0).eval(), guessing)
+    return PictureModel(Painter(folder, drawing, CLIP(seeing).initialize(0).eval(), guessing))
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from polytask.model import Model
+from polytask.pictures import PictureModel
 from polytask.tasks.picture import png
 from tests.inference.networks import TOKENIZER, network
 from tests.serving import artists, picturing
@@ -173,12 +174,12 @@ def test_drawing_is_shown_to_go_on_and_stops(opened, unclip, way):
     submit(page)
     page.locator("progress").wait_for()
     assert page.locator(".result").get_attribute("aria-busy") == "true"
-    until(lambda: unclip.engine.busy)
+    until(lambda: unclip.engines[0].busy)
     page.get_by_role("button", name="Stop").click() if way == "button" else page.keyboard.press("Escape")
     settled(page)
     assert page.locator(".result .note").text_content() == "stopped"
     assert page.locator(".gallery").count() == 0
-    until(lambda: not unclip.engine.busy)
+    until(lambda: not unclip.engines[0].busy)
     quick(page, 1)
     submit(page)
     assert len(shown(page)) == 1
@@ -186,13 +187,13 @@ def test_drawing_is_shown_to_go_on_and_stops(opened, unclip, way):
 
 def test_an_edit_sends_the_mask_that_was_painted(opened, unclip, monkeypatch):
     sent = {}
-    editing = unclip.editing
+    editing = PictureModel.edit
 
-    def spy(picture, prompt, mask, wish):
+    def spy(self, picture, prompt, mask, **dials):
         sent.update(picture=picture, prompt=prompt, mask=np.asarray(mask.convert("L")) > 0)
-        return editing(picture, prompt, mask, wish)
+        return editing(self, picture, prompt, mask, **dials)
 
-    monkeypatch.setattr(unclip, "editing", spy)
+    monkeypatch.setattr(PictureModel, "edit", spy)
     page = opened("#drawing")
     start(page, "unclip", "drawing", caption="a red circle")
     quick(page)
