@@ -72,7 +72,14 @@ def picture(tmp_path_factory):
 @pytest.mark.parametrize("name", ["dalle-blocks", "multimodal-blocks"])
 def test_shipped_recipes_train(polytask, codes, name, tmp_path):
     few = "[{task: drawing, from: blocksworld, limit: 60}]"
-    small = ["data.mixture={by: weight}", "model.dim=32", "model.heads=2", "tokenizer.rows=60", f"data.sources={few}", "training.batch_rows=4"]
+    small = [
+        "data.mixture={by: weight}",
+        "model.dim=32",
+        "model.heads=2",
+        "tokenizer.rows=60",
+        f"data.sources={few}",
+        "training.batch_rows=4",
+    ]
     depth = "model.layers=4" if name == "dalle-blocks" else "model.depth=2"
     changes = ["--set", f"tokenizer.pictures.from={codes}", depth, *small, "training.steps=2", "training.warmup=0"]
     planned = polytask("plan", name, *changes, "--no-measure", "--json")
