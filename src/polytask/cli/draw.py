@@ -93,7 +93,7 @@ def draw(
 ) -> None:
     """Draw pictures of a caption, or of a label: PNGs and a contact sheet.
 
-    For example:  polytask draw runs/imagen-blocks "a large red circle left of a small blue square" --n 4 --seed 7
+    For example:  polytask draw runs/imagen-blocks "a large green circle left of a small black square" --n 4 --seed 7
     """
     from polytask.run.draw import draw as run_draw
 

@@ -1,7 +1,7 @@
 """What a user holds of a system that draws by diffusion: pictures from captions or labels, edits and variations.
 
 model = polytask.load("runs/imagen-blocks")
-model.draw("a large red circle left of a small blue square", n=4, seed=7)     # PIL images
+model.draw("a large green circle left of a small black square", n=4, seed=7)     # PIL images
 """
 
 from collections.abc import Mapping, Sequence
