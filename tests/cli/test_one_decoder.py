@@ -145,14 +145,34 @@ def test_a_picture_is_completed(model, picture):
     assert len(model.draw("a red circle", n=2, upper=picture)) == 2
 
 
-def test_a_clip_takes_the_best(model, tmp_path):
+@pytest.fixture(scope="module")
+def chooser(tmp_path_factory):
+    """The folder of a CLIP."""
     config = clip(vit(32, 8, 1, 64), 16, text_layers=1, text_dim=64, vocab_size=TOKENIZER.vocab_size, context_length=16)
-    networks.save(tmp_path / "clip", CLIP(config).initialize(0))
-    TOKENIZER.save(tmp_path / "clip")
-    ranked = model.draw("red", n=2, seed=3, candidates=6, clip=tmp_path / "clip")
+    folder = tmp_path_factory.mktemp("chooser") / "clip"
+    networks.save(folder, CLIP(config).initialize(0))
+    TOKENIZER.save(folder)
+    return folder
+
+
+def test_a_clip_takes_the_best(model, chooser):
+    ranked = model.draw("red", n=2, seed=3, candidates=6, clip=chooser)
     every = {one.tobytes() for one in model.draw("red", n=6, seed=3)}
     assert len(ranked) == 2
     assert {one.tobytes() for one in ranked} <= every
+
+
+def test_the_best_by_a_clip_is_judged(polytask, made, chooser):
+    ranking = ("--candidates", 3, "--clip", chooser, "--json")
+    result = polytask("eval", made[0], "--task", "drawing", "--data", "blocksworld", "--limit", 2, *ranking)
+    assert result.exit_code == 0, result.stderr
+    said = json.loads(result.stdout)["reproduce"]
+    assert (said["candidates"], len(said["clip"])) == (3, 64)
+    refused = polytask("eval", made[0], "--task", "captioning", "--data", "blocksworld", *ranking)
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "it is of drawings that a rule judges" in refused.stderr
+    with pytest.raises(ConfigError, match="leave out n"):
+        evaluate(str(made[0]), "drawing", "blocksworld", {}, {}, limit=2, sampling={"n": 2})
 
 
 def test_pictures_are_drawn_by_the_verbs_of_pictures(polytask, made, picture, tmp_path):

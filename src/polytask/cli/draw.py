@@ -21,6 +21,8 @@ def _option(help: str, *names: str) -> Any:
 STEPS = Annotated[int | None, _option("Passes of the network for a picture; 50 unless said.")]
 GUIDANCE = Annotated[float | None, _option("How strongly it is led to the prompt: 1 not at all, 3 unless said.")]
 SAMPLER = Annotated[str | None, _option("ddim, ddpm, euler, heun or dpm_solver.")]
+CANDIDATES = Annotated[int | None, _option("Draw so many, and keep those that fit the prompt best by a CLIP.")]
+CLIP = Annotated[Path | None, _option("The folder of that CLIP, where the model holds none.")]
 DIALS: dict[str, Any] = {
     "n": Annotated[int | None, _option("So many pictures.", "--n")],
     "seed": Annotated[int | None, _option("The same seed draws the same picture.")],
@@ -51,8 +53,8 @@ COMPLETION: dict[str, Any] = {
     "rows": Annotated[int | None, _option("So many of them; half unless said.")],
 }
 CHOICE: dict[str, Any] = {
-    "candidates": Annotated[int | None, _option("Draw so many, and keep those that fit the prompt best by a CLIP.")],
-    "clip": Annotated[Path | None, _option("The folder of that CLIP, where the model holds none.")],
+    "candidates": CANDIDATES,
+    "clip": CLIP,
 }
 
 

@@ -7,7 +7,7 @@ import typer
 
 from polytask.cli.ask import MODEL
 from polytask.cli.command import console, pairs
-from polytask.cli.draw import GUIDANCE, SAMPLER, STEPS
+from polytask.cli.draw import CANDIDATES, CLIP, GUIDANCE, SAMPLER, STEPS
 from polytask.cli.sampling import with_sampling
 from polytask.cli.tune import COLUMNS, DATA, FIELDS, TASK
 
@@ -38,6 +38,8 @@ def evaluate(
     steps: STEPS = None,
     guidance: GUIDANCE = None,
     sampler: SAMPLER = None,
+    candidates: CANDIDATES = None,
+    clip: CLIP = None,
     template: Annotated[
         list[str] | None,
         typer.Option(help="Of a CLIP: a text with {} for the label; several are averaged; or: published."),
@@ -47,7 +49,7 @@ def evaluate(
     """Evaluate a model on a file of a task."""
     from polytask.run.evaluate import evaluate as run_evaluate
 
-    drawing = {"steps": steps, "guidance": guidance, "sampler": sampler}
+    drawing = {"steps": steps, "guidance": guidance, "sampler": sampler, "candidates": candidates, "clip": clip}
     named, shared = pairs(columns or [], "--columns"), pairs(field or [], "--field")
     report = run_evaluate(
         model, task, data, named, shared, where=pairs(where or [], "--where"), split=split, limit=limit,

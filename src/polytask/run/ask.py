@@ -28,10 +28,9 @@ def open_model(path: str, **words: Any) -> Model:
     return Model.load(path, **words)
 
 
-def open_any(path: str | Path, **words: Any) -> Model | PictureModel | PictureMatcher:
-    """The model of a checkpoint folder, whichever kind it is; `words` as its class's `load` takes them.
-
-    Raises CheckpointError.
+def open_any(path: str | Path, **words: Any) -> Any:
+    """The model of a checkpoint folder: a Model, a PictureModel or a PictureMatcher, as the folder says, which no type
+    checker knows; `load` of one of them does. `words` as that one takes them. Raises CheckpointError.
     """
     if Path(path).is_dir() and networks.is_clip(path):
         return open_matcher(path, **words)

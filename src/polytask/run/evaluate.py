@@ -32,6 +32,7 @@ POOL = 1000  # rows, beside those that are asked, from which shots are drawn
 GENERATED = 500  # examples of a generated world, which has no end, where no limit says another number
 BATCH = 64
 JUDGED = {"drawing", "captioning", "editing"}  # of a generated world: by rule, scenes of each number of objects apart
+RANKING = ("candidates", "clip")  # how one of many drawings is chosen
 
 
 def evaluate(
@@ -44,7 +45,8 @@ def evaluate(
     """The report of a checkpoint on a user's file, or on a split of a folder, a data set of the hub or "blocksworld".
 
     sampling and loading: fields of Sampling and words of Model.load; greedy and as the model is, where not said.
-    drawing: fields of `pictures.Drawing`, where the model draws. templates: of `PictureMatcher`, where it is a CLIP.
+    drawing: fields of `pictures.Drawing`, where the model draws by diffusion, and for any that draws candidates and
+    clip, so that the best of so many is judged. templates: of `PictureMatcher`, where it is a CLIP.
     unsafe: programs run even without a sandbox. split: "test", else "validation", where there is one and none is named.
     Raises an Error that says what is wrong with the model, the file or its rows; the file is read first.
     """
@@ -60,9 +62,13 @@ def evaluate(
         raise ConfigError(f"--template: {folder} holds no CLIP, of which alone templates are.")
     if networks.is_drawing(folder):
         return _of_drawing(folder, task_name, data, columns, where, limit, split, sampling, drawing, loading, quiet)
-    if drawing:
-        raise ConfigError(f"--{next(iter(drawing))}: {folder} holds a model that writes; it is of models that draw.")
     generated = data in GENERATORS
+    judged = generated and task_name in JUDGED and not shots
+    for name in drawing or ():
+        if name not in RANKING:
+            raise ConfigError(f"--{name}: {folder} holds a model that writes; it is of models that draw by diffusion.")
+        if not judged or task_name != "drawing":
+            raise ConfigError(f"--{name}: it is of drawings that a rule judges: --task drawing --data blocksworld.")
     wanted = GENERATED if limit is None and generated else limit
     most = None if wanted is None else wanted + (POOL if shots else 0)
     words: dict[str, Any] = {"split": split or judging_split(data), "where": dict(where or {})}
@@ -70,8 +76,8 @@ def evaluate(
     spec = source(model_path, task_name, data, columns, fields, limit=most, **words)
     if split and not generated and [file.name for file in spec.place().files] == [Path(data).name]:
         raise ConfigError(f"--split {split}: {data} is one file; a folder or a data set of the hub has splits.")
-    if generated and task_name in JUDGED and not shots:
-        return _of_pictures(folder, replace(spec, task=task_name), limit, split, sampling, loading, quiet)
+    if judged:
+        return _of_pictures(folder, replace(spec, task=task_name), limit, split, sampling, drawing, loading, quiet)
     rows = list(read(spec))
     model = open_model(str(folder), **{"truncate": "right", **(loading or {})})
     task = spec.task if not isinstance(spec.task, str) else get_task(spec.task)
@@ -120,19 +126,22 @@ def _of_drawing(
 ) -> Report:  # fmt: skip
     from polytask.run.judge import evaluate_drawing
 
+    dials = {**(drawing or {}), **(sampling or {})}
+    ranking = {name: dials.pop(name) for name in RANKING if name in dials}
+
     if task != "drawing":
         raise ConfigError(f"--task {task}: {folder} holds a model that draws; it is judged by task drawing.")
-    dials = {**(drawing or {}), **(sampling or {})}
     spec = SourceSpec("drawing", data, dict(columns), where=dict(where or {}), split=split)
     with _bar(quiet) as progress:
         return evaluate_drawing(
-            str(folder), spec, limit=limit, split=split, drawing=dials, loading=loading or {}, progress=progress
+            str(folder), spec, limit=limit, split=split, drawing=dials, ranking=ranking, loading=loading or {},
+            progress=progress,
         )  # fmt: skip
 
 
 def _of_pictures(
     folder: Path, source: SourceSpec, limit: int | None, split: str | None, sampling: Mapping[str, Any] | None,
-    loading: Mapping[str, Any] | None, quiet: bool,
+    ranking: Mapping[str, Any] | None, loading: Mapping[str, Any] | None, quiet: bool,
 ) -> Report:  # fmt: skip
     from polytask.run.ask import open_model
     from polytask.run.judge import evaluate_seen
@@ -140,7 +149,8 @@ def _of_pictures(
     model = open_model(str(folder), **(loading or {}))
     with _bar(quiet) as progress:
         return evaluate_seen(
-            model, folder, source, limit=limit, split=split, sampling=sampling or {}, progress=progress
+            model, folder, source, limit=limit, split=split, sampling=sampling or {}, ranking=ranking or {},
+            progress=progress,
         )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from polytask.errors import ConfigError, TaskError
 from polytask.evaluation.intervals import bootstrap, wilson
 from polytask.evaluation.report import Report, Sample, versions
 from polytask.inference.sampling import Sampling
-from polytask.interop.folder import fingerprint
+from polytask.interop.folder import fingerprint, locate
 from polytask.model import Model
 from polytask.pictures import Drawing, PictureModel
 from polytask.tasks import check, get_task
@@ -30,9 +30,10 @@ Answering = Callable[[list[dict[str, Any]], int], list[Any]]
 
 def evaluate_drawing(
     model_path: str, source: SourceSpec, *, limit: int | None, split: str | None, drawing: Mapping[str, Any],
-    loading: Mapping[str, Any], progress: Progress | None = None,
+    ranking: Mapping[str, Any], loading: Mapping[str, Any], progress: Progress | None = None,
 ) -> Report:  # fmt: skip
-    """`judge` of a model that draws by diffusion. Raises ConfigError for dials out of range."""
+    """`judge` of a model that draws by diffusion. ranking: candidates and clip of `PictureModel.draw`. Raises
+    ConfigError for dials out of range."""
     wish = Drawing.of(drawing)
     if wish.n != 1:
         raise ConfigError("drawing: one picture of each caption is judged; leave out n.")
@@ -42,21 +43,23 @@ def evaluate_drawing(
         raise ConfigError(f"{model_path} draws by label, and no rule reads whether a picture shows one.")
 
     def draw(rows: list[dict[str, Any]], done: int) -> list[Any]:
-        drawn = model.draw_many([row["caption"] for row in rows], **_apart(drawing, done))
+        drawn = model.draw_many([row["caption"] for row in rows], **ranking, **_apart(drawing, done))
         return [pictures[0] for pictures in drawn]
 
     report = judge("drawing", draw, source, model.side, limit=limit, split=split, progress=progress)
-    report.reproduce |= {"drawing": vars(wish), "model": fingerprint(model.folder.path)}
+    report.reproduce |= {"drawing": vars(wish), "model": fingerprint(model.folder.path), **_plain(ranking)}
     return report
 
 
 def evaluate_seen(
     model: Model, folder: Path, source: SourceSpec, *, limit: int | None, split: str | None,
-    sampling: Mapping[str, Any], ranking: Mapping[str, Any] | None = None, progress: Progress | None = None,
+    sampling: Mapping[str, Any], ranking: Mapping[str, Any], progress: Progress | None = None,
 ) -> Report:  # fmt: skip
-    """`judge` of a decoder over texts and pictures, greedily unless `sampling` says otherwise. ranking: clip and
-    candidates of `Model.draw`."""
+    """`judge` of a decoder over texts and pictures, greedily unless `sampling` says otherwise. ranking: candidates and
+    clip of `Model.draw`. Raises TaskError for a model of texts, ConfigError where several answers are wanted."""
     name, pictures = str(source.task), model.tokenizer.pictures
+    if Sampling(**sampling).n != 1:
+        raise ConfigError("One answer to each example is judged by rule; leave out n.")
     if pictures is None:
         raise TaskError(f"Task '{name}' is about pictures, and {folder} holds a model of texts alone.")
 
@@ -68,8 +71,7 @@ def evaluate_seen(
         return model.ask_many(name, asked, **{"temperature": 0.0, **sampling})
 
     report = judge(name, answer, source, pictures.size, limit=limit, split=split, progress=progress)
-    said = {key: str(value) for key, value in (ranking or {}).items()}
-    report.reproduce |= {"sampling": vars(Sampling(**sampling)), "model": fingerprint(folder), **said}
+    report.reproduce |= {"sampling": vars(Sampling(**sampling)), "model": fingerprint(folder), **_plain(ranking)}
     return report
 
 
@@ -106,6 +108,11 @@ def judge(
 
 def _asked(task: str, row: Mapping[str, Any]) -> str:
     return row["instruction"] if task == "editing" else row["caption"]
+
+
+def _plain(ranking: Mapping[str, Any]) -> dict[str, Any]:
+    """For JSON: a CLIP by its folder's fingerprint."""
+    return {**ranking, **({"clip": fingerprint(locate(ranking["clip"]))} if "clip" in ranking else {})}
 
 
 def _apart(drawing: Mapping[str, Any], done: int) -> dict[str, Any]:

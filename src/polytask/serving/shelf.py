@@ -30,9 +30,9 @@ class Shelved(ABC):
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
-    @abstractmethod
     def tasks(self) -> list[str]:
         """What it can be asked."""
+        return self.model.able
 
     @property
     @abstractmethod
@@ -50,10 +50,6 @@ class Served(Shelved):
 
     model: Model
     worker: Worker
-
-    @property
-    def tasks(self) -> list[str]:
-        return self.model.able
 
     @property
     def about(self) -> dict[str, Any]:
@@ -113,10 +109,6 @@ class ServedPictures(Shelved):
 
     model: PictureModel
     worker: PictureWorker
-
-    @property
-    def tasks(self) -> list[str]:
-        return self.model.able
 
     @property
     def about(self) -> dict[str, Any]:
