@@ -154,7 +154,7 @@ def variations(
 
     For example:  polytask variations MODEL a.png --towards b.png --n 7
 
-    or:  polytask variations MODEL a.png --from "a red circle" --to "a blue circle"
+    or:  polytask variations MODEL a.png --from "a green circle" --to "a blue circle"
     """
     from polytask.run.draw import Wanted
     from polytask.run.draw import variations as run_variations

@@ -99,7 +99,7 @@ def classify(
 ) -> None:
     """Choose a label for a text, or for a picture by a CLIP or a model that reads pictures.
 
-    For example:  polytask classify runs/clip-blocks --image picture.png --labels "a red circle,a blue square"
+    For example:  polytask classify runs/clip-blocks --image picture.png --labels "a green circle,a blue square"
     """
     if labels is not None and len(labels) == 1:
         labels = [part.strip() for part in labels[0].split(",") if part.strip()]
