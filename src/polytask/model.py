@@ -19,8 +19,8 @@ from polytask.inference.engine import Engine
 from polytask.inference.handle import Handle
 from polytask.inference.matching import Matcher
 from polytask.inference.sampling import Sampling
-from polytask.inference.scoring import Score, probabilities
-from polytask.inference.sequence import Completion, Request
+from polytask.inference.scoring import Pair, Score, probabilities
+from polytask.inference.sequence import Completion, Given, Request
 from polytask.inference.shortening import Truncate, shortened
 from polytask.inference.speculative import Draft
 from polytask.interop import FORMATS, networks
@@ -28,12 +28,13 @@ from polytask.interop.folder import load_network, read_folder, write_folder
 from polytask.models import cost
 from polytask.models.config import TransformerConfig
 from polytask.models.transformer import Transformer
+from polytask.models.vision_language import VisionLanguage
 from polytask.nn.quant import QuantizedLinear, quantize
 from polytask.tasks import TASKS, Segment, Task, check, get_task
 from polytask.tasks import prompt as prompt_of
 from polytask.tasks.picture import encoded, to_picture
 from polytask.tasks.scoring import written
-from polytask.tasks.segment import to_draw
+from polytask.tasks.segment import Image, to_draw
 from polytask.tasks.task import draws, looks, pictorial
 from polytask.tokenizers.encode import continuation_ids, prefix_length, prompt_ids, split_prompt
 from polytask.tokenizers.text import TextTokenizer
@@ -61,7 +62,7 @@ class Model:
     """
 
     def __init__(
-        self, network: Transformer, tokenizer: TextTokenizer, *, tasks: Mapping[str, Task] | None = None,
+        self, network: Transformer | VisionLanguage, tokenizer: TextTokenizer, *, tasks: Mapping[str, Task] | None = None,
         about: Mapping[str, Any] | None = None, truncate: Truncate | None = None, draft: Draft = None,
     ):  # fmt: skip
         if truncate not in (None, "left", "right"):
@@ -69,7 +70,7 @@ class Model:
         self.network, self.tokenizer = network, tokenizer
         self.truncate: Truncate | None = truncate
         self.tasks, self.about = dict(tasks or {}), dict(about or {})
-        self.engine = Engine(network, tokenizer, draft=draft)
+        self.engine = Engine(network.decoder, tokenizer, draft=draft)
 
     @classmethod
     def load(
@@ -103,7 +104,7 @@ class Model:
         guesses: Draft = None if draft is None else "ngram"
         if draft not in (None, "ngram"):
             small = read_folder(draft)
-            guesses = load_network(small, dtype=precision, device=str(place)).eval(), small.tokenizer
+            guesses = load_network(small, dtype=precision, device=str(place)).decoder.eval(), small.tokenizer
         return cls(network.eval(), folder.tokenizer, tasks=tasks, about=folder.about, truncate=truncate, draft=guesses)
 
     def save(self, path: str | Path, card: str = "") -> None:
@@ -127,13 +128,14 @@ class Model:
 
     @property
     def config(self) -> TransformerConfig:
-        return self.network.config
+        """Of what reads and writes; `network.config` is of all."""
+        return self.network.config.decoder
 
     @property
     def info(self) -> dict[str, Any]:
         """Sizes, tasks and what the checkpoint knows of its origin."""
         return {
-            "parameters": cost.parameters(self.config),
+            "parameters": cost.parameters(self.network.config),
             "context_length": self.config.context_length,
             "vocab_size": self.tokenizer.size,
             "tasks": self.able,
@@ -143,10 +145,11 @@ class Model:
     @property
     def able(self) -> list[str]:
         """The tasks that it can be asked: its own, and those of the package."""
-        names, pictures = dict.fromkeys([*TASKS, *self.tasks]), self.tokenizer.pictures
-        if pictures is not None and pictures.vocabulary.padding:  # a caption and its picture are all that it knows
+        names, pictures, drawing = dict.fromkeys([*TASKS, *self.tasks]), self.tokenizer.pictures, self.tokenizer.drawing
+        if drawing is not None and drawing.vocabulary.padding:  # a caption and its picture are all that it knows
             return [name for name in names if draws(task := self.task(name)) and not looks(task)]
-        return [name for name in names if pictures or not pictorial(self.task(name))]
+        known = [name for name in names if pictures or not pictorial(self.task(name))]
+        return [name for name in known if drawing or not draws(self.task(name))]
 
     def task(self, task: str | Path | Task) -> Task:
         """A task by its name, the model's own included, by its YAML file, or as it is. Raises TaskError."""
@@ -225,9 +228,9 @@ class Model:
         """sampling.n completions for each prompt. Raises ConfigError where one is too long and nothing may be cut."""
         sampling = sampling or Sampling()
         answers = self.engine.run([self.request(segments, sampling) for segments in prompts])
-        if self.tokenizer.pictures is not None:
+        if self.tokenizer.drawing is not None:
             drawn = [each for segments, each in zip(prompts, answers) if to_draw(segments)]
-            drawing.show([one for each in drawn for one in each], self.tokenizer.pictures)
+            drawing.show([one for each in drawn for one in each], self.tokenizer.drawing)
         return answers
 
     def score(self, prompts: Sequence[list[Segment]], continuations: Sequence[list[Segment]]) -> list[Score]:
@@ -237,7 +240,7 @@ class Model:
             ids = continuation_ids(continuation, self.tokenizer)
             # The last token of the continuation is never read.
             request = self.request(segments, Sampling(max_tokens=1), room=len(ids) - 1)
-            pairs.append((request.ids, ids, request.encoder_ids, request.prefix))
+            pairs.append(Pair(request.ids, ids, request.encoder_ids, request.prefix, request.given))
         return self.engine.score(pairs)
 
     def submit(self, segments: list[Segment], sampling: Sampling | None = None) -> Handle:
@@ -250,7 +253,7 @@ class Model:
         room: tokens that must still fit after the prompt; None leaves what an answer usually takes.
         """
         ids, encoder_ids = self._ids(segments)
-        pictures = self.tokenizer.pictures if to_draw(segments) else None
+        pictures = self.tokenizer.drawing if to_draw(segments) else None
         if pictures is not None:
             room = pictures.vocabulary.tokens
         least, context = 1 if room is None else room, self.config.context_length
@@ -268,7 +271,17 @@ class Model:
         prefix = prefix_length(segments, self.tokenizer) if self.config.prefix else 0
         if pictures is not None:
             return drawing.request(ids, pictures, sampling)
-        return Request(ids, sampling, encoder_ids, prefix=prefix)
+        return Request(ids, sampling, encoder_ids, prefix=prefix, given=self._given(segments, ids))
+
+    @torch.inference_mode()
+    def _given(self, segments: list[Segment], ids: list[int]) -> Given | None:
+        """What a network that looks at pictures sees of those in a prompt."""
+        sight, files = self.tokenizer.sight, [one.data for one in segments if isinstance(one, Image)]
+        if sight is None or not files:
+            return None
+        assert isinstance(self.network, VisionLanguage)
+        places = [place for place, i in enumerate(ids) if i == sight.vocabulary.placeholder]
+        return Given(places, self.network.look(sight.seen(files).to(self.network.first.weight.device)).flatten(0, 1))
 
     def _ids(self, segments: list[Segment]) -> tuple[list[int], list[int] | None]:
         if self.config.encoder_layers:
@@ -348,7 +361,7 @@ class Model:
         chance = {} if n == 1 and seed is None and not given.get("candidates") else {"temperature": 1.0}
         sampling = self.sampling(task, **{"n": given.get("candidates") or n, "seed": seed, **chance, **options})
         requests = [self.request(prompt_of(self.task(task), example), sampling) for example in examples]
-        pictures = self.tokenizer.pictures
+        pictures = self.tokenizer.drawing
         assert pictures is not None  # else the requests were refused
         if given.get("upper") is not None:
             given["upper"] = pictures.seen([encoded(given["upper"])])[0]

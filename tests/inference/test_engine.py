@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from polytask.errors import ConfigError
 from polytask.inference.engine import Engine
 from polytask.inference.sampling import Sampling
+from polytask.inference.scoring import Pair
 from polytask.inference.sequence import Request
 from tests.inference.networks import END, TOKENIZER, allowed, greedy, network, next_logits, prompts
 
@@ -76,12 +77,12 @@ def test_prefixes_are_read_from_both_sides(words, tokens):
     requests = [Request(p, Sampling(8, n=1 + i % 2), prefix=n) for i, (p, n) in enumerate(zip(asked, lengths))]
     for request, answers in zip(requests, engine.run(requests)):
         assert {tuple(answer.ids) for answer in answers} == {tuple(greedy(built, request.ids, 8, None, request.prefix))}
-    pairs = [(p, [70, 80, END], None, n) for p, n in zip(asked, lengths)]
-    for (prompt, continuation, _, n), score in zip(pairs, engine.score(pairs)):
+    pairs = [Pair(p, [70, 80, END], prefix=n) for p, n in zip(asked, lengths)]
+    for (prompt, continuation, _, n, _), score in zip(pairs, engine.score(pairs)):
         steps = [next_logits(built, prompt + continuation[:i], None, n) for i in range(3)]
         total = sum(float(logits.log_softmax(-1)[i]) for logits, i in zip(steps, continuation))
         assert score.logprob == pytest.approx(total, abs=1e-4)
-    assert engine.score(pairs[2:3]) != engine.score([(*pairs[2][:3], 0)])
+    assert engine.score(pairs[2:3]) != engine.score([pairs[2]._replace(prefix=0)])
 
 
 def test_lower_precision_differs_at_reported_ties_only():

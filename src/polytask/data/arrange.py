@@ -57,7 +57,8 @@ class Part:
     """A source's part in an arrangement.
 
     `index` is the source's number, `share` its part of the tokens, `first` the first of its documents to come, counted
-    over all epochs. In rows that are `two_sided`, what is given is seen from both sides.
+    over all epochs. In rows that are `two_sided`, what is given is seen from both sides. `placeholder`: the id in whose
+    places the network sees pictures.
     """
 
     index: int
@@ -66,6 +67,7 @@ class Part:
     two_sided: bool = False
     share: float = 1.0
     first: int = 0
+    placeholder: int = -1
 
     def draws(self, epochs: np.ndarray) -> np.ndarray:
         """A random number (R,) uint64 for each of `epochs` (R,)."""
@@ -134,6 +136,11 @@ def _write(part: Part, f: _Fragments, arrays: Arrays) -> None:
     arrays["documents"].reshape(-1)[place] = np.repeat(f.document, f.length)
     arrays["weights"].reshape(-1)[place] = weights
     arrays["sources"].reshape(-1)[place] = part.index
+    if "pictures" in arrays and len(store.pictures):
+        looked = arrays["ids"].reshape(-1)[place] == part.placeholder
+        number, state = store.shown(index[looked])
+        arrays["pictures"].reshape(-1)[place[looked]] = number
+        arrays["states"].reshape(-1)[place[looked]] = state
 
 
 @dataclass(frozen=True)

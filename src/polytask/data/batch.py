@@ -19,6 +19,8 @@ class Batch:
     sources            (B, T) int64, which source a token came from; -1 for padding
     prefix             (B, T) bool, True where a token is given and may be seen from both sides; None if all is causal
     encoder_*          (B, S) int64, what an encoder reads; `encoder_documents` has the numbers of `documents`
+    pixels             (P, 3, S, S) float32 in [-1, 1], the pictures that the rows show, where the network looks by itself
+    shown              (B, T) int64, which of the pictures' states, one picture after the other, stands for the id; -1: none
     starts             (n,) int32, where documents begin in all B x T places, then B x T; made by `located`, or None
     """
 
@@ -33,6 +35,8 @@ class Batch:
     encoder_positions: Tensor | None = None
     encoder_documents: Tensor | None = None
     starts: Tensor | None = None
+    pixels: Tensor | None = None
+    shown: Tensor | None = None
 
     def located(self) -> "Batch":
         """With `starts`, which kernels of GPUs read in place of a mask, where no token sees any after its own place.

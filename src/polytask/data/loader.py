@@ -5,6 +5,7 @@ and a run that resumes asks for its step and gets what it would have got.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,6 +29,7 @@ from polytask.data.convert import OBJECTIVES, Objective, sentinel_ids
 from polytask.data.mixture import Draw, Mixture
 from polytask.errors import ConfigError, DataError
 from polytask.registry import nearest
+from polytask.tasks.picture import scaled
 
 if TYPE_CHECKING:
     from polytask.data.batch import Batch
@@ -152,7 +154,7 @@ class Loader:
         for step in range(count if limit is None else min(count, limit)):
             rows = step * self.batch_rows + np.arange(self.rank, self.batch_rows, self.world)
             turns = np.where(rows < arrangement.rows, 0, -1)
-            yield self._assemble([arrangement], turns, rows, np.zeros_like(rows))
+            yield self._assemble([arrangement], turns, rows, np.zeros_like(rows), held_out=True)
 
     def epochs(self, step: int) -> dict[str, float]:
         """How often each source was gone through before this step."""
@@ -175,7 +177,9 @@ class Loader:
     def _part(self, index: int, share: float = 1.0, first: int = 0, held_out: bool = False) -> Part:
         source = self.prepared.sources[index]
         two_sided = self.objectives[index] == "prefix" and self.encoder_length is None
-        return Part(index, source.validation if held_out else source.train, self.seed, two_sided, share, first)
+        placeholder = self.prepared.sight.vocabulary.placeholder if self.prepared.sight else -1
+        store = source.validation if held_out else source.train
+        return Part(index, store, self.seed, two_sided, share, first, placeholder)
 
     def _arrange(self, index: int, held_out: bool = False) -> Arrangement:
         """Of one source by itself."""
@@ -203,6 +207,8 @@ class Loader:
         }
         if self.encoder_length is None and any(objective == "prefix" for objective in self.objectives):
             arrays["prefix"] = np.zeros(shape, bool)
+        if self.prepared.sight is not None:
+            arrays |= {"pictures": np.full(shape, -1, np.int64), "states": np.zeros(shape, np.int64)}
         if self.encoder_length is not None:
             shape = (rows, self.encoder_length)
             arrays["encoder_ids"] = np.full(shape, pad, np.int64)
@@ -211,8 +217,9 @@ class Loader:
         return arrays
 
     def _assemble(
-        self, arrangements: Sequence[Arrangement], turns: np.ndarray, rows: np.ndarray, epochs: np.ndarray
-    ) -> "Batch":
+        self, arrangements: Sequence[Arrangement], turns: np.ndarray, rows: np.ndarray, epochs: np.ndarray,
+        held_out: bool = False,
+    ) -> "Batch":  # fmt: skip
         import torch
 
         from polytask.data.batch import Batch
@@ -223,7 +230,33 @@ class Loader:
             arrangements[turn].fill(arrays, slots, rows[slots], epochs[slots])
         if self.picture_share is not None:
             share_loss(arrays, self.prepared.codes or 0, self.picture_share)
-        return Batch(**{name: torch.from_numpy(array) for name, array in arrays.items()})
+        pictures, states = arrays.pop("pictures", None), arrays.pop("states", None)
+        batch = Batch(**{name: torch.from_numpy(array) for name, array in arrays.items()})
+        if pictures is None or states is None:
+            return batch
+        pixels, shown = self._looked(held_out, arrays["sources"], pictures, states)
+        return replace(
+            batch, pixels=scaled(torch.from_numpy(pixels).permute(0, 3, 1, 2)), shown=torch.from_numpy(shown)
+        )
+
+    def _looked(
+        self, held_out: bool, sources: np.ndarray, pictures: np.ndarray, states: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The pictures of a batch (P, S, S, 3), each once, and which of their states stands where (B, T).
+
+        Where there are none it is a blank one, so that all processes have gradients of the same parameters.
+        """
+        assert (sight := self.prepared.sight) is not None
+        found, shown, count = [], np.full_like(pictures, -1), 0
+        for index, source in enumerate(self.prepared.sources):
+            mine = (pictures >= 0) & (sources == index)
+            numbers, places = np.unique(pictures[mine], return_inverse=True)
+            shown[mine] = (count + places) * sight.vocabulary.tokens + states[mine]
+            if len(numbers):
+                found.append((source.validation if held_out else source.train).pixels[numbers])
+                count += len(numbers)
+        blank = np.zeros((1, sight.size, sight.size, 3), np.uint8)
+        return np.concatenate(found) if found else blank, shown
 
 
 def _objectives(prepared: "Prepared", default: str) -> list[str]:

@@ -30,15 +30,17 @@ from polytask.errors import ConfigError, DataError, Notice
 if TYPE_CHECKING:
     from polytask.data.sources import SourceSpec
     from polytask.tasks.task import Task
+    from polytask.tokenizers.sight import Sight
     from polytask.tokenizers.text import TextTokenizer
 
 REFUSED_SHARE = 0.01  # of a source's rows may not fit its task; more means that it is the wrong task or column
 _SURELY_WRONG = 1000  # so many are enough to stop before the end
 
 _log = logging.getLogger(__name__)
-_FORMAT = 2  # of the store's files
+_FORMAT = 3  # of the store's files
 _BATCH_CHARACTERS = 1_000_000  # a piece of work for one core, some tenths of a second
 _BATCH_ROWS = 4_000
+_PICTURE_CHARACTERS = 4_000  # that a picture counts for: its pixels are kept until the piece of work is done
 
 Progress = Callable[[str, int, int], None]
 """Called with (source, rows read, tokens written) while sources are tokenized."""
@@ -65,12 +67,16 @@ class PreparedSource:
 
 @dataclass(frozen=True)
 class Prepared:
-    """All sources of a run, and the special ids that rows are assembled with; ids from `codes` on are of pictures."""
+    """All sources of a run, and the special ids that rows are assembled with; ids from `codes` on are of pictures.
+
+    sight: of pictures that the network looks at by itself.
+    """
 
     sources: tuple[PreparedSource, ...]
     special: dict[str, int]
     vocab_size: int
     codes: int | None = None
+    sight: "Sight | None" = None
 
     @property
     def names(self) -> list[str]:
@@ -113,8 +119,8 @@ def prepare(
         words = {"objective": source.objective, "cleaned": about["cleaned"]}
         made = PreparedSource(source.name, _task(source).name, about["flat"], source.weight, train, validation, **words)
         prepared.append(made)
-    codes = None if tokenizer.pictures is None else tokenizer.pictures.vocabulary.first
-    return Prepared(tuple(prepared), dict(tokenizer.special), tokenizer.size, codes)
+    codes = tokenizer.drawing and tokenizer.drawing.vocabulary.first
+    return Prepared(tuple(prepared), dict(tokenizer.special), tokenizer.size, codes, tokenizer.sight)
 
 
 def cache_folder(path: str | os.PathLike[str] | None = None) -> Path:
@@ -267,7 +273,11 @@ def _batch(rows: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
     batch, size = [], 0
     for row in islice(rows, _BATCH_ROWS):
         batch.append(row)
-        size += sum(len(value) if isinstance(value, str) else 100 for value in row.values())
+        size += sum(map(_work, row.values()))
         if size >= _BATCH_CHARACTERS:
             break
     return batch
+
+
+def _work(value: Any) -> int:
+    return len(value) if isinstance(value, str) else _PICTURE_CHARACTERS if isinstance(value, bytes) else 100

@@ -4,7 +4,9 @@ tokens.bin      uint16 or uint32, all documents one after another
 predicted.bin   one bit a token (numpy's packbits order): is predicting it worth anything
 documents.npy   (N, 4) int64: first token; opener of the last answer, first predicted token (both counted from the
                 document's start); UTF-8 bytes of the answers
-store.json      token width, counts
+pictures.npy    (P,) int64: where among the tokens each picture begins, of a network that looks at them by itself
+pixels.bin      uint8, (P, S, S, 3), what they show
+store.json      token width, counts, S
 """
 
 import json
@@ -29,10 +31,14 @@ class Counts:
     characters: int = 0
     bytes: int = 0
     predicted_bytes: int = 0
+    pictures: int = 0
 
 
 class Store:
-    """Documents of one source, read from a folder. Opening is instant and ranks on one machine share the memory."""
+    """Documents of one source, read from a folder. Opening is instant and ranks on one machine share the memory.
+
+    pictures (P,): where among the tokens each begins; pixels (P, S, S, 3) uint8, both memory-mapped.
+    """
 
     def __init__(self, path: Path):
         self.path = path
@@ -42,6 +48,10 @@ class Store:
             table = np.load(path / "documents.npy", mmap_mode="r") if self.counts.documents else np.zeros((0, 4))
             self.tokens = _mapped(path / "tokens.bin", np.dtype(about["dtype"]), self.counts.tokens)
             self._bits = _mapped(path / "predicted.bin", np.dtype(np.uint8), -(-self.counts.tokens // 8))
+            count, side = self.counts.pictures, about["side"]
+            self.pictures = np.load(path / "pictures.npy", mmap_mode="r") if count else np.zeros(0, np.int64)
+            pixels = _mapped(path / "pixels.bin", np.dtype(np.uint8), count * 3 * side**2) if count else np.zeros(0)
+            self.pixels = pixels.reshape(count, side, side, 3)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(
                 f"{path}: the prepared data is damaged ({error}); delete this folder and run again."
@@ -53,6 +63,11 @@ class Store:
     def predicted(self, index: np.ndarray) -> np.ndarray:
         """Weights (N,) float32, 1 or 0, of predicting the tokens at `index` (N,)."""
         return ((self._bits[index >> 3] >> (7 - (index & 7)).astype(np.uint8)) & 1).astype(np.float32)
+
+    def shown(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of tokens at `index` (N,) that stand for a picture's states: which picture's, and which of its states."""
+        number = np.searchsorted(self.pictures, index, side="right") - 1
+        return number, index - self.pictures[number]
 
     def __len__(self) -> int:
         return self.counts.documents
@@ -75,6 +90,9 @@ class StoreWriter:
         self._bits: BinaryIO = open(path / "predicted.bin", "wb")  # noqa: SIM115
         self._waiting = np.zeros(0, dtype=np.uint8)  # bits that do not fill a byte yet
         self._tables: list[np.ndarray] = []
+        self._pictures: list[np.ndarray] = []
+        self._pixels: BinaryIO | None = None
+        self._side = 0
         self._counts = Counts()
 
     def add(
@@ -87,8 +105,11 @@ class StoreWriter:
         predicted_bytes: np.ndarray,
         characters: int,
         bytes: int,
+        pictures: np.ndarray | None = None,
+        pixels: np.ndarray | None = None,
     ) -> None:
-        """Documents of `lengths` (N,), their ids and flags joined, (sum of lengths,)."""
+        """Documents of `lengths` (N,), their ids and flags joined, (sum of lengths,); pictures and pixels as
+        `tokenizers.encode.Documents` has them."""
         counts = self._counts
         starts = counts.tokens + np.cumsum(lengths) - lengths
         self._tables.append(np.stack([starts, openers, firsts, predicted_bytes], axis=1).astype(np.int64))
@@ -97,6 +118,8 @@ class StoreWriter:
         whole = len(bits) // 8 * 8
         self._bits.write(np.packbits(bits[:whole]).data)
         self._waiting = bits[whole:]
+        if pictures is not None and pixels is not None:
+            self._keep(counts.tokens + pictures, pixels)
         self._counts = Counts(
             documents=counts.documents + len(lengths),
             tokens=counts.tokens + len(ids),
@@ -104,7 +127,14 @@ class StoreWriter:
             characters=counts.characters + characters,
             bytes=counts.bytes + bytes,
             predicted_bytes=counts.predicted_bytes + int(predicted_bytes.sum()),
+            pictures=counts.pictures + (0 if pictures is None else len(pictures)),
         )
+
+    def _keep(self, pictures: np.ndarray, pixels: np.ndarray) -> None:
+        if self._pixels is None:
+            self._pixels, self._side = open(self.path / "pixels.bin", "wb"), pixels.shape[1]  # noqa: SIM115
+        self._pictures.append(pictures)
+        self._pixels.write(np.ascontiguousarray(pixels).data)
 
     @property
     def tokens(self) -> int:
@@ -115,8 +145,11 @@ class StoreWriter:
         self._bits.write(np.packbits(self._waiting).data)
         self._tokens.close()
         self._bits.close()
+        if self._pixels is not None:
+            self._pixels.close()
+            np.save(self.path / "pictures.npy", np.concatenate(self._pictures).astype(np.int64))
         empty: Sequence[np.ndarray] = [np.zeros((0, 4), dtype=np.int64)]
         np.save(self.path / "documents.npy", np.concatenate([*empty, *self._tables]))
-        about = {"dtype": self._dtype.name, "counts": asdict(self._counts)}
+        about = {"dtype": self._dtype.name, "counts": asdict(self._counts), "side": self._side}
         (self.path / "store.json").write_text(json.dumps(about))
         return self._counts

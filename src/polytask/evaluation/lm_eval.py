@@ -33,8 +33,8 @@ class PolytaskLM(TemplateLM):
         self.model, self.batch = model, batch
         special = model.tokenizer.special
         self._opener: int | None = special.get("<|text|>")
-        self._encoder = [special["<|end|>"]] if model.network.config.encoder_layers else None
-        self.max_length: int = model.network.config.context_length
+        self._encoder = [special["<|end|>"]] if model.config.encoder_layers else None
+        self.max_length: int = model.config.context_length
 
     @property
     def eot_token_id(self) -> int:
@@ -86,7 +86,7 @@ class PolytaskLM(TemplateLM):
             )
         room = self.max_length + 1 - len(continuation)
         context = context[-room:]
-        return context, continuation, self._encoder, self._prefix(context)
+        return Pair(context, continuation, self._encoder, self._prefix(context))
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
         """The log-probability of whole documents, in windows as the harness cuts them."""

@@ -2,16 +2,27 @@
 
 from collections.abc import Sequence as Listing
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from polytask.inference.sequence import Given
 from polytask.models.transformer import Transformer
 from polytask.nn.cache import Context
 
-Pair = tuple[list[int], list[int], list[int] | None, int]  # prompt, continuation, what an encoder reads, prefix
 BATCH_TOKENS = 8192
 CHUNK_ELEMENTS = 1 << 24  # logits of one chunk
+
+
+class Pair(NamedTuple):
+    """A prompt and what is scored behind it; the rest as `Request` has it."""
+
+    prompt: list[int]
+    continuation: list[int]
+    encoder_ids: list[int] | None = None
+    prefix: int = 0
+    given: Given | None = None
 
 
 @dataclass(frozen=True)
@@ -34,13 +45,12 @@ def probabilities(scores: Listing[Score]) -> list[float]:
 
 @torch.inference_mode()
 def score(network: Transformer, pairs: Listing[Pair], logprobs: int | None = None) -> list[Score]:
-    """A Score for each (prompt ids, continuation ids, encoder ids or None, how many of the prompt's first ids are seen
-    from both sides), with so many likeliest tokens in each place (none at all where it is None). Similar lengths run
-    together."""
-    order = sorted(range(len(pairs)), key=lambda i: len(pairs[i][0]) + len(pairs[i][1]))
+    """A Score for each pair, with so many likeliest tokens in each place (none at all where it is None). Similar lengths
+    run together."""
+    order = sorted(range(len(pairs)), key=lambda i: len(pairs[i].prompt) + len(pairs[i].continuation))
     scores: dict[int, Score] = {}
     while order:
-        longest = len(pairs[order[-1]][0]) + len(pairs[order[-1]][1])
+        longest = len(pairs[order[-1]].prompt) + len(pairs[order[-1]].continuation)
         size = max(1, BATCH_TOKENS // max(longest, 1))
         batch, order = order[-size:], order[:-size]
         scores |= zip(batch, _batch(network, [pairs[i] for i in batch], logprobs))
@@ -53,11 +63,11 @@ def _batch(network: Transformer, pairs: list[Pair], top: int | None) -> list[Sco
     ids, documents, positions = padded_rows(inputs, device)
     memory = None
     if network.config.encoder_layers:
-        read, sources, places = padded_rows([encoder or [] for _, _, encoder, _ in pairs], device)
+        read, sources, places = padded_rows([pair.encoder_ids or [] for pair in pairs], device)
         memory = network.encode(read, Context(places, sources))
-    prefixes = [prefix for *_, prefix in pairs]
+    prefixes = [pair.prefix for pair in pairs]
     prefix = positions < torch.tensor(prefixes, device=device)[:, None] if any(prefixes) else None
-    hidden = network(ids, Context(positions, documents, prefix, memory=memory))
+    hidden = network(ids, Context(positions, documents, prefix, memory=memory, given=_given(pairs, ids)))
     spans = [(len(prompt) - 1, len(prompt) - 1 + len(continuation)) for prompt, continuation, *_ in pairs]
     states = torch.cat([hidden[row, a:b] for row, (a, b) in enumerate(spans)])
     targets = torch.tensor([token for _, continuation, *_ in pairs for token in continuation], device=device)
@@ -69,6 +79,17 @@ def _batch(network: Transformer, pairs: list[Pair], top: int | None) -> list[Sco
         results.append(Score(float(logprobs[part].sum()), len(continuation), bool(greedy[part].all()), listed))
         start = part.stop
     return results
+
+
+def _given(pairs: list[Pair], ids: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Where pictures stand in the rows (B, T), and their states."""
+    seen = [(row, pair.given) for row, pair in enumerate(pairs) if pair.given is not None]
+    if not seen:
+        return None
+    places = torch.zeros_like(ids, dtype=torch.bool)
+    for row, given in seen:
+        places[row, given.places] = True
+    return places, torch.cat([given.states for _, given in seen]).to(ids.device)
 
 
 def _weigh(

@@ -30,8 +30,9 @@ from polytask.interop import hf, hub
 from polytask.interop.atomic import atomic_folder, sha256, verify
 from polytask.interop.shards import INDEX, SINGLE
 from polytask.models.config import TransformerConfig
-from polytask.models.networks import build
+from polytask.models.networks import Language, build
 from polytask.models.transformer import Transformer
+from polytask.models.vision_language import VisionLanguage, VisionLanguageConfig
 from polytask.nn.part import Part, from_plain, to_plain
 from polytask.tokenizers.text import TextTokenizer
 
@@ -47,7 +48,7 @@ class Folder:
     """What a checkpoint folder says, weights apart."""
 
     path: Path
-    config: TransformerConfig
+    config: Language
     tokenizer: TextTokenizer
     about: Mapping[str, Any] = field(default_factory=dict)  # data, licences, figures, recipe: whatever the writer knew
 
@@ -57,7 +58,7 @@ class Folder:
 
 
 def write_model(
-    folder: Path, network: Transformer, tokenizer: TextTokenizer, *, card: str = "",
+    folder: Path, network: Transformer | VisionLanguage, tokenizer: TextTokenizer, *, card: str = "",
     about: Mapping[str, Any] | None = None, tasks: Mapping[str, str] | None = None,
     weights: Mapping[str, Tensor] | None = None,
 ) -> None:  # fmt: skip
@@ -72,8 +73,8 @@ def write_model(
     tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in state.items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     tokenizer.save(folder)
-    if tokenizer.pictures is not None:
-        _write_pictures(folder / PICTURES, tokenizer.pictures)
+    if tokenizer.drawing is not None:
+        _write_pictures(folder / PICTURES, tokenizer.drawing)
     if card:
         (folder / "README.md").write_text(card)
     for name, text in (tasks or {}).items():
@@ -101,7 +102,9 @@ def _with_pictures(folder: Path, tokenizer: TextTokenizer) -> TextTokenizer:
         raise CheckpointError(f"{folder / 'layout.json'} does not say how pictures are laid out: {error}") from None
 
 
-def write_folder(path: str | Path, network: Transformer, tokenizer: TextTokenizer, **words: Any) -> None:
+def write_folder(
+    path: str | Path, network: Transformer | VisionLanguage, tokenizer: TextTokenizer, **words: Any
+) -> None:
     """Writes a whole checkpoint folder, atomically; `words` as `write_model` takes them."""
     with atomic_folder(Path(path)) as folder:
         write_model(folder, network, tokenizer, **words)
@@ -149,18 +152,20 @@ def read_folder(path: str | Path, *, check: bool = True) -> Folder:
         verify(folder)
     config, about = _opened(folder) if foreign else _described(folder)
     tokenizer = _with_pictures(folder / PICTURES, TextTokenizer.load(folder))
-    if (more := tokenizer.size - config.vocab_size) > 0:
+    if isinstance(config, VisionLanguageConfig):
+        tokenizer = tokenizer.with_sight(config.placeholder, config.states, config.vision.image)
+    if (more := tokenizer.size - (size := config.decoder.vocab_size)) > 0:
         raise TokenizerError(
-            f"{folder}: the tokenizer has {tokenizer.size} tokens, {more} more than the {config.vocab_size} that "
+            f"{folder}: the tokenizer has {tokenizer.size} tokens, {more} more than the {size} that "
             "the model embeds, so a text with one of those could not be read; it belongs to another model, or tokens "
             "were added to it alone."
         )
     return Folder(folder, config, tokenizer, about)
 
 
-def _opened(folder: Path) -> tuple[TransformerConfig, dict[str, Any]]:
+def _opened(folder: Path) -> tuple[Language, dict[str, Any]]:
     family = hf.family_of(folder)
-    if family.config is not TransformerConfig:
+    if family.config not in (TransformerConfig, VisionLanguageConfig):
         raise CheckpointError(
             f"{folder} holds a {family.model_type} network ({family.architecture}), which alone answers no task; load "
             "it from Python with polytask.interop.hf.load_network."
@@ -168,7 +173,7 @@ def _opened(folder: Path) -> tuple[TransformerConfig, dict[str, Any]]:
     return hf.read_config(folder), {"open weights": f"{family.model_type} ({family.architecture})"}
 
 
-def _described(folder: Path) -> tuple[TransformerConfig, dict[str, Any]]:
+def _described(folder: Path) -> tuple[Language, dict[str, Any]]:
     try:
         description = json.loads((folder / "config.json").read_text())
         config, about = from_plain(description["architecture"]), description.get("about", {})
@@ -176,7 +181,7 @@ def _described(folder: Path) -> tuple[TransformerConfig, dict[str, Any]]:
             raise ConfigError("its architecture is none of ours")
     except (ValueError, KeyError, TypeError, ConfigError) as error:
         raise CheckpointError(f"{folder / 'config.json'} does not describe a polytask network: {error}") from None
-    if not isinstance(config, TransformerConfig):
+    if not isinstance(config, Language):
         raise CheckpointError(
             f"{folder} holds a {type(config).__name__.removesuffix('Config')} network, which answers no task of texts; "
             "polytask show says what it is for."
@@ -202,7 +207,7 @@ def read_weights(folder: Path, names: list[str] | None = None) -> dict[str, Tens
         raise CheckpointError(f"{folder / 'model.safetensors'} is damaged: {error}") from None
 
 
-def load_network(folder: Folder, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Transformer:
+def load_network(folder: Folder, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Any:
     """The network of a folder with its weights, in evaluation mode."""
     if hf.is_folder(folder.path):
         return hf.load_network(folder.path, dtype, device, config=folder.config)

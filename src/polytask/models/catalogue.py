@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from polytask.errors import ConfigError
 from polytask.models.config import TransformerConfig
+from polytask.models.vision_language import VisionLanguageConfig
 from polytask.nn.part import Part, from_plain
 from polytask.registry import Registry, nearest
 
@@ -32,6 +33,7 @@ SYSTEMS = Registry(
         "dalle2-prior": "polytask.systems.dalle2:prior",
         "dalle": "polytask.systems.dalle:dalle",
         "generalist": "polytask.systems.generalist:generalist",
+        "vision-language": "polytask.systems.gpt4:vision_language",
     },
 )
 # What is published of each, by size; systems whose architecture is not public have a row too, without a configuration.
@@ -91,7 +93,12 @@ def build_config(system: str, size: str | None = None, **changes: Any) -> Any:
 
 def draws(system: str) -> bool:
     """Whether the network of a system learns from pictures with captions or labels, not from texts."""
-    return inspect.signature(SYSTEMS.get(system)).return_annotation is not TransformerConfig
+    return inspect.signature(SYSTEMS.get(system)).return_annotation not in (TransformerConfig, VisionLanguageConfig)
+
+
+def looks(system: str) -> bool:
+    """Whether the network of a system writes and looks at pictures by itself."""
+    return inspect.signature(SYSTEMS.get(system)).return_annotation is VisionLanguageConfig
 
 
 def dials_of(system: str) -> list[str]:

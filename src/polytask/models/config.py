@@ -64,6 +64,11 @@ class TransformerConfig(Part):
         self.attentions[0].sizes(self.dim)
 
     @property
+    def decoder(self) -> "TransformerConfig":
+        """Itself; networks that look at pictures have it inside."""
+        return self
+
+    @property
     def attentions(self) -> tuple[Attention, ...]:
         """The attention parts that take turns over the layers."""
         return self.attention if isinstance(self.attention, tuple) else (self.attention,)

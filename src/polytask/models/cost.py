@@ -3,6 +3,8 @@
 from typing import Any
 
 from polytask.models.config import TransformerConfig
+from polytask.models.vision_language import VisionLanguageConfig
+from polytask.models.vit import ViTConfig
 from polytask.nn.attention import Attention
 from polytask.nn.cpu_attention import KEPT, spans
 from polytask.nn.experts import Experts
@@ -40,11 +42,13 @@ def _position_parameters(config: TransformerConfig) -> int:
     return 0
 
 
-def parameters_by_part(config: TransformerConfig, active: bool = False) -> dict[str, int]:
+def parameters_by_part(config: TransformerConfig | VisionLanguageConfig, active: bool = False) -> dict[str, int]:
     """Learned numbers by part; a tied matrix counts once, buffers (sinusoids) do not count.
 
     active: of layers of experts only what one token meets.
     """
+    if isinstance(config, VisionLanguageConfig):
+        return parameters_by_part(config.decoder, active) | _sight_parameters(config)
     attention = config.attention_of(0).parameters(config.dim)
     encoder, decoder = config.encoder_layers, config.layers
     cross = decoder if encoder else 0
@@ -60,12 +64,34 @@ def parameters_by_part(config: TransformerConfig, active: bool = False) -> dict[
     }
 
 
+def tower(vision: ViTConfig) -> TransformerConfig:
+    """A decoder whose layers cost what those of a vision transformer do, and its last norm."""
+    return TransformerConfig(
+        1, vision.patches + 1, vision.layers, vision.dim, vision.attention, vision.feedforward, vision.norm
+    )
+
+
+def _sight_parameters(config: VisionLanguageConfig) -> dict[str, int]:
+    vision, layers = config.vision, parameters_by_part(tower(config.vision))
+    ends = (3 * vision.patch**2 + 1 + (1 + vision.patches)) * vision.dim + _norm(vision.norm, vision.dim)
+    bridge = (vision.dim + config.text.dim + 2 * config.bias) * config.text.dim
+    return {"vision": ends + layers["attention"] + layers["feed-forward"] + layers["norms"], "projector": bridge}
+
+
+def flops_per_picture(config: VisionLanguageConfig) -> float:
+    """Training FLOPs of looking at one picture, what the decoder makes of its states left out."""
+    length, vision, text = config.vision.patches + 1, config.vision.dim, config.text.dim
+    bridge = 6 * config.states * (vision + text) * text
+    patches = 6 * config.vision.patches * 3 * config.vision.patch**2 * vision
+    return flops_per_token(tower(config.vision), length) * length + bridge + patches
+
+
 def _feedforward_parameters(part: Any, dim: int, active: bool) -> int:
     return part.active_parameters(dim) if active and isinstance(part, Experts) else part.parameters(dim)
 
 
-def parameters(config: TransformerConfig) -> int:
-    """All learned numbers, equal to the sum over `Transformer(config).parameters()`."""
+def parameters(config: TransformerConfig | VisionLanguageConfig) -> int:
+    """All learned numbers, equal to the sum over the network's `parameters()`."""
     return sum(parameters_by_part(config).values())
 
 

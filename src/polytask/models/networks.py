@@ -1,5 +1,6 @@
 """Which network a configuration describes."""
 
+import dataclasses
 import inspect
 from typing import Any
 
@@ -9,7 +10,10 @@ from polytask.models.diffusion import DiffusionConfig
 from polytask.models.dvae import AutoencoderConfig
 from polytask.models.prior import PriorConfig
 from polytask.models.transformer import Transformer
+from polytask.models.vision_language import VisionLanguageConfig
 
+Language = TransformerConfig | VisionLanguageConfig
+"""Networks that write, some of which look at pictures."""
 Picturing = AutoencoderConfig | CLIPConfig | DiffusionConfig | PriorConfig
 """Networks that learn from pictures with captions or labels."""
 
@@ -25,6 +29,12 @@ def side_of(config: Picturing, clip: CLIPConfig | None = None) -> int:
             return config.unet.pixels
     assert clip is not None
     return clip.vision.image
+
+
+def with_decoder(config: Language, **changes: Any) -> Language:
+    """The same with other fields of the decoder."""
+    decoder = dataclasses.replace(config.decoder, **changes)
+    return dataclasses.replace(config, text=decoder) if isinstance(config, VisionLanguageConfig) else decoder
 
 
 def is_network(config: Any) -> bool:

@@ -74,6 +74,11 @@ class Transformer(nn.Module):
             self.position.fill_buffers()
 
     @property
+    def decoder(self) -> "Transformer":
+        """Itself; networks that look at pictures have it inside."""
+        return self
+
+    @property
     def output_weight(self) -> Tensor:
         """The matrix of the last product, (V, D)."""
         return self.embedding.weight if self.output is None else self.output.weight

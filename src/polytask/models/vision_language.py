@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from polytask.errors import ConfigError
 from polytask.models.config import TransformerConfig
+from polytask.models.heads import Head
 from polytask.models.transformer import Transformer
 from polytask.models.vit import ViT, ViTConfig
 from polytask.nn.cache import Context
@@ -52,6 +53,10 @@ class VisionLanguageConfig(Part):
         """Of a picture, in the decoder's sequence."""
         return self.vision.patches + self.class_state
 
+    @property
+    def decoder(self) -> TransformerConfig:
+        return self.text
+
 
 class VisionLanguage(nn.Module):
     def __init__(self, config: VisionLanguageConfig):
@@ -77,11 +82,25 @@ class VisionLanguage(nn.Module):
     def fill_buffers(self) -> None:
         self.text.fill_buffers()
 
+    @property
+    def decoder(self) -> Transformer:
+        """What reads texts and states, and writes."""
+        return self.text
+
+    @property
+    def head(self) -> Head:
+        return self.text.head
+
     def look(self, pixels: Tensor) -> Tensor:
         """What the decoder reads of pictures (P, 3, S, S) in [-1, 1]: (P, N, D)."""
         states = self.vision(pixels, self.config.left_out)
         states = states if self.config.class_state else states[:, 1:]
         return self.second(self.activation(self.first(states)))
+
+    def given(self, pixels: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:
+        """For a context: where states stand (B, T), and these; pixels and shown as `data.batch.Batch` has them."""
+        places = shown >= 0
+        return places, self.look(pixels).flatten(0, 1)[shown[places]]
 
     def expanded(self, ids: Sequence[int]) -> list[int]:
         """Ids with a placeholder for each state of a picture where there was one for each picture."""

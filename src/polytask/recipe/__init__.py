@@ -37,7 +37,7 @@ from polytask.registry import nearest
 from polytask.tasks import get_task
 
 if TYPE_CHECKING:
-    from polytask.models.config import TransformerConfig
+    from polytask.models.networks import Language
     from polytask.tokenizers.image import JointVocabulary
     from polytask.training.config import TrainingConfig
 
@@ -87,11 +87,11 @@ class Recipe(Section):
             return Mixture(temperature=mixing.temperature)
         return Mixture({spec.name: 1.0 if spec.weight is None else spec.weight for spec in specs})
 
-    def network(self, vocab_size: int, pictures: "JointVocabulary | None" = None) -> "TransformerConfig":
+    def network(self, vocab_size: int, pictures: "JointVocabulary | None" = None) -> "Language":
         """The network of the recipe's system for so many ids, those of pictures included. Raises ConfigError naming the
         key."""
         from polytask.models.catalogue import build_config
-        from polytask.models.config import TransformerConfig
+        from polytask.models.networks import Language
 
         if self.model.system is None:
             raise ConfigError(f"model: it comes from {self.model.from_}; read its configuration there.")
@@ -110,14 +110,25 @@ class Recipe(Section):
         if self.training.dropout is not None:
             sizes["dropout"] = self.training.dropout
         config = build_config(self.model.system, self.model.size, **sizes)
-        if not isinstance(config, TransformerConfig):
+        if not isinstance(config, Language):
             raise ConfigError(f"model: {self.model.system} draws pictures; this recipe's data is of texts.")
-        if config.context_length < longest:
+        if self.looks and wish is not None:
             raise ConfigError(
-                f"model.context_length={config.context_length} is shorter than training's rows of {longest} tokens; "
+                f"tokenizer.pictures: {self.model.system} looks at pictures by itself; leave the key out."
+            )
+        if (held := config.decoder.context_length) < longest:
+            raise ConfigError(
+                f"model.context_length={held} is shorter than training's rows of {longest} tokens; "
                 "leave it out to have as many."
             )
         return self.reading(config)
+
+    @property
+    def looks(self) -> bool:
+        """Whether its network looks at pictures by itself."""
+        from polytask.models.catalogue import looks
+
+        return self.model.system is not None and looks(self.model.system)
 
     @property
     def draws(self) -> bool:
@@ -151,20 +162,23 @@ class Recipe(Section):
         tokens = self.batch_rows * self.training.context_length
         return self.training.steps or max(1, -(-(self.training.tokens or 0) // tokens))
 
-    def objective_of(self, config: "TransformerConfig") -> str:
+    def objective_of(self, config: "Language") -> str:
         """The run's objective: as the recipe says, else the one that the network is made for."""
-        made_for = "seq2seq" if config.encoder_layers else "prefix" if config.prefix else "next_token"
+        decoder = config.decoder
+        made_for = "seq2seq" if decoder.encoder_layers else "prefix" if decoder.prefix else "next_token"
         return self.training.objective or made_for
 
-    def reading(self, config: "TransformerConfig") -> "TransformerConfig":
+    def reading(self, config: "Language") -> "Language":
         """The configuration of a network that later reads its prompts as in this run, from both sides or from one."""
+        from polytask.models.networks import with_decoder
+
         chosen = {source.objective or self.objective_of(config) for source in self.data.sources}
         if {"prefix", "next_token"} <= chosen:
             raise ConfigError(
                 "Some sources have the objective prefix and others next_token, but a model reads its prompts one way: "
                 "set training.objective, or the same `objective` in all of data.sources."
             )
-        return dataclasses.replace(config, prefix="prefix" in chosen)
+        return with_decoder(config, prefix="prefix" in chosen)
 
     def training_config(self, precision: str | None = None) -> "TrainingConfig":
         """For the trainer. `precision` replaces "auto", which only the machine can decide. Raises ConfigError."""

@@ -16,8 +16,9 @@ from polytask.errors import ConfigError
 from polytask.interop import networks
 from polytask.interop.folder import load_network, read_folder
 from polytask.models import cost
-from polytask.models.config import TransformerConfig
+from polytask.models.networks import Language, build, with_decoder
 from polytask.models.transformer import Transformer
+from polytask.models.vision_language import VisionLanguage, VisionLanguageConfig
 from polytask.recipe import Recipe, load_recipe
 from polytask.run.mixing import loader_options
 from polytask.run.pictures import PictureAssembly, assemble_pictures
@@ -41,13 +42,13 @@ class Assembly:
     recipe: Recipe
     tokenizer: TextTokenizer
     prepared: Prepared
-    config: TransformerConfig
+    config: Language
     unit: str = field(default="tokens", init=False)
 
     @property
     def objective_name(self) -> str:
         """The recipe's, else what the network is made for. Raises ConfigError where it cannot do what is asked."""
-        encoder, chosen = self.config.encoder_layers > 0, self.recipe.objective_of(self.config)
+        encoder, chosen = self.config.decoder.encoder_layers > 0, self.recipe.objective_of(self.config)
         if encoder != (chosen == "seq2seq"):
             kind = "an encoder-decoder, which learns by seq2seq" if encoder else "a decoder, which has no seq2seq"
             raise ConfigError(f"training.objective={chosen}: the model is {kind}.")
@@ -70,13 +71,18 @@ class Assembly:
         return OBJECTIVES.get(self.objective_name)(training.label_smoothing, training.z_loss)
 
     def flops(self, loader: Loader) -> float:
-        """Of a token in training, forward and backward."""
-        return cost.flops_per_token(self.config, loader.length)
+        """Of a token in training, forward and backward; pictures are taken to be as frequent as in all sources."""
+        flops = cost.flops_per_token(self.config.decoder, loader.length)
+        if not isinstance(self.config, VisionLanguageConfig):
+            return flops
+        counts = [source.train.counts for source in self.prepared.sources]
+        share = sum(count.pictures for count in counts) / max(1, sum(count.tokens for count in counts))
+        return flops + share * cost.flops_per_picture(self.config)
 
-    def network(self, device: "torch.device") -> Transformer:
+    def network(self, device: "torch.device") -> Transformer | VisionLanguage:
         """Fresh weights from the recipe's seed, or those of the checkpoint that the model comes from."""
         if self.recipe.model.from_ is None:
-            return Transformer(self.config).initialize(self.recipe.seed).to(device)
+            return build(self.config).initialize(self.recipe.seed).to(device)
         folder = replace(read_folder(self.recipe.model.from_), config=self.config)
         return load_network(folder, device=str(device))
 
@@ -115,31 +121,36 @@ def assemble(recipe: Recipe, *, tokenizer: TextTokenizer | None = None, progress
     return Assembly(recipe, tokenizer, prepared, config_of(recipe, tokenizer))
 
 
-def config_of(recipe: Recipe, tokenizer: TextTokenizer) -> TransformerConfig:
+def config_of(recipe: Recipe, tokenizer: TextTokenizer) -> Language:
     """The network's configuration, from the recipe's system or the checkpoint that it goes on from."""
     if recipe.model.from_ is None:
-        pictures = tokenizer.pictures and tokenizer.pictures.vocabulary
+        pictures = tokenizer.drawing and tokenizer.drawing.vocabulary
         config = recipe.network(tokenizer.size, pictures)
-        if config.vocab_size < tokenizer.size:
+        if (size := config.decoder.vocab_size) < tokenizer.size:
             raise ConfigError(
-                f"model.vocab_size={config.vocab_size} is below the {tokenizer.size} tokens of the tokenizer; "
+                f"model.vocab_size={size} is below the {tokenizer.size} tokens of the tokenizer; "
                 "leave it out to have as many."
             )
         return config
     config = read_folder(recipe.model.from_, check=False).config
     longest = max(recipe.training.context_length, recipe.training.encoder_length or 0)
-    if longest > config.context_length:
+    if longest > (length := config.decoder.context_length):
         raise ConfigError(
-            f"training.context_length={longest} is longer than the {config.context_length} tokens that "
+            f"training.context_length={longest} is longer than the {length} tokens that "
             f"{recipe.model.from_} was built for."
         )
     dropout = recipe.training.dropout
-    dropout = recipe.model.changes.get("dropout", config.dropout) if dropout is None else dropout
-    return recipe.reading(replace(config, dropout=dropout))
+    dropout = recipe.model.changes.get("dropout", config.decoder.dropout) if dropout is None else dropout
+    return recipe.reading(with_decoder(config, dropout=dropout))
 
 
 def with_pictures(recipe: Recipe, tokenizer: TextTokenizer) -> TextTokenizer:
-    """The tokenizer with the codes of pictures that the recipe names. Raises CheckpointError, TokenizerError."""
+    """The tokenizer with the codes of pictures that the recipe names, or with the placeholder of a network that looks
+    by itself. Raises CheckpointError, TokenizerError."""
+    if recipe.looks:
+        config = recipe.network(tokenizer.vocab_size + 1)
+        assert isinstance(config, VisionLanguageConfig)
+        return tokenizer.with_sight(config.placeholder, config.states, config.vision.image)
     wish = recipe.tokenizer.pictures
     return tokenizer if wish is None else tokenizer.with_pictures(networks.load(wish.from_), wish.text_length)
 

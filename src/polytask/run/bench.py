@@ -67,7 +67,7 @@ def bench(path: str, *, prompt: int, new: int, tries: int, against: str | None, 
             f"--prompt {prompt} and --new {new} must be at least 1 and 2, and fit the model's context of {context} "
             "together; --tries must be at least 1."
         )
-    device = model.network.embedding.weight.device
+    device = model.network.decoder.embedding.weight.device
     if device.type == "cpu":
         LOADER.wait()
     own = peers.measure(own_generator(model.engine), prompt, new, tries)
@@ -75,9 +75,9 @@ def bench(path: str, *, prompt: int, new: int, tries: int, against: str | None, 
     others = {}
     if against:
         whole = Model.load(path, **{name: value for name, value in words.items() if name not in ("int8", "int4")})
-        others[against] = peers.measure(_peer(against, whole, kind(model.network), threads), prompt, new, tries)
-    read = bytes_per_token(model.network)
-    return Bench(kind(model.network), prompt, new, threads, own, read, rate, LOADER.reason, others)
+        others[against] = peers.measure(_peer(against, whole, kind(model.network.decoder), threads), prompt, new, tries)
+    read = bytes_per_token(model.network.decoder)
+    return Bench(kind(model.network.decoder), prompt, new, threads, own, read, rate, LOADER.reason, others)
 
 
 def own_generator(engine: Engine) -> peers.Generator:
@@ -137,10 +137,10 @@ def _peer(name: str, model: Model, kind: str, threads: int) -> peers.Generator:
         if name == "hf":
             library = peers.found("transformers")
             model.export(place / "hf")
-            dtype = model.network.embedding.weight.dtype
+            dtype = model.network.decoder.embedding.weight.dtype
             return peers.transformers(library.AutoModelForCausalLM.from_pretrained(place / "hf", dtype=dtype).eval())
         whole = place / "bfloat16.gguf"
-        of_network(model.network).write(whole)
+        of_network(model.network.decoder).write(whole)
         path = whole
         if kind in ("int8", "int4"):
             peers.quantize(whole, path := place / f"{kind}.gguf", kind)

@@ -61,7 +61,7 @@ def export_model(model: str, to: str, out: Path) -> Made:
     family, _ = hf.describe(folder.config)
     write(out, load_network(folder, dtype=_precision(folder)), folder.tokenizer)
     place = shlex.quote(str(out))
-    task = "text2text-generation" if folder.config.encoder_layers else "text-generation"
+    task = "text2text-generation" if folder.config.decoder.encoder_layers else "text-generation"
     pipeline = f"from transformers import pipeline; print(pipeline('{task}', {str(out)!r})('...'))"
     following = [f"python -c {shlex.quote(pipeline)}", f"vllm serve {place}", f"polytask show {place}"]
     return Made(out, f"{family.model_type} ({family.architecture})", cost.parameters(folder.config), following)

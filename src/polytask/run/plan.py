@@ -1,15 +1,17 @@
 """polytask plan: what the run of a recipe will cost."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from polytask import runtime
 from polytask.errors import DataError
 from polytask.interop import networks
-from polytask.models import built
+from polytask.models import built, cost
 from polytask.models.config import TransformerConfig
-from polytask.models.networks import Picturing, side_of
+from polytask.models.networks import Language, Picturing, side_of
+from polytask.models.vision_language import VisionLanguageConfig
 from polytask.plan import Derived, Plan, beyond, measured_rate, plan, state_bytes
 from polytask.recipe import Recipe
 from polytask.run.assembly import config_of, read_recipe, tokenizer_of
@@ -34,25 +36,48 @@ def plan_recipe(
     precision = runtime.pick_products(training.precision, device)
     config, vocabulary = network_of(loaded)
     rows = max(1, loaded.batch_rows // training.accumulate)
-    rate = measured_rate(config, rows, training.context_length, precision, device) if measure else (0.0, "")
-    derived = (*_derived(loaded, config, precision, str(device)), *vocabulary, *_sizes(loaded, config))
+    rate = measured_rate(config.decoder, rows, training.context_length, precision, device) if measure else (0.0, "")
+    derived = (*_derived(loaded, config, precision, str(device)), *vocabulary, *_sizes(loaded, config.decoder))
     return planned(loaded, config, device, rate=rate, derived=derived)
 
 
-def planned(recipe: Recipe, config: TransformerConfig, device: "torch.device", **words: Any) -> Plan:
+def planned(recipe: Recipe, config: Language, device: "torch.device", **words: Any) -> Plan:
     """The plan of a recipe whose network is known; `words` are more of `plan`."""
     training, length = recipe.training, recipe.training.context_length
-    return plan(
-        config,
-        tokens=tokens_of(recipe, config),
-        rows=max(1, recipe.batch_rows // training.accumulate),
+    rows = max(1, recipe.batch_rows // training.accumulate)
+    made = plan(
+        config.decoder,
+        tokens=tokens_of(recipe, config.decoder),
+        rows=rows,
         length=length,
         precision=runtime.pick_products(training.precision, device),
         optimizer=training.optimizer,
         checkpointing=training.checkpointing,
         average=training.ema > 0,
-        available=runtime.memory_bytes(device),
         **words,
+    )
+    if isinstance(config, VisionLanguageConfig):
+        made = _with_sight(made, recipe, config, rows * length // config.states)
+    return beyond(made, runtime.memory_bytes(device))
+
+
+def _with_sight(made: Plan, recipe: Recipe, config: VisionLanguageConfig, most: int) -> Plan:
+    """The same with what looking at pictures costs, of which a batch holds `most` where it is full of them."""
+    parts = cost.parameters_by_part(config)
+    count = cost.parameters(config) - cost.parameters(config.decoder)
+    tower, average = cost.tower(config.vision), recipe.training.ema > 0
+    seen = cost.activation_bytes(tower, most, tower.context_length, checkpointing=recipe.training.checkpointing)
+    own = {
+        "weights": 4 * count,
+        "gradients": 4 * count,
+        "optimizer": int(state_bytes(recipe.training.optimizer) * count),
+    }
+    own |= {"activations": seen} | ({"average": 4 * count} if average else {})
+    return replace(
+        made,
+        parameters={**made.parameters, **{name: parts[name] for name in ("vision", "projector")}},
+        flops_per_token=made.flops_per_token + cost.flops_per_picture(config) / config.states,
+        memory={name: value + own.get(name, 0) for name, value in made.memory.items()},
     )
 
 
@@ -100,7 +125,7 @@ def _plan_pictures(recipe: Recipe, device: "torch.device", measure: bool) -> Pla
     return planned_pictures(recipe, config, frozen, device, rate=rate[0], measured=rate[1], derived=tuple(found))
 
 
-def network_of(recipe: Recipe) -> tuple[TransformerConfig, tuple[Derived, ...]]:
+def network_of(recipe: Recipe) -> tuple[Language, tuple[Derived, ...]]:
     """The network; where its data is not there yet, the vocabulary is taken to be as large as the recipe allows."""
     wish = recipe.tokenizer
     if recipe.model.from_ is None and wish.file is None and wish.kind == "bpe":
@@ -112,8 +137,10 @@ def network_of(recipe: Recipe) -> tuple[TransformerConfig, tuple[Derived, ...]]:
     return config_of(recipe, tokenizer), (Derived("vocabulary", f"{tokenizer.size:,}", "the tokenizer's"),)
 
 
-def _largest(recipe: Recipe, texts: int, source: str) -> tuple[TransformerConfig, tuple[Derived, ...]]:
+def _largest(recipe: Recipe, texts: int, source: str) -> tuple[Language, tuple[Derived, ...]]:
     """The network for so many ids of texts and, where there are pictures, those of their codes."""
+    if recipe.looks:
+        return recipe.network(texts + 1), (Derived("vocabulary", f"{texts + 1:,}", f"{source}, and one of pictures"),)
     if (wish := recipe.tokenizer.pictures) is None:
         return recipe.network(texts), (Derived("vocabulary", f"{texts:,}", source),)
     beside = ImageTokenizer.beside(networks.load(wish.from_), texts, wish.text_length).vocabulary
@@ -121,7 +148,7 @@ def _largest(recipe: Recipe, texts: int, source: str) -> tuple[TransformerConfig
     return recipe.network(beside.size, beside), (Derived("vocabulary", f"{beside.size:,}", why),)
 
 
-def _derived(recipe: Recipe, config: TransformerConfig, precision: str, device: str) -> list[Derived]:
+def _derived(recipe: Recipe, config: Language, precision: str, device: str) -> list[Derived]:
     training, made = recipe.training, recipe.training_config(precision)
     found = [Derived("device", device, "the first GPU where there is one, else the CPU")]
     if training.precision == "auto":

@@ -168,7 +168,7 @@ def run_of(folder: Path, metric: str = METRIC) -> SmallRun:
     if not (folder / "tokenizer.json").is_file():
         raise DataError(f"{folder} has no tokenizer.json, which its compute depends on; leave it out.")
     config = config_of(recipe, TextTokenizer.load(folder))
-    return SmallRun(folder.name, loss=last[metric], **_scale(recipe, config))
+    return SmallRun(folder.name, loss=last[metric], **_scale(recipe, config.decoder))
 
 
 def _scale(recipe: Recipe, config: TransformerConfig) -> dict[str, float]:
@@ -191,11 +191,11 @@ def _target(law: Law, target: str, changes: Sequence[str], data_dir: Path | None
 
 
 def _network(recipe: Recipe) -> TransformerConfig:
-    """As it will be trained; where the data is not there yet, with as large a vocabulary as the recipe allows."""
+    """As it will be trained, what looks at pictures left out; where the data is not there yet, with as large a vocabulary as the recipe allows."""
     try:
-        return config_of(recipe, tokenizer_of(recipe))
+        return config_of(recipe, tokenizer_of(recipe)).decoder
     except DataError:
-        return network_of(recipe)[0]
+        return network_of(recipe)[0].decoder
 
 
 def _runs_at(path: Path, metric: str) -> Iterator[SmallRun]:

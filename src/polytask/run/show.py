@@ -7,6 +7,8 @@ from polytask.interop import networks
 from polytask.interop.folder import read_folder
 from polytask.models import built, cost
 from polytask.models.config import TransformerConfig
+from polytask.models.networks import Language
+from polytask.models.vision_language import VisionLanguageConfig
 from polytask.nn.block import Placement
 from polytask.nn.part import Part, to_plain
 
@@ -31,10 +33,10 @@ def describe(model: str) -> dict[str, Any]:
         "folder": str(folder.path),
         "parameters": cost.parameters(config),
         "by part": parts,
-        "architecture": architecture(config),
+        "architecture": architecture(config.decoder) | _sight(config),
         "tokenizer": {"tokens": folder.tokenizer.size, "fingerprint": folder.tokenizer.fingerprint[:12]},
         "own tasks": [file.stem for file in folder.task_files],
-        "cache": f"{cost.kv_bytes_per_token(config) / 1024:.1f} KiB a token",
+        "cache": f"{cost.kv_bytes_per_token(config.decoder) / 1024:.1f} KiB a token",
         **about,
     }
 
@@ -62,6 +64,15 @@ def architecture(config: TransformerConfig) -> dict[str, Any]:
     for name in ("attention", "feedforward", "norm", "position"):
         shown[name] = words(getattr(config, name))
     return shown | {"norms": NORMS[config.placement], "tied output": config.tied}
+
+
+def _sight(config: Language) -> dict[str, Any]:
+    """How a network looks at pictures."""
+    if not isinstance(config, VisionLanguageConfig):
+        return {}
+    seen = config.vision
+    return {"vision": f"{seen.image} pixels in patches of {seen.patch}, {seen.layers} layers of {seen.dim}, "
+            f"{config.states} states a picture"}  # fmt: skip
 
 
 def fields(config: Part) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from polytask import runtime
 from polytask.errors import ConfigError
 from polytask.interop.folder import locate, read_folder
-from polytask.models.transformer import Transformer
 from polytask.recipe import Recipe
 from polytask.run.assembly import Assembly, assemble
 from polytask.run.source import shared_fields, task_named
@@ -81,7 +80,11 @@ def tune(
 def _recipe(base: Path, source: dict[str, Any], wish: Tuning) -> Recipe:
     config = read_folder(base).config
     lr = wish.lr or (LORA_LR if wish.lora else LR)
-    training = {"steps": wish.steps or 1, "batch_rows": ROWS, "context_length": min(LENGTH, config.context_length)}
+    training = {
+        "steps": wish.steps or 1,
+        "batch_rows": ROWS,
+        "context_length": min(LENGTH, config.decoder.context_length),
+    }
     training |= {"lr": lr, "warmup": 0.1, "save_every": 200, "log_every": 5}
     plain = {
         "name": f"{base.parent.name if base.name == 'model' else base.name}, tuned",
@@ -106,7 +109,7 @@ def _sized(assembly: Assembly, wish: Tuning) -> Assembly:
     return replace(assembly, recipe=recipe.model_copy(update={"training": training, "evaluation": made}))
 
 
-def _merging(save: Any, network: Transformer, base: str) -> Any:
+def _merging(save: Any, network: Any, base: str) -> Any:
     """Saves whole models while adapters train, so that anyone can ask them; for a `base` the adapters beside."""
 
     def merging(folder: Path, weights: Mapping[str, "torch.Tensor"], made: Made) -> None:

@@ -129,7 +129,7 @@ async def draw(
 
 async def finish(http: HttpRequest, served: Served, completions: list[Completion]) -> None:
     """Gives completions that are pictures what they show."""
-    pictures = served.model.tokenizer.pictures
+    pictures = served.model.tokenizer.drawing
     assert pictures is not None  # else the request was refused
     await served.worker.call(lambda: show(completions, pictures))
     drawn = sum(one.picture is not None for one in completions)
@@ -138,7 +138,7 @@ async def finish(http: HttpRequest, served: Served, completions: list[Completion
 
 
 def _usage(served: Served, requests: list[Request], completions: list[Completion]) -> dict[str, Any]:
-    total, pictures = usage(requests, completions), served.model.tokenizer.pictures
+    total, pictures = usage(requests, completions), served.model.tokenizer.drawing
     assert pictures is not None
     seen = sum(i >= pictures.vocabulary.first for request in requests for i in request.ids)
     return {

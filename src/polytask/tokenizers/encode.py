@@ -3,7 +3,8 @@
     plain document     <|text|> text <|end|>
     task               <|task|> given <|answer|> target <|end|>          several in a row: few-shot
     conversation       <|user|> text <|assistant|> text <|end|> <|user|> ...
-    picture            <|image|> codes <|end of image|>, wherever a text may stand, in a turn too
+    picture            <|image|> codes <|end of image|>, wherever a text may stand, in a turn too; of a model that looks
+                       by itself <|image|> for each state
     DALL-E             text padded to its length, codes; nothing else, and all of it is predicted
 
 `weights[i]` is the weight of PREDICTING `ids[i]`: 1 for the tokens of targets and the <|end|> that closes them, else 0.
@@ -12,7 +13,7 @@ expects in front of every document (<s>) is there.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
@@ -46,7 +47,8 @@ class Documents:
 
     `openers` says where the last answer's opener stands and `firsts` where the first predicted id does, both counted
     from the start of the document (0 and its length where nothing is predicted). `plain` is True where each is a text
-    alone, with nothing given.
+    alone, with nothing given. Where the network looks at P pictures by itself, `pictures` says where among the ids each
+    begins, and `pixels` what it shows.
     """
 
     ids: np.ndarray  # (T,) int32
@@ -55,6 +57,8 @@ class Documents:
     openers: np.ndarray  # (N,) int64
     firsts: np.ndarray  # (N,) int64
     plain: bool
+    pictures: np.ndarray | None = None  # (P,) int64
+    pixels: np.ndarray | None = None  # (P, S, S, 3) uint8
 
 
 class _Piece(NamedTuple):
@@ -92,8 +96,8 @@ def encode_many(documents: "Sequence[Sequence[Segment]]", tokenizer: "TextTokeni
 def encode_documents(documents: "Sequence[Sequence[Segment]]", tokenizer: "TextTokenizer") -> Documents:
     """Many documents joined, without a loop over tokens. Raises TokenizerError where a text cannot be encoded, and
     TaskError where a tokenizer of texts meets a picture."""
-    if tokenizer.pictures is not None and tokenizer.pictures.vocabulary.padding:
-        return _captioned(documents, tokenizer, tokenizer.pictures)
+    if (pictures := _behind(tokenizer)) is not None:
+        return _captioned(documents, tokenizer, pictures)
     laid = _laid_by_template(documents, tokenizer)
     shapes = [
         _shape(_kinds(segments), bool(tokenizer.begin))
@@ -120,7 +124,8 @@ def encode_documents(documents: "Sequence[Sequence[Segment]]", tokenizer: "TextT
     target = np.fromiter(chain.from_iterable(shape.targets for shape in shapes), bool, len(parts))
     plain = all(len(segments) == 1 and segments[0].target and segments[0].role is None for segments in documents)
     ids = np.fromiter(chain.from_iterable(parts), np.int32, int(ends[-1]))
-    return Documents(ids, np.repeat(target, sizes), lengths, np.maximum(openers, 0), firsts, plain)
+    joined = Documents(ids, np.repeat(target, sizes), lengths, np.maximum(openers, 0), firsts, plain)
+    return joined if tokenizer.sight is None else _looking(joined, documents, tokenizer)
 
 
 def prompt_ids(segments: "Sequence[Segment]", tokenizer: "TextTokenizer") -> list[int]:
@@ -134,13 +139,13 @@ def prompt_ids(segments: "Sequence[Segment]", tokenizer: "TextTokenizer") -> lis
     """
     if segments and segments[-1].role is not None and tokenizer.template is not None:
         return tokenizer.template.ids(segments)
-    pictures, asked = tokenizer.pictures, to_draw(segments)
-    if pictures is not None and pictures.vocabulary.padding:
+    asked = to_draw(segments)
+    if (pictures := _behind(tokenizer)) is not None:
         if not asked:
             raise TokenizerError("This model draws a picture from a text and does nothing else; ask it to draw.")
         return _caption(segments[:-1], tokenizer, pictures)
-    if pictures is not None and asked:
-        return [*prompt_ids(segments[:-1], tokenizer), pictures.vocabulary.begin]
+    if asked and (drawing := tokenizer.drawing) is not None:
+        return [*prompt_ids(segments[:-1], tokenizer), drawing.vocabulary.begin]
     return _ids(_prompt_layout(segments, tokenizer), tokenizer) or [tokenizer.special["<|end|>"]]
 
 
@@ -239,17 +244,15 @@ def _ids_by_name(tokenizer: "TextTokenizer") -> dict[str, list[int]]:
 
 
 def _encoded(segments: "Sequence[Segment]", tokenizer: "TextTokenizer") -> list[list[int]]:
-    """The ids of each segment; a picture stands between its opener and its end."""
+    """The ids of each segment."""
     pictures = [segment.data for segment in segments if isinstance(segment, Image)]
     if not pictures or tokenizer.pictures is None:
         return _encoded_texts(texts_of(segments), tokenizer)
-    vocabulary = tokenizer.pictures.vocabulary
-    drawn = iter(tokenizer.pictures.read(pictures))
+    if tokenizer.drawing is None and any(segment.target for segment in segments if isinstance(segment, Image)):
+        raise TokenizerError("This model looks at pictures and draws none; ask one that draws.")
+    drawn = iter(tokenizer.pictures.among(pictures))
     written = iter(_encoded_texts([segment for segment in segments if isinstance(segment, Text)], tokenizer))
-    return [
-        [vocabulary.begin, *next(drawn), vocabulary.end] if isinstance(segment, Image) else next(written)
-        for segment in segments
-    ]
+    return [next(drawn) if isinstance(segment, Image) else next(written) for segment in segments]
 
 
 def _encoded_texts(texts: Sequence[Text], tokenizer: "TextTokenizer") -> list[list[int]]:
@@ -258,6 +261,21 @@ def _encoded_texts(texts: Sequence[Text], tokenizer: "TextTokenizer") -> list[li
     read = iter(tokenizer.encode_lists([one.text for one in texts if not one.target]))
     written = iter(tokenizer.writing.encode_lists([one.text for one in texts if one.target]))
     return [next(written if one.target else read) for one in texts]
+
+
+def _behind(tokenizer: "TextTokenizer") -> "ImageTokenizer | None":
+    """What draws a picture behind every text, as DALL-E does."""
+    drawing = tokenizer.drawing
+    return drawing if drawing is not None and drawing.vocabulary.padding else None
+
+
+def _looking(joined: Documents, documents: "Sequence[Sequence[Segment]]", tokenizer: "TextTokenizer") -> Documents:
+    """With the pictures at which the network looks by itself."""
+    sight = tokenizer.sight
+    assert sight is not None
+    begins = np.flatnonzero(joined.ids == sight.vocabulary.placeholder)[:: sight.vocabulary.tokens]
+    files = [segment.data for segments in documents for segment in segments if isinstance(segment, Image)]
+    return replace(joined, pictures=begins, pixels=sight.pixels(files))
 
 
 def _captioned(

@@ -101,6 +101,8 @@ class JointVocabulary:
 class ImageTokenizer:
     """Pictures (B, 3, H, W) in [-1, 1] to the ids of their tokens and back."""
 
+    draws = True
+
     def __init__(self, autoencoder: Autoencoder, vocabulary: JointVocabulary):
         if not isinstance(autoencoder, Autoencoder):
             raise TokenizerError(
@@ -143,6 +145,10 @@ class ImageTokenizer:
             part = different[start : start + _BATCH]
             found |= zip(part, self.encode(self.seen(part)))
         return [found[data] for data in files]
+
+    def among(self, files: Sequence[bytes]) -> list[list[int]]:
+        """The same as they stand among texts, between their opener and their end."""
+        return [[self.vocabulary.begin, *ids, self.vocabulary.end] for ids in self.read(files)]
 
     def seen(self, files: Sequence[bytes]) -> Tensor:
         """Encoded pictures as pixels (B, 3, H, W) of the size that is read."""

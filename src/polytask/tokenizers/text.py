@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -27,6 +27,7 @@ from polytask.tokenizers.pieces import BYTES, Spelling, spelling
 if TYPE_CHECKING:
     from polytask.models.dvae import Autoencoder
     from polytask.tokenizers.image import ImageTokenizer
+    from polytask.tokenizers.sight import Sight
 
 MASKS = 32  # sentinels for span corruption; T5 has 100, more than a row of our lengths ever uses
 SPECIAL: tuple[str, ...] = (
@@ -67,10 +68,11 @@ class TextTokenizer:
     `special` maps names of structure ("<|end|>", ...) to ids. A tokenizer of another project has only the end and the
     padding; `with_special` adds the rest. `ends` are the ids that close an answer, `begin` those that stand in front of
     every document. `writing` is the tokenizer of what the model writes, itself unless `target` is another one over the
-    same ids. `pictures` reads and draws pictures, whose ids come after those of texts; None where there are but texts.
+    same ids. `pictures` reads and draws pictures, whose ids come after those of texts, or (`Sight`) says where the network looks at
+    them by itself; None where there are but texts.
     """
 
-    pictures: "ImageTokenizer | None" = None
+    pictures: "ImageTokenizer | Sight | None" = None
 
     def __init__(
         self, tokenizer: Tokenizer, conventions: Conventions | None = None, target: Tokenizer | None = None
@@ -177,6 +179,16 @@ class TextTokenizer:
         tokenizer.add_special_tokens(_added([name for name in SPECIAL if name not in self.special]))
         return TextTokenizer(tokenizer, self.conventions)
 
+    @property
+    def drawing(self) -> "ImageTokenizer | None":
+        """What reads and draws pictures as tokens."""
+        return None if self.pictures is None or not self.pictures.draws else cast("ImageTokenizer", self.pictures)
+
+    @property
+    def sight(self) -> "Sight | None":
+        """Where the network looks at pictures by itself."""
+        return None if self.pictures is None or self.pictures.draws else cast("Sight", self.pictures)
+
     def with_pictures(self, autoencoder: "Autoencoder", text_length: int | None = None) -> "TextTokenizer":
         """A copy that reads and draws pictures too, by a network that makes codes of them.
 
@@ -186,6 +198,15 @@ class TextTokenizer:
 
         made = TextTokenizer(self._tokenizer, self.conventions, self._target)
         made.pictures = ImageTokenizer.beside(autoencoder, self.vocab_size, text_length)
+        return made
+
+    def with_sight(self, placeholder: int, tokens: int, side: int) -> "TextTokenizer":
+        """A copy whose network looks at pictures of side x side pixels, with `tokens` states each, in the places of
+        `placeholder`."""
+        from polytask.tokenizers.sight import Places, Sight
+
+        made = TextTokenizer(self._tokenizer, self.conventions, self._target)
+        made.pictures = Sight(Places(self.vocab_size, placeholder, tokens), side)
         return made
 
     @property

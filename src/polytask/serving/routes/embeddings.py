@@ -77,7 +77,9 @@ async def _vectors(served: Served, texts: Sequence[list[int]]) -> list[np.ndarra
         size = max(1, BATCH // len(texts[order[-1]]))
         batch, order = order[-size:], order[:-size]
         read = [texts[i] for i in batch]
-        states = await served.worker.call(lambda read=read: mean_states(served.model.network, read).cpu().numpy())
+        states = await served.worker.call(
+            lambda read=read: mean_states(served.model.network.decoder, read).cpu().numpy()
+        )
         vectors |= zip(batch, states)
     return [vectors[i] for i in range(len(texts))]
 

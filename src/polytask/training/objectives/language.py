@@ -9,6 +9,7 @@ from polytask.data.batch import Batch
 from polytask.errors import ConfigError
 from polytask.models.heads import cross_entropy
 from polytask.models.transformer import Transformer
+from polytask.models.vision_language import VisionLanguage
 from polytask.nn.cache import Context, Memory
 from polytask.nn.experts import Routing
 from polytask.training.objectives.loss import Loss
@@ -25,11 +26,11 @@ class LanguageModelling:
     label_smoothing: float = 0.0
     z_loss: float = 0.0
 
-    def hidden(self, model: Transformer, batch: Batch) -> tuple[Tensor, list[Routing]]:
+    def hidden(self, model: Transformer | VisionLanguage, batch: Batch) -> tuple[Tensor, list[Routing]]:
         """(B, T, D), and what layers of experts say."""
         return _decode(model, batch)
 
-    def loss(self, model: Transformer, batch: Batch) -> Loss:
+    def loss(self, model: Transformer | VisionLanguage, batch: Batch) -> Loss:
         hidden, routing = self.hidden(model, batch)
         total, token_losses = cross_entropy(
             hidden, model.head, batch.targets, batch.weights, label_smoothing=self.label_smoothing, z_loss=self.z_loss
@@ -43,8 +44,14 @@ class LanguageModelling:
         return Loss(total, weight, token_losses, log)
 
 
-def _decode(model: Transformer, batch: Batch, memory: Memory | None = None) -> tuple[Tensor, list[Routing]]:
+def _decode(
+    model: Transformer | VisionLanguage, batch: Batch, memory: Memory | None = None
+) -> tuple[Tensor, list[Routing]]:
     context = Context(batch.positions, batch.documents, batch.prefix, starts=batch.starts, memory=memory)
+    if isinstance(model, VisionLanguage):
+        assert batch.pixels is not None and batch.shown is not None
+        context.given = model.given(batch.pixels, batch.shown)
+        model = model.decoder
     return model(batch.ids, context), context.take_routing()
 
 
