@@ -62,8 +62,9 @@ class Model:
     """
 
     def __init__(
-        self, network: Transformer | VisionLanguage, tokenizer: TextTokenizer, *, tasks: Mapping[str, Task] | None = None,
-        about: Mapping[str, Any] | None = None, truncate: Truncate | None = None, draft: Draft = None,
+        self, network: Transformer | VisionLanguage, tokenizer: TextTokenizer, *,
+        tasks: Mapping[str, Task] | None = None, about: Mapping[str, Any] | None = None,
+        truncate: Truncate | None = None, draft: Draft = None,
     ):  # fmt: skip
         if truncate not in (None, "left", "right"):
             raise ConfigError(f"truncate={truncate!r} must be None, 'left' or 'right'.")

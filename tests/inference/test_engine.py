@@ -199,8 +199,8 @@ def test_beam_search_finds_the_best_of_all():
 
 def test_likelihoods_are_sums_of_each_step(decoder, encoder_decoder):
     for built, sources in ((decoder, [None] * 7), (encoder_decoder, prompts(7, 3))):
-        pairs = list(zip(prompts(7, 1), [p[1:] for p in prompts(7, 2, most=9)], sources, [0] * 7))
-        for (prompt, continuation, source, _), score in zip(pairs, Engine(built, TOKENIZER).score(pairs)):
+        pairs = list(map(Pair, prompts(7, 1), [p[1:] for p in prompts(7, 2, most=9)], sources))
+        for (prompt, continuation, source, *_), score in zip(pairs, Engine(built, TOKENIZER).score(pairs)):
             steps = [next_logits(built, prompt + continuation[:i], source) for i in range(len(continuation))]
             total = sum(float(logits.log_softmax(-1)[i]) for logits, i in zip(steps, continuation))
             assert score.logprob == pytest.approx(total, abs=1e-4)

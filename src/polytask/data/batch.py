@@ -19,8 +19,8 @@ class Batch:
     sources            (B, T) int64, which source a token came from; -1 for padding
     prefix             (B, T) bool, True where a token is given and may be seen from both sides; None if all is causal
     encoder_*          (B, S) int64, what an encoder reads; `encoder_documents` has the numbers of `documents`
-    pixels             (P, 3, S, S) float32 in [-1, 1], the pictures that the rows show, where the network looks by itself
-    shown              (B, T) int64, which of the pictures' states, one picture after the other, stands for the id; -1: none
+    pixels             (P, 3, S, S) float32 in [-1, 1], the rows' pictures, where the network looks at them by itself
+    shown              (B, T) int64, which of all pictures' states, one after the other, stands for the id; -1: none
     starts             (n,) int32, where documents begin in all B x T places, then B x T; made by `located`, or None
     """
 

@@ -246,7 +246,8 @@ class Loader:
 
         Where there are none it is a blank one, so that all processes have gradients of the same parameters.
         """
-        assert (sight := self.prepared.sight) is not None
+        sight = self.prepared.sight
+        assert sight is not None
         found, shown, count = [], np.full_like(pictures, -1), 0
         for index, source in enumerate(self.prepared.sources):
             mine = (pictures >= 0) & (sources == index)

@@ -45,8 +45,8 @@ def probabilities(scores: Listing[Score]) -> list[float]:
 
 @torch.inference_mode()
 def score(network: Transformer, pairs: Listing[Pair], logprobs: int | None = None) -> list[Score]:
-    """A Score for each pair, with so many likeliest tokens in each place (none at all where it is None). Similar lengths
-    run together."""
+    """A Score for each pair, with so many likeliest tokens in each place (none where it is None). Pairs of similar
+    length run together."""
     order = sorted(range(len(pairs)), key=lambda i: len(pairs[i].prompt) + len(pairs[i].continuation))
     scores: dict[int, Score] = {}
     while order:

@@ -191,7 +191,8 @@ def _target(law: Law, target: str, changes: Sequence[str], data_dir: Path | None
 
 
 def _network(recipe: Recipe) -> TransformerConfig:
-    """As it will be trained, what looks at pictures left out; where the data is not there yet, with as large a vocabulary as the recipe allows."""
+    """What reads and writes, as it will be trained; where the data is not there yet, with as large a vocabulary as the
+    recipe allows."""
     try:
         return config_of(recipe, tokenizer_of(recipe)).decoder
     except DataError:

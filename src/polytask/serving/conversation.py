@@ -168,6 +168,8 @@ def chat_request(
         if template is None or served.model.config.encoder_layers:
             raise Refusal(400, f"'{served.name}' has no chat template that knows tools; leave 'tools' out.",
                           param="tools", code="unsupported_value")  # fmt: skip
+        shown = any(isinstance(turn["content"], list) for turn in said)
+        expect(not shown, "'tools': a conversation with pictures calls no tools here; leave one of them out.", "tools")
         return Request(template.conversation(said, tools), sampling)
     chat = served.model.task("chat")
     plain = [{"role": turn["role"], "content": turn["content"]} for turn in said]

@@ -12,21 +12,23 @@ from typing import TYPE_CHECKING, Any
 
 from tokenizers import AddedToken, Tokenizer
 
-from polytask.tasks.segment import texts
+from polytask.tasks.segment import Image, texts
 
 if TYPE_CHECKING:
     from polytask.tasks.segment import Segment
+    from polytask.tokenizers.sight import Sight
 
 _BORDER = "\U0010ffff"  # a noncharacter, which stands for each special token while the text between is encoded
 
 
 class ChatTemplate:
-    """A template (Jinja) over one tokenizer. tokens: texts of tokens by their part, as `Conventions.tokens`."""
+    """A template (Jinja) over one tokenizer. tokens: texts of tokens by their part, as `Conventions.tokens`. sight: of
+    a model that looks at pictures, whose template takes a turn as a list of texts and pictures."""
 
-    def __init__(self, source: str, tokenizer: Tokenizer, tokens: Mapping[str, str]):
+    def __init__(self, source: str, tokenizer: Tokenizer, tokens: Mapping[str, str], sight: "Sight | None" = None):
         from polytask.tokenizers.jinja import literals
 
-        self._source, self._tokens = source, dict(tokens)
+        self._source, self._tokens, self._sight = source, dict(tokens), sight
         special = [token for token in tokenizer.get_added_tokens_decoder().values() if token.special]
         special = sorted(special, key=lambda token: -len(token.content))
         self._texts = [token.content for token in special]
@@ -42,7 +44,7 @@ class ChatTemplate:
     def ids(self, segments: "Sequence[Segment]") -> list[int]:
         """The ids of a conversation, up to where the assistant's next turn begins; a last turn of the assistant is to
         be continued. Raises TokenizerError where the template is broken or refuses the conversation."""
-        return self._laid(_turns(segments), prompt=True)
+        return self._laid(self._turns(segments), prompt=True)
 
     def conversation(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
         """As `ids`, for messages that may call tools or bring what tools gave, as the OpenAI API has them but with the
@@ -52,7 +54,7 @@ class ChatTemplate:
     def parts(self, segments: "Sequence[Segment]", ends: Sequence[int]) -> list[tuple[list[int], bool]]:
         """A whole conversation in parts, and whether the model is to learn them: each turn of the assistant that is a
         target, with the end that closes it. A turn that the template lays out otherwise once more follows is not."""
-        whole, parts, at = self._laid(_turns(segments), prompt=False), list[tuple[list[int], bool]](), 0
+        whole, parts, at = self._laid(self._turns(segments), prompt=False), list[tuple[list[int], bool]](), 0
         for number, segment in enumerate(segments):
             asked = self.ids(segments[:number]) if number and segment.target else []
             if not asked or len(asked) < at or whole[: len(asked)] != asked:
@@ -79,7 +81,7 @@ class ChatTemplate:
             **self._tokens,
         }
         text = render(self._source, len(said), words)
-        last = (turns[-1].get("content") or "").strip()
+        last = _told(turns[-1].get("content")).strip()
         if begun and last in text:
             text = text[: text.rindex(last) + len(last)]
         return self._encoded(text, {ord(new): old for old, new in veil.items()})
@@ -108,11 +110,31 @@ class ChatTemplate:
         marks = iter([self._ids[mark if mark in self._ids else mark.strip()] for mark in found])
         joined = self._marks.sub(_BORDER, text).translate(unveil)
         ids = self._tokenizer.encode(joined, add_special_tokens=False).ids
-        return [next(marks) if i == self._border else i for i in ids]
+        return self._with_pictures([next(marks) if i == self._border else i for i in ids])
+
+    def _with_pictures(self, ids: list[int]) -> list[int]:
+        """A placeholder for each state of a picture where the template writes one for all."""
+        if self._sight is None:
+            return ids
+        places = self._sight.vocabulary
+        return [i for one in ids for i in ([one] * places.tokens if one == places.placeholder else [one])]
+
+    def _turns(self, segments: "Sequence[Segment]") -> list[dict[str, Any]]:
+        if self._sight is None:
+            return [{"role": segment.role or "user", "content": segment.text} for segment in texts(segments)]
+        turns: list[dict[str, Any]] = []
+        for before, segment in zip((None, *segments), segments):
+            beside = isinstance(segment, Image) or isinstance(before, Image)
+            if before is None or before.role != segment.role or not beside:
+                turns.append({"role": segment.role or "user", "content": []})
+            said = {"type": "image"} if isinstance(segment, Image) else {"type": "text", "text": segment.text}
+            turns[-1]["content"].append(said)
+        return turns
 
 
-def _turns(segments: "Sequence[Segment]") -> list[dict[str, Any]]:
-    return [{"role": segment.role or "user", "content": segment.text} for segment in texts(segments)]
+def _told(content: Any) -> str:
+    """The texts of a turn."""
+    return "".join(part.get("text", "") for part in content) if isinstance(content, list) else content or ""
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -111,7 +111,7 @@ def _template(folder: Path, said: Mapping[str, Any]) -> str | None:
     file = folder / "chat_template.jinja"
     if file.is_file():
         return file.read_text(encoding="utf-8")
-    template = said.get("chat_template")
+    template = read_json(folder / "chat_template.json").get("chat_template") or said.get("chat_template")
     if isinstance(template, list):
         named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
         template = named.get("default")

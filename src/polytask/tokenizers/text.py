@@ -68,8 +68,8 @@ class TextTokenizer:
     `special` maps names of structure ("<|end|>", ...) to ids. A tokenizer of another project has only the end and the
     padding; `with_special` adds the rest. `ends` are the ids that close an answer, `begin` those that stand in front of
     every document. `writing` is the tokenizer of what the model writes, itself unless `target` is another one over the
-    same ids. `pictures` reads and draws pictures, whose ids come after those of texts, or (`Sight`) says where the network looks at
-    them by itself; None where there are but texts.
+    same ids. `pictures` reads and draws pictures, whose ids come after those of texts, or (`Sight`) says where the
+    network looks at them by itself; None where there are but texts.
     """
 
     pictures: "ImageTokenizer | Sight | None" = None
@@ -243,7 +243,7 @@ class TextTokenizer:
         Raises TokenizerError where its template is broken.
         """
         source = None if "<|answer|>" in self.special else self.conventions.template
-        return ChatTemplate(source, self._tokenizer, self.conventions.tokens) if source else None
+        return ChatTemplate(source, self._tokenizer, self.conventions.tokens, self.sight) if source else None
 
     @cached_property
     def fingerprint(self) -> str:

@@ -49,7 +49,8 @@ def _decode(
 ) -> tuple[Tensor, list[Routing]]:
     context = Context(batch.positions, batch.documents, batch.prefix, starts=batch.starts, memory=memory)
     if isinstance(model, VisionLanguage):
-        assert batch.pixels is not None and batch.shown is not None
+        assert batch.pixels is not None
+        assert batch.shown is not None
         context.given = model.given(batch.pixels, batch.shown)
         model = model.decoder
     return model(batch.ids, context), context.take_routing()

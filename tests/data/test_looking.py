@@ -1,0 +1,116 @@
+"""Pictures that the network looks at by itself: each of a batch's states is of the picture that stands there."""
+
+import io
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from polytask.data.loader import Loader
+from polytask.data.prepare import Prepared, PreparedSource
+from polytask.data.store import Store, StoreWriter
+from polytask.tasks.segment import Image, Text
+from polytask.tokenizers import TextTokenizer, encode_documents
+
+TOKENS, SIDE = 4, 6
+BYTES = TextTokenizer.bytes()
+LOOKING = BYTES.with_sight(BYTES.vocab_size, TOKENS, SIDE)
+
+
+def picture(shade: int) -> bytes:
+    file = io.BytesIO()
+    PIL.Image.new("RGB", (SIDE, SIDE), (shade, 0, 255 - shade)).save(file, "PNG")
+    return file.getvalue()
+
+
+def store(folder, documents):
+    writer = StoreWriter(folder, LOOKING.size)
+    half = len(documents) // 2
+    for part in (documents[:half], documents[half:]):
+        fields = vars(encode_documents(part, LOOKING))
+        fields.pop("plain")
+        writer.add(**fields, predicted_bytes=np.ones(len(part), np.int64), characters=0, bytes=0)
+    writer.close()
+    return Store(folder)
+
+
+def documents(rng, first: int, count: int):
+    """Each says the shades of its pictures, none to three of them: "7,9" behind those two."""
+    made, shade = [], first
+    for _ in range(count):
+        shades = list(range(shade, shade + int(rng.integers(0, 4))))
+        shade += len(shades)
+        shown = [part for one in shades for part in (Image(picture(one)), Text("x" * int(rng.integers(1, 9))))]
+        made.append([*(shown or [Text("none")]), Text(",".join(map(str, shades)) or "-", target=True)])
+    return made
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("looking")
+    made = []
+    for number, name in enumerate(("one", "two")):
+        sides = [
+            store(folder / name / side, documents(rng, 100 * number + 50 * held, 20))
+            for held, side in enumerate(("train", "validation"))
+        ]
+        made.append(PreparedSource(name, "any", False, 1.0, *sides))
+    return Prepared(tuple(made), BYTES.special, LOOKING.size, None, LOOKING.sight)
+
+
+def shades(batch) -> list[tuple[list[int], str]]:
+    """Of each document what its states show, and what its answer says."""
+    colours = ((batch.pixels[:, 0, 0, 0] + 1) * 127.5).round().int()
+    found = []
+    for row in range(len(batch)):
+        for number in range(1, int(batch.documents[row].max()) + 1):
+            at = batch.documents[row] == number
+            seen = batch.shown[row][at]
+            assert (seen >= 0).equal(batch.ids[row][at] == LOOKING.sight.vocabulary.placeholder)
+            seen = seen[seen >= 0].view(-1, TOKENS)
+            assert (seen % TOKENS).equal(torch.arange(TOKENS).expand_as(seen))
+            said = batch.targets[row][at][batch.weights[row][at] > 0][:-1]
+            found.append((colours[seen[:, 0] // TOKENS].tolist(), LOOKING.decode(said.tolist())))
+    return found
+
+
+def test_states_are_those_of_the_pictures_that_stand_there(prepared):
+    loader = Loader(prepared, 4, 96)
+    batches = [loader.batch(step) for step in range(6)] + list(loader.validation_batches("two"))
+    seen = [one for batch in batches for one in shades(batch)]
+    assert all(said == (",".join(map(str, shown)) or "-") for shown, said in seen)
+    assert {len(shown) for shown, _ in seen} == {0, 1, 2, 3}
+    held = [shade for batch in loader.validation_batches("two") for shown, _ in shades(batch) for shade in shown]
+    assert held
+    assert min(held) >= 150
+
+
+def test_each_picture_comes_once_and_a_batch_without_any_has_a_blank_one(prepared):
+    batch = Loader(prepared, 8, 96).batch(0)
+    assert len(batch.pixels) == len({int(one) // TOKENS for one in batch.shown.unique() if one >= 0})
+    assert batch.pixels.shape[1:] == (3, SIDE, SIDE)
+    without = [
+        PreparedSource("texts", "any", False, 1.0, *[source.train, source.validation])
+        for source in prepared.sources[:1]
+    ]
+    texts = Prepared(tuple(without), BYTES.special, LOOKING.size, None, LOOKING.sight)
+    texts.sources[0].train.pictures, kept = np.zeros(0, np.int64), texts.sources[0].train.pictures
+    try:
+        empty = Loader(texts, 2, 96).batch(0)
+    finally:
+        texts.sources[0].train.pictures = kept
+    assert empty.pixels.shape == (1, 3, SIDE, SIDE)
+    assert (empty.shown == -1).all()
+
+
+def test_what_is_cut_keeps_its_states(prepared):
+    """A document that is longer than a row loses the end of what is given: states stay at their pictures."""
+    batch = Loader(prepared, 8, 16).batch(0)
+    colours = ((batch.pixels[:, 0, 0, 0] + 1) * 127.5).round().int()
+    for row in range(len(batch)):
+        for number in range(1, int(batch.documents[row].max()) + 1):
+            at = batch.documents[row] == number
+            seen = batch.shown[row][at]
+            said = LOOKING.decode(batch.targets[row][at][batch.weights[row][at] > 0][:-1].tolist())
+            assert {str(int(colours[one // TOKENS])) for one in seen[seen >= 0]} <= set(said.split(","))
