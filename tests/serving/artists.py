@@ -18,6 +18,7 @@ from polytask.models.diffusion import Diffusion, DiffusionConfig
 from polytask.models.dvae import Autoencoder, AutoencoderConfig
 from polytask.models.prior import PriorConfig
 from polytask.models.unet import UNetConfig
+from polytask.models.vision_language import VisionLanguageConfig
 from polytask.models.vit import ViTConfig
 from polytask.nn.attention import Attention
 from polytask.nn.feedforward import MLP
@@ -80,6 +81,15 @@ def by_tokens(context: int = 256) -> Model:
     tokenizer = TOKENIZER.with_pictures(Autoencoder(config).initialize(0))
     config = network(context=context, vocab_size=tokenizer.pictures.vocabulary.size).config
     return Model(loud(config), tokenizer)
+
+
+def looking(context: int = 256) -> Model:
+    """A decoder that looks at pictures of 8 x 8 pixels by itself, in 4 states each."""
+    vision = ViTConfig(8, 4, 1, 16, Attention(2, bias=True), MLP(32, "quick_gelu", True))
+    text = network(context=context, vocab_size=TOKENIZER.vocab_size + 1).config
+    config = VisionLanguageConfig(vision, text, placeholder=TOKENIZER.vocab_size, left_out=0)
+    tokenizer = TOKENIZER.with_sight(config.placeholder, config.states, vision.image)
+    return Model(shaken(config.build().initialize(0)), tokenizer)
 
 
 def picture(size=(8, 8), mode: str = "RGB", seed: int = 0, form: str = "PNG", **words) -> bytes:

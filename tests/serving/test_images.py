@@ -14,6 +14,7 @@ from tests.serving.artists import (
     cascade,
     diffusion,
     hole,
+    looking,
     picture,
     pixels,
     shown,
@@ -29,7 +30,7 @@ FEW = {"steps": 4, "seed": 7}
 def models():
     return {
         "texts": tiny(), "diffusion": diffusion(), "cascade": cascade(), "labels": by_label(), "unclip": unclip(),
-        "tokens": by_tokens(),
+        "tokens": by_tokens(), "looking": looking(),
     }  # fmt: skip
 
 
@@ -175,8 +176,8 @@ def test_models_say_what_they_can(client, http):
     assert known["diffusion"].tasks == ["drawing", "editing"]
     assert known["unclip"].tasks == ["drawing", "editing", "variations"]
     assert {"drawing", "editing", "captioning", "chat"} <= set(known["tokens"].tasks)
-    assert "drawing" not in known["texts"].tasks
-    assert [known[name].pixels for name in ("texts", "cascade", "tokens")] == [None, 16, 8]
+    assert not {"drawing"} & {*known["texts"].tasks, *known["looking"].tasks}
+    assert [known[name].pixels for name in ("texts", "cascade", "tokens", "looking")] == [None, 16, 8, 8]
     assert known["labels"].labels == ["circle", "square"]
     assert (known["diffusion"].steps, known["tokens"].steps) == (100, None)
     metrics = http.get("/metrics").text
@@ -212,16 +213,17 @@ def talk(form) -> list[dict]:
     ]
 
 
-def test_conversations_with_pictures(client, models):
-    expected = models["tokens"].chat(talk(lambda data: {"type": "image", "image": data}), max_tokens=8, temperature=0)
+@pytest.mark.parametrize("name", ["tokens", "looking"])
+def test_conversations_with_pictures(client, models, name):
+    expected = models[name].chat(talk(lambda data: {"type": "image", "image": data}), max_tokens=8, temperature=0)
     sent = talk(lambda data: {"type": "image_url", "image_url": {"url": url(data), "detail": "low"}})
-    answer = client.chat.completions.create(model="tokens", messages=sent, max_tokens=8, temperature=0)
+    answer = client.chat.completions.create(model=name, messages=sent, max_tokens=8, temperature=0)
     assert answer.choices[0].message.content == expected
-    assert answer.usage.prompt_tokens > 2 * models["tokens"].tokenizer.pictures.vocabulary.tokens
-    stream = client.chat.completions.create(model="tokens", messages=sent, max_tokens=8, temperature=0, stream=True)
+    assert answer.usage.prompt_tokens > 2 * models[name].tokenizer.pictures.vocabulary.tokens
+    stream = client.chat.completions.create(model=name, messages=sent, max_tokens=8, temperature=0, stream=True)
     assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == expected
     items = talk(lambda data: {"type": "input_image", "image_url": url(data), "detail": "auto"})
-    response = client.responses.create(model="tokens", input=items, max_output_tokens=8, temperature=0)
+    response = client.responses.create(model=name, input=items, max_output_tokens=8, temperature=0)
     assert response.output_text == expected
 
 
@@ -237,14 +239,15 @@ def test_a_picture_belongs_to_the_turn_around_it(models):
     assert "<|end of image|>?<|assistant|>Yes." in text
 
 
-def test_tasks_read_pictures(http, models):
-    model, image = models["tokens"], picture()
+@pytest.mark.parametrize("name", ["tokens", "looking"])
+def test_tasks_read_pictures(http, models, name):
+    model, image = models[name], picture()
     for sent in (url(image), base64.b64encode(image).decode()):
-        body = {"example": {"image": sent}, "max_tokens": 6}
+        body = {"model": name, "example": {"image": sent}, "max_tokens": 6}
         answer = http.post("/v1/tasks/caption", json=body).json()
-        assert answer["model"] == "tokens"
+        assert answer["model"] == name
         assert answer["answers"][0]["answer"] == model.caption(image, max_tokens=6)
-    chosen = {"example": {"question": "what?", "image": url(image), "choices": ["a", "b"]}, "model": "tokens"}
+    chosen = {"example": {"question": "what?", "image": url(image), "choices": ["a", "b"]}, "model": name}
     assert http.post("/v1/tasks/answer", json=chosen).json()["answers"][0]["answer"] == model.answer(
         "what?", choices=["a", "b"], image=image
     )
