@@ -267,7 +267,7 @@ def test_shipped_recipes_are_sound(name):
     if recipe.draws:
         assert recipe.picture_network(vocab_size=recipe.tokenizer.size).build
     else:
-        assert recipe.network(recipe.tokenizer.size).vocab_size == recipe.tokenizer.size
+        assert recipe.network(recipe.tokenizer.size).decoder.vocab_size == recipe.tokenizer.size
 
 
 def test_shipped_recipes_have_the_sizes_that_they_state():

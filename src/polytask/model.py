@@ -17,10 +17,11 @@ from polytask.errors import ConfigError, TaskError, TooLong
 from polytask.inference import drawing
 from polytask.inference.engine import Engine
 from polytask.inference.handle import Handle
+from polytask.inference.looking import look
 from polytask.inference.matching import Matcher
 from polytask.inference.sampling import Sampling
 from polytask.inference.scoring import Pair, Score, probabilities
-from polytask.inference.sequence import Completion, Given, Request
+from polytask.inference.sequence import Completion, Request
 from polytask.inference.shortening import Truncate, shortened
 from polytask.inference.speculative import Draft
 from polytask.interop import FORMATS, networks
@@ -34,7 +35,7 @@ from polytask.tasks import TASKS, Segment, Task, check, get_task
 from polytask.tasks import prompt as prompt_of
 from polytask.tasks.picture import encoded, to_picture
 from polytask.tasks.scoring import written
-from polytask.tasks.segment import Image, to_draw
+from polytask.tasks.segment import to_draw
 from polytask.tasks.task import draws, looks, pictorial
 from polytask.tokenizers.encode import continuation_ids, prefix_length, prompt_ids, split_prompt
 from polytask.tokenizers.text import TextTokenizer
@@ -272,17 +273,10 @@ class Model:
         prefix = prefix_length(segments, self.tokenizer) if self.config.prefix else 0
         if pictures is not None:
             return drawing.request(ids, pictures, sampling)
-        return Request(ids, sampling, encoder_ids, prefix=prefix, given=self._given(segments, ids))
-
-    @torch.inference_mode()
-    def _given(self, segments: list[Segment], ids: list[int]) -> Given | None:
-        """What a network that looks at pictures sees of those in a prompt."""
-        sight, files = self.tokenizer.sight, [one.data for one in segments if isinstance(one, Image)]
-        if sight is None or not files:
-            return None
-        assert isinstance(self.network, VisionLanguage)
-        places = [place for place, i in enumerate(ids) if i == sight.vocabulary.placeholder]
-        return Given(places, self.network.look(sight.seen(files).to(self.network.first.weight.device)).flatten(0, 1))
+        given = None
+        if self.tokenizer.sight is not None and isinstance(self.network, VisionLanguage):
+            given = look(self.network, self.tokenizer.sight, segments, ids)
+        return Request(ids, sampling, encoder_ids, prefix=prefix, given=given)
 
     def _ids(self, segments: list[Segment]) -> tuple[list[int], list[int] | None]:
         if self.config.encoder_layers:
