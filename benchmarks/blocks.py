@@ -1,10 +1,14 @@
-"""A model that draws scenes of the blocks world, judged by rule, with a sheet of its drawings.
+"""A model of pictures of the blocks world, judged by rule on unseen scenes, with a sheet of its drawings.
 
     polytask train dvae-blocks && polytask train dalle-blocks
     python benchmarks/blocks.py runs/dalle-blocks
+    polytask train multimodal-blocks && python benchmarks/blocks.py runs/multimodal-blocks
+    polytask train vision-blocks && python benchmarks/blocks.py runs/vision-blocks
 
-200 unseen scenes of 1, 2 and 3 objects each, and 200 with pairs of colour and shape that training never showed. On the
-sheet are the first eight of 1, 2 and 3 objects, and of the pairs, a row each; wrong ones have a black frame.
+Of what the model learned: drawing, captioning and editing on 200 scenes of 1, 2 and 3 objects each and 200 with pairs
+of colour and shape that training never showed; 600 questions about pictures; the tasks of texts on 200 examples each,
+as `polytask demo` judges them. On the sheet are the first eight drawings of 1, 2 and 3 objects, and of the pairs, a row
+each; wrong ones have a black frame.
 """
 
 import argparse
@@ -15,12 +19,17 @@ import harness
 from PIL.ImageOps import expand
 
 import polytask as pt
+from polytask.blocksworld import TASKS, judge
 from polytask.blocksworld.drawn import right
 from polytask.data.sources import SourceSpec, read
+from polytask.evaluation.intervals import wilson
+from polytask.run.demo import ask_all, unseen
 from polytask.run.evaluate import evaluate
 from polytask.tasks.picture import contact_sheet
 
 GROUPS = [("test", [n, n]) for n in (1, 2, 3)] + [("compositional", [1, 3])]
+
+QUESTIONS = {"right": "test", "right, held-out combinations": "compositional"}
 
 
 def drawings(model: Any, count: int) -> list[Any]:
@@ -33,20 +42,49 @@ def drawings(model: Any, count: int) -> list[Any]:
     return [expand(picture, 2, frame) for picture, frame in zip(drawn, frames)]
 
 
+def questions(model: Any, count: int, split: str = "test") -> list[bool]:
+    """Which answers about pictures are right."""
+    spec = SourceSpec("answering", "blocksworld", limit=count, split=split, options={"pixels": 32})
+    rows = list(read(spec))
+    asked = [{name: value for name, value in row.items() if name != "answer"} for row in rows]
+    answers = model.ask_many("answering", asked, temperature=0.0)
+    return [judge("answering", str(answer), row) for answer, row in zip(answers, rows)]
+
+
+def shares(report: harness.Report, found: dict[str, list[bool]]) -> dict[str, float]:
+    for name, judged in found.items():
+        low, high = wilson(sum(judged), len(judged))
+        report.say(f"  {name:30}  {sum(judged) / len(judged):.4f}   95% interval {low:.4f} to {high:.4f}")
+    return {name: sum(judged) / len(judged) for name, judged in found.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("--name", default="", help="of the results; the folder's where not given")
-    parser.add_argument("--limit", type=int, default=200, help="scenes of each group")
+    parser.add_argument("--limit", type=int, default=200, help="scenes of each group, examples of each task of texts")
     parser.add_argument("--out", type=Path, default=harness.RESULTS)
     words = parser.parse_args()
-    report = harness.Report(words.name or words.model.name, words.out)
-    found = evaluate(str(words.model), "drawing", "blocksworld", {}, {}, limit=words.limit, quiet=True)
-    for line in found.lines():
-        report.say(line)
-    report.save({"drawing": found.to_dict()})
-    sheet = contact_sheet(drawings(pt.load(words.model), 8), columns=8, scale=3)
-    sheet.save(words.out / f"{report.name}.png")
+    report, model, found = harness.Report(words.name or words.model.name, words.out), pt.load(words.model), {}
+    learned = set(model.about["tasks"])
+    for task in ("drawing", "captioning", "editing"):
+        if task in learned:
+            judged = evaluate(str(words.model), task, "blocksworld", {}, {}, limit=words.limit, quiet=True)
+            for line in judged.lines():
+                report.say(line)
+            found[task] = judged.to_dict()
+    if "captioning" in learned:
+        report.say(f"questions about pictures, {3 * words.limit}, and as many about new pairs")
+        asked = {name: questions(model, 3 * words.limit, split) for name, split in QUESTIONS.items()}
+        found["questions"] = shares(report, asked)
+    if set(TASKS) <= learned:
+        report.say(f"tasks of texts, {words.limit} examples each")
+        texts = {task: [one.right for one in ask_all(model, task, unseen(task, words.limit))] for task in TASKS}
+        found["texts"] = shares(report, texts | {"all of them": [one for each in texts.values() for one in each]})
+    report.save(found)
+    if "drawing" in learned:
+        sheet = contact_sheet(drawings(model, 8), columns=8, scale=3)
+        sheet.save(words.out / f"{report.name}.png")
 
 
 if __name__ == "__main__":
