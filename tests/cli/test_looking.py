@@ -160,6 +160,8 @@ def test_verbs_and_reports(polytask, made, files):
         assert result.exit_code == 0, result.stderr
     result = polytask("eval", run, "--task", "captioning", "--data", "blocksworld", "--limit", 2, "--json")
     assert json.loads(result.stdout)["examples"] == 8
+    texts = polytask("eval", run, "--task", "text", "--data", "blocksworld", "--limit", 3, "--json")
+    assert json.loads(texts.stdout)["metrics"]["bits_per_byte"] > 0, texts.stderr
 
 
 @pytest.mark.parametrize(

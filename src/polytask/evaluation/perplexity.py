@@ -56,7 +56,7 @@ def perplexity(
     it. A smaller stride gives more context and takes more time. Raises ConfigError for a stride that leaves gaps,
     DataError where there is nothing to predict.
     """
-    network: Transformer = getattr(model, "network", model)
+    network: Transformer = getattr(model, "network", model).decoder
     context = network.config.context_length
     stride = max(1, context // 2) if stride is None else stride
     if not 1 <= stride <= context:
