@@ -3,6 +3,7 @@
 import inspect
 from typing import Any
 
+from polytask.models.classifier import ClassifierConfig
 from polytask.models.clip import CLIPConfig
 from polytask.models.config import TransformerConfig
 from polytask.models.diffusion import DiffusionConfig
@@ -10,14 +11,14 @@ from polytask.models.dvae import AutoencoderConfig
 from polytask.models.prior import PriorConfig
 from polytask.models.transformer import Transformer
 
-Picturing = AutoencoderConfig | CLIPConfig | DiffusionConfig | PriorConfig
+Picturing = AutoencoderConfig | ClassifierConfig | CLIPConfig | DiffusionConfig | PriorConfig
 """Networks that learn from pictures with captions or labels."""
 
 
 def side_of(config: Picturing, clip: CLIPConfig | None = None) -> int:
     """Of the pictures that a network learns from, in pixels; `clip` makes the embeddings of a prior."""
     match config:
-        case AutoencoderConfig():
+        case AutoencoderConfig() | ClassifierConfig():
             return config.image
         case CLIPConfig():
             return config.vision.image
