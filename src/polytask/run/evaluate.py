@@ -38,9 +38,9 @@ RANKING = ("candidates", "clip")  # how one of many drawings is chosen
 def evaluate(
     model_path: str, task_name: str, data: str, columns: Mapping[str, str], fields: Mapping[str, str], *,
     where: Mapping[str, str] | None = None, limit: int | None = None, shots: int = 0, unsafe: bool = False,
-    split: str | None = None,
-    sampling: Mapping[str, Any] | None = None, loading: Mapping[str, Any] | None = None, quiet: bool = False,
-    drawing: Mapping[str, Any] | None = None, templates: Sequence[str] | None = None, judge: str | None = None,
+    split: str | None = None, sampling: Mapping[str, Any] | None = None, loading: Mapping[str, Any] | None = None,
+    quiet: bool = False, drawing: Mapping[str, Any] | None = None, templates: Sequence[str] | None = None,
+    judge: str | None = None,
 ) -> Report:  # fmt: skip
     """The report of a checkpoint on a user's file, or on a split of a folder, a data set of the hub or "blocksworld".
 
@@ -59,26 +59,20 @@ def evaluate(
         raise ConfigError(f"--template: {folder} holds no CLIP, of which alone templates are.")
     if judge and (chooses or not networks.is_drawing(folder)):
         raise ConfigError(f"--judge: {folder} holds no model that draws by diffusion, of which alone a judge is.")
+    words: dict[str, Any] = {"split": split or judging_split(data), "where": dict(where or {})}
     if chooses:
         if task_name != "classification" or shots or drawing:
             raise ConfigError(f"{folder} holds {chooses}; it is judged by task classification, without shots or dials.")
-        spec = source(model_path, task_name, data, columns, fields, limit=limit, split=split or judging_split(data))
-        return _of_chooser(folder, replace(spec, where=dict(where or {})), templates, loading, quiet)
+        spec = source(model_path, task_name, data, columns, fields, limit=limit, **words)
+        return _of_chooser(folder, spec, templates, loading, quiet)
     if networks.is_drawing(folder):
-        if task_name != "drawing":
-            raise ConfigError(f"--task {task_name}: {folder} holds a model that draws; it is judged by task drawing.")
-        dials = {**(drawing or {}), **(sampling or {})}
-        return _of_drawing(folder, data, columns, where, limit, split, dials, judge, loading, quiet)
+        said = {**(drawing or {}), **(sampling or {})}
+        return _of_drawing(folder, task_name, data, columns, where, limit, split, said, judge, loading, quiet)
     generated = data in GENERATORS
     judged = generated and task_name in JUDGED and not shots
-    for name in drawing or ():
-        if name not in RANKING:
-            raise ConfigError(f"--{name}: {folder} holds a model that writes; it is of models that draw by diffusion.")
-        if not judged or task_name != "drawing":
-            raise ConfigError(f"--{name}: it is of drawings that a rule judges: --task drawing --data blocksworld.")
+    _expect_dials(drawing or {}, folder, judged and task_name == "drawing")
     wanted = GENERATED if limit is None and generated else limit
     most = None if wanted is None else wanted + (POOL if shots else 0)
-    words: dict[str, Any] = {"split": split or judging_split(data), "where": dict(where or {})}
     dials = Sampling(**(sampling or {}))
     spec = source(model_path, task_name, data, columns, fields, limit=most, **words)
     if split and not generated and [file.name for file in spec.place().files] == [Path(data).name]:
@@ -88,8 +82,7 @@ def evaluate(
     rows = list(read(spec))
     model = open_model(str(folder), **{"truncate": "right", **(loading or {})})
     task = spec.task if not isinstance(spec.task, str) else get_task(spec.task)
-    if unsafe:
-        task = _without_sandbox(task)
+    task = _without_sandbox(task) if unsafe else task
     marks = {"data": spec.fingerprint(), "model": fingerprint(folder)}
     with _bar(quiet) as progress, _counting_cuts() as cuts:
         report = evaluate_task(
@@ -99,9 +92,22 @@ def evaluate(
     if not generated:
         report.reproduce["files"] = [file.name for file in spec.place().files]
     if cuts:
-        cut = f"{len(cuts):,} prompts were" if len(cuts) > 1 else "1 prompt was"
-        report.notes.append(f"{cut} longer than the model reads and lost the end of a text; the figures count them.")
+        report.notes.append(_of_cuts(len(cuts)))
     return report
+
+
+def _expect_dials(drawing: Mapping[str, Any], folder: Path, ruled: bool) -> None:
+    """Raises ConfigError for dials that are not of a model that writes; ruled: it draws, and a rule judges that."""
+    for name in drawing:
+        if name not in RANKING:
+            raise ConfigError(f"--{name}: {folder} holds a model that writes; it is of models that draw by diffusion.")
+        if not ruled:
+            raise ConfigError(f"--{name}: it is of drawings that a rule judges: --task drawing --data blocksworld.")
+
+
+def _of_cuts(count: int) -> str:
+    cut = f"{count:,} prompts were" if count > 1 else "1 prompt was"
+    return f"{cut} longer than the model reads and lost the end of a text; the figures count them."
 
 
 def _of_chooser(
@@ -134,12 +140,14 @@ def _of_chooser(
 
 
 def _of_drawing(
-    folder: Path, data: str, columns: Mapping[str, str], where: Mapping[str, str] | None, limit: int | None,
+    folder: Path, task: str, data: str, columns: Mapping[str, str], where: Mapping[str, str] | None, limit: int | None,
     split: str | None, dials: Mapping[str, Any], judge: str | None, loading: Mapping[str, Any] | None, quiet: bool,
 ) -> Report:  # fmt: skip
     from polytask.run.judge import evaluate_drawing
     from polytask.run.likeness import evaluate_likeness
 
+    if task != "drawing":
+        raise ConfigError(f"--task {task}: {folder} holds a model that draws; it is judged by task drawing.")
     ranking = {name: dials[name] for name in RANKING if name in dials}
     dials = {name: value for name, value in dials.items() if name not in RANKING}
     spec = SourceSpec("drawing", data, dict(columns), where=dict(where or {}), split=split)
