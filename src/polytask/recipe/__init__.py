@@ -35,6 +35,7 @@ from polytask.recipe.schema import (
 )  # fmt: skip
 from polytask.registry import nearest
 from polytask.tasks import get_task
+from polytask.tokenizers.dropout import Dropout
 
 if TYPE_CHECKING:
     from polytask.models.config import TransformerConfig
@@ -118,6 +119,12 @@ class Recipe(Section):
                 "leave it out to have as many."
             )
         return self.reading(config)
+
+    @property
+    def dropout(self) -> Dropout | None:
+        """Of the merges of its tokenizer, in what is learnt."""
+        wish = self.tokenizer
+        return Dropout(wish.dropout, wish.segmentations, self.seed) if wish.dropout else None
 
     @property
     def draws(self) -> bool:

@@ -147,7 +147,8 @@ class PictureAssembly:
 
     def loader(self, world: "World | None" = None) -> PictureLoader:
         words = loader_options(self.recipe, world)
-        return PictureLoader(self.prepared, self.tokenizer, text_length=self.frozen.text_length, **words)
+        words |= {"text_length": self.frozen.text_length, "dropout": self.recipe.dropout}
+        return PictureLoader(self.prepared, self.tokenizer, **words)
 
     def network(self, device: "torch.device") -> Any:
         """Fresh weights from the recipe's seed, but for a frozen text encoder."""
