@@ -35,7 +35,7 @@ from polytask.recipe.schema import (
 )  # fmt: skip
 from polytask.registry import nearest
 from polytask.tasks import get_task
-from polytask.tokenizers.dropout import Dropout
+from polytask.tokenizers.dropout import SEGMENTATIONS, Dropout
 
 if TYPE_CHECKING:
     from polytask.models.config import TransformerConfig
@@ -123,8 +123,8 @@ class Recipe(Section):
     @property
     def dropout(self) -> Dropout | None:
         """Of the merges of its tokenizer, in what is learnt."""
-        wish = self.tokenizer
-        return Dropout(wish.dropout, wish.segmentations, self.seed) if wish.dropout else None
+        rate, times = self.tokenizer.dropout, self.tokenizer.segmentations
+        return Dropout(rate, times or SEGMENTATIONS, self.seed) if rate else None
 
     @property
     def draws(self) -> bool:

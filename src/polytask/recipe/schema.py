@@ -72,7 +72,7 @@ class Tokenizer(Section):
 
     `pictures: {from: FOLDER}` adds codes of pictures, so that one decoder reads and writes both. `dropout`: the share
     of merges that BPE leaves out of what is learnt (Provilkov et al. 2020; 0.1 as published); rows of texts are cut in
-    so many `segmentations` before training, captions of pictures anew each time.
+    so many `segmentations` (4) before training, captions of pictures anew each time.
     """
 
     kind: Literal["bpe", "bytes", "characters"] = "bpe"
@@ -80,8 +80,8 @@ class Tokenizer(Section):
     file: str | None = None
     rows: int = Field(default=200_000, ge=1)  # of each source, at the most, that it is learned from
     pictures: Codes | None = None
-    dropout: float = Field(default=0.0, ge=0.0, le=1.0)
-    segmentations: int = Field(default=4, ge=1)
+    dropout: float | None = Field(default=None, ge=0.0, le=1.0)
+    segmentations: int | None = Field(default=None, ge=1)
 
 
 class Cleaning(Section):

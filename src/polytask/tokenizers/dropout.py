@@ -17,6 +17,7 @@ from polytask.errors import TokenizerError
 from polytask.tokenizers.pieces import BYTES
 from polytask.tokenizers.text import TextTokenizer
 
+SEGMENTATIONS = 4  # of a row, unless said
 Cut = Callable[[Sequence[str]], list[list[int]]]
 
 
@@ -27,7 +28,7 @@ class Dropout:
     same cuts come again. Captions of pictures are cut when they are loaded, anew in every epoch."""
 
     rate: float
-    times: int = 4
+    times: int = SEGMENTATIONS
     seed: int = 0
 
     def cut(self, tokenizer: TextTokenizer, *key: int) -> Cut:
