@@ -25,9 +25,9 @@ def shaken(network, std=0.05, seed=0):
     return network
 
 
-def write_clip(path, seed=0):
+def write_clip(path, seed=0, side=SIDE):
     sizes = {"text_layers": 1, "text_dim": TEXT, "vocab_size": TOKENIZER.vocab_size, "context_length": LENGTH}
-    networks.save(path, CLIP(clip(vit(SIDE, 4, 1, 64), EMBED, **sizes)).initialize(seed), tokenizer=TOKENIZER)
+    networks.save(path, CLIP(clip(vit(side, 4, 1, 64), EMBED, **sizes)).initialize(seed), tokenizer=TOKENIZER)
     return path
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from polytask.models.catalogue import build_config as build_config
     from polytask.models.transformer import Transformer as Transformer
     from polytask.pictures import PictureModel as PictureModel
+    from polytask.pictures.classifying import PictureClassifier as PictureClassifier
     from polytask.pictures.matching import PictureMatcher as PictureMatcher
     from polytask.recipe import load_recipe as load_recipe
     from polytask.run.ask import open_any as load
@@ -36,7 +37,8 @@ _HOMES = {
     "Answer": "polytask.model", "Completion": "polytask.inference.sequence", "Engine": "polytask.inference.engine",
     "Error": "polytask.errors", "Model": "polytask.model", "Request": "polytask.inference.sequence",
     "Sampling": "polytask.inference.sampling", "TASKS": "polytask.tasks", "Text": "polytask.tasks",
-    "PictureMatcher": "polytask.pictures.matching", "PictureModel": "polytask.pictures",
+    "PictureClassifier": "polytask.pictures.classifying", "PictureMatcher": "polytask.pictures.matching",
+    "PictureModel": "polytask.pictures",
     "TextTokenizer": "polytask.tokenizers.text",
     "Transformer": "polytask.models.transformer",
     "build_config": "polytask.models.catalogue", "evaluate": "polytask.evaluation.evaluate",

@@ -151,7 +151,9 @@ def test_what_each_system_says_is_its_own():
     assert bloom.embedding_norm is not None
 
 
-@pytest.mark.parametrize("system", [system for system in SYSTEMS if system not in ("generalist", "vision-language") and not draws(system)])
+@pytest.mark.parametrize(
+    "system", [system for system in SYSTEMS if system not in ("generalist", "vision-language") and not draws(system)]
+)
 def test_every_family_has_dials_for_small_networks(system):
     config = build_config(system, layers=2, dim=64, heads=4, vocab_size=100, context_length=32)
     assert (config.layers, config.dim, config.attention_of(0).heads) == (2, 64, 4)

@@ -44,6 +44,13 @@ def evaluate(
         list[str] | None,
         typer.Option(help="Of a CLIP: a text with {} for the label; several are averaged; or: published."),
     ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Of drawings: a classifier, or a CLIP, by whose features they are compared with real pictures.",
+        ),
+    ] = None,
     wish: Any = None,
 ) -> None:
     """Evaluate a model on a file of a task."""
@@ -55,6 +62,7 @@ def evaluate(
         model, task, data, named, shared, where=pairs(where or [], "--where"), split=split, limit=limit,
         shots=shots, unsafe=unsafe, sampling=wish.sampling, loading=wish.loading, quiet=wish.as_json,
         drawing={name: value for name, value in drawing.items() if value is not None}, templates=template,
+        judge=judge,
     )  # fmt: skip
     if wish.as_json:
         typer.echo(json.dumps(report.to_dict(), ensure_ascii=False, indent=1))

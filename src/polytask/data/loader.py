@@ -161,7 +161,7 @@ class Loader:
         gone = dict.fromkeys(self.prepared.names, 0.0)
         for arrangement, cycles in zip(self._train, self.draw.epochs(step).tolist()):
             for index, epochs in arrangement.epochs().items():
-                gone[self.prepared.names[index]] += cycles * epochs
+                gone[self.prepared.names[index]] += cycles * epochs * self.prepared.segmentations
         return gone
 
     def report(self) -> dict[str, Report]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from polytask.tokenizers.dropout import Dropout
     from polytask.tokenizers.text import TextTokenizer
 
 
@@ -62,6 +63,7 @@ class PictureLoader:
 
     tokenizer     of the captions; None where a network reads none, and `ids` are (B, 0)
     text_length   tokens of a caption, the <|end|> behind it included; what is longer is cut
+    dropout       of the merges of its BPE, in batches of training
     batch_rows, mixture, seed, rank, world, total_steps   as in the text loader
     """
 
@@ -76,6 +78,7 @@ class PictureLoader:
         rank: int = 0,
         world: int = 1,
         total_steps: int | None = None,
+        dropout: "Dropout | None" = None,
     ):
         if batch_rows < world:
             raise ConfigError(
@@ -89,13 +92,13 @@ class PictureLoader:
             raise DataError("The data has no pictures to train on; add some or hold out a smaller share.")
         stages = (mixture or pictures.mixture()).definite(pictures.names, counts, total_steps)
         self.draw = Draw(counts, stages, batch_rows, seed)
-        self._words = _Words(tokenizer, text_length if tokenizer is not None else 0)
+        self._words = _Words(tokenizer, text_length if tokenizer is not None else 0, dropout)
 
     def batch(self, step: int) -> PictureBatch:
         """This rank's pictures of a step."""
         mine = np.arange(self.rank, self.batch_rows, self.world)
-        sources, rows, _ = self.draw.indices(step, mine)
-        return self._assemble([source.train for source in self.pictures.sources], sources, rows)
+        sources, rows, epochs = self.draw.indices(step, mine)
+        return self._assemble([source.train for source in self.pictures.sources], sources, rows, epochs=epochs)
 
     def batches(self, start: int = 0, stop: int | None = None, ahead: int = 2) -> Iterator[PictureBatch]:
         """Batches of steps `start` to `stop`, assembled by a thread up to `ahead` steps before they are asked for."""
@@ -124,9 +127,11 @@ class PictureLoader:
         return dict(zip(self.pictures.names, self.draw.epochs(step).tolist()))
 
     def _assemble(
-        self, albums: Sequence[Album], turns: np.ndarray, rows: np.ndarray, names: Sequence[int] | None = None
-    ) -> PictureBatch:
-        """turns (B,): which album each row is of, -1 for none; `names`: the source of each album."""
+        self, albums: Sequence[Album], turns: np.ndarray, rows: np.ndarray, names: Sequence[int] | None = None,
+        epochs: np.ndarray | None = None,
+    ) -> PictureBatch:  # fmt: skip
+        """turns (B,): which album each row is of, -1 for none; `names`: the source of each album; epochs (B,): in which
+        a picture of training is seen."""
         import torch
 
         from polytask.tasks.picture import scaled
@@ -141,7 +146,8 @@ class PictureLoader:
             sources[slots] = turn if names is None else names[turn]
             for slot in slots.tolist():
                 captions[slot] = albums[turn].captions[rows[slot]]
-        ids, mask = self._words.arrays(captions)
+        keys = None if epochs is None else np.stack([epochs, turns, rows], axis=1).tolist()
+        ids, mask = self._words.arrays(captions, keys)
         planes = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
         rest = (torch.from_numpy(array) for array in (ids, mask, labels, sources))
         return PictureBatch(scaled(planes), *rest)
@@ -150,19 +156,28 @@ class PictureLoader:
 class _Words:
     """Captions as tokens, each with the end token behind it."""
 
-    def __init__(self, tokenizer: "TextTokenizer | None", length: int):
-        self.tokenizer, self.length = tokenizer, length
+    def __init__(self, tokenizer: "TextTokenizer | None", length: int, dropout: "Dropout | None"):
+        self.tokenizer, self.length, self.dropout = tokenizer, length, dropout
 
-    def arrays(self, captions: Sequence[str | None]) -> tuple[np.ndarray, np.ndarray]:
-        """ids (B, L) int64 and mask (B, L); a caption that is None stays empty."""
+    def arrays(
+        self, captions: Sequence[str | None], keys: Sequence[Sequence[int]] | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """ids (B, L) int64 and mask (B, L); a caption that is None stays empty. keys: of each caption of training, by
+        which it is cut anew."""
         ids = np.zeros((len(captions), self.length), np.int64)
         mask = np.zeros((len(captions), self.length), bool)
         if self.tokenizer is None:
             return ids, mask
         special = self.tokenizer.special
         ids[:] = special["<|pad|>"]
-        for row, found in enumerate(self.tokenizer.encode_lists([caption or "" for caption in captions])):
+        texts = [caption or "" for caption in captions]
+        if self.dropout is None or keys is None:
+            tokens = self.tokenizer.encode_lists(texts)
+        else:
+            cuts = [self.dropout.cut(self.tokenizer, *key) for key in keys]
+            tokens = [cut([text])[0] for cut, text in zip(cuts, texts, strict=True)]
+        for row, found in enumerate(tokens):
             if captions[row] is not None:
-                tokens = [*found[: self.length - 1], special["<|end|>"]]
-                ids[row, : len(tokens)], mask[row, : len(tokens)] = tokens, True
+                whole = [*found[: self.length - 1], special["<|end|>"]]
+                ids[row, : len(whole)], mask[row, : len(whole)] = whole, True
         return ids, mask

@@ -30,6 +30,7 @@ from polytask.errors import ConfigError, DataError, Notice
 if TYPE_CHECKING:
     from polytask.data.sources import SourceSpec
     from polytask.tasks.task import Task
+    from polytask.tokenizers.dropout import Dropout
     from polytask.tokenizers.sight import Sight
     from polytask.tokenizers.text import TextTokenizer
 
@@ -77,6 +78,7 @@ class Prepared:
     vocab_size: int
     codes: int | None = None
     sight: "Sight | None" = None
+    segmentations: int = 1  # of each row of training
 
     @property
     def names(self) -> list[str]:
@@ -97,8 +99,10 @@ def prepare(
     cache: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
     cores: int | None = None,
+    dropout: "Dropout | None" = None,
 ) -> Prepared:
-    """Tokenizes what is not in the cache yet. `holdout` is the share of examples kept for validation.
+    """Tokenizes what is not in the cache yet. `holdout` is the share of examples kept for validation. `dropout` cuts
+    those that are learnt from in several ways, and never those held out.
 
     Raises DataError naming the source and the row where more than one in a hundred does not fit the task, ConfigError
     for two sources of one name.
@@ -110,17 +114,18 @@ def prepare(
     prepared = []
     for source in sources:
         share = share_of(source, holdout)
-        folder = root / _key(source, tokenizer, share)
+        folder = root / _key(source, tokenizer, share, dropout)
         with locked(folder.with_suffix(".lock")):
             if not (folder / "source.json").exists():
-                _build(folder, source, tokenizer, share, progress, cores)
+                _build(folder, source, tokenizer, share, progress, cores, dropout)
         about = json.loads((folder / "source.json").read_text())
         train, validation = Store(folder / "train"), Store(folder / "validation")
         words = {"objective": source.objective, "cleaned": about["cleaned"]}
         made = PreparedSource(source.name, _task(source).name, about["flat"], source.weight, train, validation, **words)
         prepared.append(made)
     codes = tokenizer.drawing and tokenizer.drawing.vocabulary.first
-    return Prepared(tuple(prepared), dict(tokenizer.special), tokenizer.size, codes, tokenizer.sight)
+    times = 1 if dropout is None else dropout.times
+    return Prepared(tuple(prepared), dict(tokenizer.special), tokenizer.size, codes, tokenizer.sight, times)
 
 
 def cache_folder(path: str | os.PathLike[str] | None = None) -> Path:
@@ -157,7 +162,7 @@ def _task(source: "SourceSpec") -> "Task":
     return get_task(source.task) if isinstance(source.task, str) else source.task
 
 
-def _key(source: "SourceSpec", tokenizer: "TextTokenizer", holdout: float) -> str:
+def _key(source: "SourceSpec", tokenizer: "TextTokenizer", holdout: float, dropout: "Dropout | None") -> str:
     task = _task(source)
     # A task is its values and its code: a prompt that was reworded makes other documents.
     file = inspect.getsourcefile(type(task))
@@ -170,6 +175,7 @@ def _key(source: "SourceSpec", tokenizer: "TextTokenizer", holdout: float) -> st
         hashlib.sha256(code).hexdigest(),
         tokenizer.fingerprint,
         holdout,
+        *([] if dropout is None else [repr(dropout)]),
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
@@ -202,6 +208,7 @@ def _build(
     holdout: float,
     progress: Progress | None,
     cores: int | None,
+    dropout: "Dropout | None",
 ) -> None:
     temporary = Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent))
     try:
@@ -213,7 +220,8 @@ def _build(
                 progress(source.name, rows + count, sum(writer.tokens for writer in writers))
 
         for part, kept in zip(parts_of(source), (writers, writers[1:] * 2)):
-            plain, count = _tokenize(part, tokenizer, holdout, kept, told, cores, report)
+            learnt = dropout if kept is writers else None
+            plain, count = _tokenize(part, tokenizer, holdout, kept, told, cores, report, learnt)
             flat, rows = flat and plain, rows + count
         counts = [writer.close() for writer in writers]
         cleaned = str(report) if report.removed else ""
@@ -237,11 +245,12 @@ def _tokenize(
     told: Callable[[int], None],
     cores: int | None,
     report: Report,
+    dropout: "Dropout | None",
 ) -> tuple[bool, int]:
     """Writes all documents of a source to (training, held out); is all of it plain text, and how many rows are read?"""
     rows, flat = 0, True
     refused: list[str] = []
-    with Workers(source.task, tokenizer, holdout, cores) as workers:
+    with Workers(source.task, tokenizer, holdout, cores, dropout) as workers:
         for count, (*sides, wrong) in workers.map(_batches(source, report)):
             rows += count
             refused += wrong

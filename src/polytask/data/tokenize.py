@@ -18,6 +18,7 @@ from polytask import errors
 from polytask.errors import DataError, Error
 from polytask.tasks.segment import Image
 from polytask.tasks.task import check
+from polytask.tokenizers.dropout import Dropout
 from polytask.tokenizers.encode import encode_documents
 from polytask.tokenizers.text import TextTokenizer
 
@@ -39,13 +40,14 @@ def held_out(row: Mapping[str, Any], share: float) -> bool:
 
 
 def tokenize(
-    rows: Sequence[Mapping[str, Any]], first: int, task: "Task", tokenizer: TextTokenizer, share: float
-) -> tuple[Side, Side, list[str]]:
+    rows: Sequence[Mapping[str, Any]], first: int, task: "Task", tokenizer: TextTokenizer, share: float,
+    dropout: Dropout | None = None,
+) -> tuple[Side, Side, list[str]]:  # fmt: skip
     """The documents of `rows` (training, held out), and a sentence for each row that the task refuses.
 
-    Rows are counted from `first`.
+    Rows are counted from `first`. dropout: each row of training is there as often as it says, cut in other ways.
     """
-    sides = (_Documents([], []), _Documents([], []))
+    sides = (_Documents([], [], []), _Documents([], [], []))
     refused = []
     for number, row in enumerate(rows, first):
         try:
@@ -57,12 +59,14 @@ def tokenize(
             side = sides[held_out(row, share)]
             side.segments.append(segments)
             side.sizes.append(size)
-    return _side(sides[0], tokenizer), _side(sides[1], tokenizer), refused
+            side.numbers.append(number)
+    return _side(sides[0], tokenizer, dropout), _side(sides[1], tokenizer), refused
 
 
 class _Documents(NamedTuple):
     segments: list
     sizes: list[tuple[int, int, int]]
+    numbers: list[int]
 
 
 def _size(segments: list) -> tuple[int, int, int]:
@@ -87,11 +91,26 @@ def _size(segments: list) -> tuple[int, int, int]:
     return predicted, characters, total
 
 
-def _side(documents: _Documents, tokenizer: TextTokenizer) -> Side:
+def _side(documents: _Documents, tokenizer: TextTokenizer, dropout: Dropout | None = None) -> Side:
     sizes = np.array(documents.sizes, dtype=np.int64).reshape(-1, 3)
+    if dropout is None:
+        encoded = vars(encode_documents(documents.segments, tokenizer))
+    else:
+        sizes, encoded = np.tile(sizes, (dropout.times, 1)), _cut_anew(documents, tokenizer, dropout)
     _, characters, total = sizes.sum(axis=0).tolist()
-    encoded = encode_documents(documents.segments, tokenizer)
-    return vars(encoded) | {"predicted_bytes": sizes[:, 0], "characters": characters, "bytes": total}
+    return encoded | {"predicted_bytes": sizes[:, 0], "characters": characters, "bytes": total}
+
+
+def _cut_anew(documents: _Documents, tokenizer: TextTokenizer, dropout: Dropout) -> Side:
+    """All rows once, then all of them again, ..., each by itself, so that its ids depend on no other."""
+    cut = [
+        vars(encode_documents([segments], tokenizer, dropout.cut(tokenizer, turn, number)))
+        for turn in range(dropout.times)
+        for segments, number in zip(documents.segments, documents.numbers, strict=True)
+    ]
+    cut = cut or [vars(encode_documents([], tokenizer))]
+    joined = {name: np.concatenate([one[name] for one in cut]) for name in cut[0] if name != "plain"}
+    return {**joined, "plain": all(one["plain"] for one in cut)}
 
 
 def send(pipe: IO[bytes], header: Mapping[str, Any], arrays: Sequence[np.ndarray] = ()) -> None:
@@ -148,13 +167,14 @@ def work() -> None:
     sys.stdout = sys.stderr
     start, _ = receive(source)
     task, tokenizer = get_task(start["task"]), TextTokenizer.from_json(start["tokenizer"])
+    dropout = Dropout(**start["dropout"]) if start["dropout"] else None
     while True:
         try:
             question, _ = receive(source)
         except (EOFError, KeyboardInterrupt):
             return
         try:
-            answer = tokenize(question["rows"], question["first"], task, tokenizer, start["share"])
+            answer = tokenize(question["rows"], question["first"], task, tokenizer, start["share"], dropout)
         except Exception as error:
             send(sink, {"error": type(error).__name__, "sentence": str(error)})
         else:

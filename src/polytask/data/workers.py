@@ -19,6 +19,7 @@ from polytask.tasks import get_task
 
 if TYPE_CHECKING:
     from polytask.tasks.task import Task
+    from polytask.tokenizers.dropout import Dropout
     from polytask.tokenizers.text import TextTokenizer
 
 Rows = list[dict[str, Any]]
@@ -29,8 +30,11 @@ _SMALL = 2  # batches that are quicker done here than by processes that must sta
 class Workers:
     """Tokenizes batches of rows; a context manager that ends its processes."""
 
-    def __init__(self, task: "str | Task", tokenizer: "TextTokenizer", holdout: float, cores: int | None = None):
-        self._name, self._tokenizer, self._holdout = task, tokenizer, holdout
+    def __init__(
+        self, task: "str | Task", tokenizer: "TextTokenizer", holdout: float, cores: int | None = None,
+        dropout: "Dropout | None" = None,
+    ):  # fmt: skip
+        self._name, self._tokenizer, self._holdout, self._dropout = task, tokenizer, holdout, dropout
         self._task = get_task(task) if isinstance(task, str) else task
         # A task that a user's script defines or registers exists in this process alone.
         known = isinstance(task, str) and type(self._task).__module__.startswith("polytask.")
@@ -57,7 +61,7 @@ class Workers:
         first = 0
         for index, batch in enumerate(batches):
             if index < _SMALL or self._cores < 2:
-                yield len(batch), tokenize(batch, first, self._task, self._tokenizer, self._holdout)
+                yield len(batch), self._here(batch, first)
             else:
                 if self._threads is None:
                     self._start()
@@ -70,6 +74,9 @@ class Workers:
             first += len(batch)
         for count, answer in waiting:
             yield count, answer.result()
+
+    def _here(self, batch: Rows, first: int) -> Answer:
+        return tokenize(batch, first, self._task, self._tokenizer, self._holdout, self._dropout)
 
     def _start(self) -> None:
         self._threads = ThreadPoolExecutor(self._cores)
@@ -85,7 +92,7 @@ class Workers:
             self._processes.append(process)
             assert process.stdin is not None
             about = {"task": self._name, "tokenizer": self._tokenizer.to_json(), "share": self._holdout}
-            send(process.stdin, about)
+            send(process.stdin, about | {"dropout": self._dropout and vars(self._dropout)})
             self._idle.put(process)
 
     def _ask(self, batch: Rows, first: int) -> Answer:
@@ -96,7 +103,7 @@ class Workers:
             send(process.stdin, {"rows": batch, "first": first})
             return receive_answer(process.stdout)
         except TypeError:  # a row holds what JSON cannot: a date, bytes; nothing was sent
-            return tokenize(batch, first, self._task, self._tokenizer, self._holdout)
+            return self._here(batch, first)
         except (OSError, EOFError) as error:
             raise DataError("A tokenizing process ended early, most likely for want of memory; try again.") from error
         finally:

@@ -23,6 +23,7 @@ from polytask.errors import CheckpointError, ConfigError, Error
 from polytask.interop import hf
 from polytask.interop.atomic import atomic_folder, share_files, verify
 from polytask.interop.folder import filled, locate
+from polytask.models.classifier import ClassifierConfig
 from polytask.models.clip import CLIPConfig
 from polytask.models.networks import Picturing, is_network
 from polytask.nn.part import Part, from_plain, to_plain
@@ -104,6 +105,15 @@ def is_clip(path: str | Path) -> bool:
     try:
         return isinstance(hf.read_config(folder) if hf.is_folder(folder) else _described(folder)[0], CLIPConfig)
     except Error:
+        return False
+
+
+def is_classifier(path: str | Path) -> bool:
+    """The same of a classifier of pictures, which are of ours alone."""
+    folder = locate(path)
+    try:
+        return not hf.is_folder(folder) and isinstance(_described(folder)[0], ClassifierConfig)
+    except CheckpointError:
         return False
 
 

@@ -25,6 +25,7 @@ SYSTEMS = Registry(
         "palm": "polytask.systems.palm:palm",
         "bloom": "polytask.systems.bloom:bloom",
         "clip": "polytask.systems.clip:small",
+        "classifier": "polytask.systems.classifier:classifier",
         "dvae": "polytask.systems.dalle:autoencoder",
         "ddpm": "polytask.systems.ddpm:ddpm",
         "imagen": "polytask.systems.imagen:base",

@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 from typing import Any
 
+from polytask.models.classifier import ClassifierConfig
 from polytask.models.clip import CLIPConfig
 from polytask.models.config import TransformerConfig
 from polytask.models.diffusion import DiffusionConfig
@@ -14,14 +15,14 @@ from polytask.models.vision_language import VisionLanguageConfig
 
 Language = TransformerConfig | VisionLanguageConfig
 """Networks that write, some of which look at pictures."""
-Picturing = AutoencoderConfig | CLIPConfig | DiffusionConfig | PriorConfig
+Picturing = AutoencoderConfig | ClassifierConfig | CLIPConfig | DiffusionConfig | PriorConfig
 """Networks that learn from pictures with captions or labels."""
 
 
 def side_of(config: Picturing, clip: CLIPConfig | None = None) -> int:
     """Of the pictures that a network learns from, in pixels; `clip` makes the embeddings of a prior."""
     match config:
-        case AutoencoderConfig():
+        case AutoencoderConfig() | ClassifierConfig():
             return config.image
         case CLIPConfig():
             return config.vision.image

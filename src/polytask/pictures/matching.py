@@ -4,7 +4,7 @@ model = polytask.load("runs/clip-blocks")
 model.classify(Path("picture.png"), ["a cat", "a dog"])
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -113,15 +113,7 @@ class PictureMatcher:
     def score(self, prompts: Sequence[list[Segment]], continuations: Sequence[list[Segment]]) -> list[Score]:
         """How well continuations[i], a label, fits the picture of prompts[i], up to a term that all labels of a picture
         share; so probabilities among choices are right. Raises TaskError where a prompt has not one picture."""
-        pictures = [_picture(prompt) for prompt in prompts]
-        labels = [written(one) for one in continuations]
-        different, named = list(dict.fromkeys(pictures)), list(dict.fromkeys(labels))
-        if not different:
-            return []
-        logits = self.logits(different, named)
-        found = logits[[different.index(one) for one in pictures], [named.index(one) for one in labels]].tolist()
-        best = logits.amax(1)[[different.index(one) for one in pictures]].tolist()
-        return [Score(one, 1, one >= most) for one, most in zip(found, best, strict=True)]
+        return scores(prompts, continuations, self.logits)
 
     def produce(self, prompts: Sequence[list[Segment]], sampling: Sampling | None = None) -> list[list[Completion]]:
         """Raises TaskError: a CLIP writes nothing."""
@@ -129,11 +121,34 @@ class PictureMatcher:
 
     def _pixels(self, pictures: Sequence[Any]) -> Tensor:
         """(B, 3, S, S); what is not square is cut, as in training."""
-        return torch.stack([to_tensor(fitted(decode(encoded(one)), self.matcher.side)) for one in pictures])
+        return pixels_of(pictures, self.matcher.side)
+
+
+def pixels_of(pictures: Sequence[Any], side: int) -> Tensor:
+    """(B, 3, side, side) in [-1, 1] of PIL images, bytes or pathlib.Paths; what is not square is cut, as in
+    training."""
+    return torch.stack([to_tensor(fitted(decode(encoded(one)), side)) for one in pictures])
+
+
+def scores(
+    prompts: Sequence[list[Segment]], continuations: Sequence[list[Segment]],
+    logits: Callable[[Sequence[bytes], Sequence[str]], Tensor],
+) -> list[Score]:  # fmt: skip
+    """How well continuations[i], a label, fits the picture of prompts[i]. logits(pictures, labels): (B, L), each
+    picture and label once. Raises TaskError where a prompt has not one picture."""
+    pictures = [_picture(prompt) for prompt in prompts]
+    labels = [written(one) for one in continuations]
+    different, named = list(dict.fromkeys(pictures)), list(dict.fromkeys(labels))
+    if not different:
+        return []
+    table = logits(different, named)
+    rows = [different.index(one) for one in pictures]
+    found, best = table[rows, [named.index(one) for one in labels]].tolist(), table.amax(1)[rows].tolist()
+    return [Score(one, 1, one >= most) for one, most in zip(found, best, strict=True)]
 
 
 def _picture(prompt: Sequence[Segment]) -> bytes:
     found = [segment.data for segment in prompt if isinstance(segment, Image)]
     if len(found) != 1:
-        raise TaskError(f"A CLIP classifies one picture by itself, and here are {len(found)}; ask without shots.")
+        raise TaskError(f"This model classifies one picture by itself, and here are {len(found)}; ask without shots.")
     return found[0]

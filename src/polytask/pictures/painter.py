@@ -18,6 +18,7 @@ from polytask.errors import ConfigError, TooLong
 from polytask.inference.images import ImageEngine, ImageRequest, Share
 from polytask.inference.matching import Matcher
 from polytask.interop import networks
+from polytask.models.classifier import ClassifierConfig
 from polytask.models.clip import CLIP, CLIPConfig
 from polytask.models.diffusion import Condition, Diffusion, DiffusionConfig
 from polytask.models.prior import SCHEDULE, Prior, PriorConfig, draw_embeddings
@@ -87,11 +88,12 @@ class Painter:
         place = runtime.pick_device(device)
         folder = networks.read(path, check=check)
         if not isinstance(folder.config, DiffusionConfig):
-            kind = {CLIPConfig: "a CLIP", PriorConfig: "a prior"}.get(type(folder.config), "an autoencoder")
-            raise ConfigError(
-                f"{folder.path} holds {kind}, which alone draws nothing; it is a part of other systems, named in a "
-                "recipe by `model`."
-            )
+            kinds = {CLIPConfig: "a CLIP", PriorConfig: "a prior", ClassifierConfig: "a classifier"}
+            kind = kinds.get(type(folder.config), "an autoencoder")
+            role = "it is a part of other systems, named in a recipe by `model`."
+            if isinstance(folder.config, ClassifierConfig):
+                role = "it judges what others draw: polytask eval --judge."
+            raise ConfigError(f"{folder.path} holds {kind}, which alone draws nothing; {role}")
         precision = getattr(torch, runtime.pick_precision(dtype, place))
 
         def part(name: str) -> Any:

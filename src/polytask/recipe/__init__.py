@@ -12,7 +12,7 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -33,8 +33,10 @@ from polytask.recipe.schema import (
     Tokenizer,
     Training,
 )  # fmt: skip
+from polytask.recipe.sentences import sentences
 from polytask.registry import nearest
 from polytask.tasks import get_task
+from polytask.tokenizers.dropout import SEGMENTATIONS, Dropout
 
 if TYPE_CHECKING:
     from polytask.models.networks import Language
@@ -129,6 +131,12 @@ class Recipe(Section):
         from polytask.models.catalogue import looks
 
         return self.model.system is not None and looks(self.model.system)
+
+    @property
+    def dropout(self) -> Dropout | None:
+        """Of the merges of its tokenizer, in what is learnt."""
+        rate, times = self.tokenizer.dropout, self.tokenizer.segmentations
+        return Dropout(rate, times or SEGMENTATIONS, self.seed) if rate else None
 
     @property
     def draws(self) -> bool:
@@ -236,7 +244,7 @@ def load_recipe(path_or_name: str | Path, overrides: Sequence[str] = (), data_di
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(_sentences(document, error)) from None
+        raise ConfigError(sentences(Recipe, document, error)) from None
     _check(recipe, document)
     return recipe
 
@@ -317,78 +325,6 @@ def _locate(document: Document, section: tuple[str | int, ...], action: Any) -> 
         named = {path: match.start() for path, match in at.items() if match}
         path = min(named, key=lambda path: named[path]) if named else section
         raise type(error)(f"{document.where(path)}: {text}") from error
-
-
-def _sentences(document: Document, error: ValidationError) -> str:
-    """One line for each thing that is wrong, at most five."""
-    found: dict[str, None] = {}
-    for item in error.errors():
-        # Unions add their branches' names to the path; keep what is in the document.
-        path = _real(document.data, item["loc"], item["type"])
-        found[f"{document.where(path)}: {_sentence(path, item)}"] = None
-    sentences = list(found)
-    return "\n".join([*sentences[:5], *([f"... and {len(sentences) - 5} more."] if len(sentences) > 5 else [])])
-
-
-def _real(data: Any, loc: tuple[Any, ...], kind: str) -> tuple[Any, ...]:
-    path: list[Any] = []
-    for part in loc:
-        present = (isinstance(data, dict) and part in data) or (isinstance(data, list) and isinstance(part, int))
-        if not present and not (kind == "missing" and part == loc[-1]):
-            break
-        path.append(part)
-        data = data[part] if present else None
-    return tuple(path)
-
-
-def _sentence(path: tuple[Any, ...], item: Any) -> str:
-    key, context, value = ".".join(map(str, path)) or "the recipe", item.get("ctx", {}), item.get("input")
-    match item["type"]:
-        case "extra_forbidden":
-            return f"{key}: there is no such key; {_hint(path)}"
-        case "missing":
-            return f"{key} is missing; write it."
-        case "literal_error":
-            allowed = re.findall(r"'([^']*)'", context.get("expected", ""))
-            return f"{key}: '{value}' is not one of {', '.join(allowed)}; {nearest(str(value), allowed)}"
-        case "value_error":
-            return f"{key}: {context.get('error')}."
-        case _:
-            wanted = item["msg"].replace("Input should be", "it must be")
-            return f"{key}: {value!r} will not do: {wanted}."
-
-
-def _hint(path: tuple[Any, ...]) -> str:
-    """The nearest key of that section, or the section that has this one."""
-    section = _section(Recipe, path[:-1])
-    known = _keys(section) if section else []
-    hint = nearest(str(path[-1]), known)
-    if not hint.startswith("did you mean"):
-        for name, field in Recipe.model_fields.items():
-            inner = _model(field.annotation)
-            if inner and inner is not section and path[-1] in _keys(inner):
-                return f"it belongs under `{name}`."
-    return hint
-
-
-def _section(model: type[BaseModel] | None, path: tuple[Any, ...]) -> type[BaseModel] | None:
-    for part in path:
-        if isinstance(part, int) or model is None:
-            continue
-        fields = {field.alias or name: field for name, field in model.model_fields.items()}
-        model = _model(fields[part].annotation) if part in fields else None
-    return model
-
-
-def _model(annotation: Any) -> type[BaseModel] | None:
-    """The section inside of an annotation: Data, list[Source], Cleaning | None."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((model for part in get_args(annotation) if (model := _model(part))), None)
-
-
-def _keys(model: type[BaseModel]) -> list[str]:
-    return [field.alias or name for name, field in model.model_fields.items()]
 
 
 def _said(value: Any) -> Any:

@@ -70,7 +70,9 @@ class Codes(Section):
 class Tokenizer(Section):
     """bpe learns `size` pieces from the data; bytes and characters need no size; `file` is a tokenizer.json to use.
 
-    `pictures: {from: FOLDER}` adds codes of pictures, so that one decoder reads and writes both.
+    `pictures: {from: FOLDER}` adds codes of pictures, so that one decoder reads and writes both. `dropout`: the share
+    of merges that BPE leaves out of what is learnt (Provilkov et al. 2020; 0.1 as published); rows of texts are cut in
+    so many `segmentations` (4) before training, captions of pictures anew each time.
     """
 
     kind: Literal["bpe", "bytes", "characters"] = "bpe"
@@ -78,6 +80,8 @@ class Tokenizer(Section):
     file: str | None = None
     rows: int = Field(default=200_000, ge=1)  # of each source, at the most, that it is learned from
     pictures: Codes | None = None
+    dropout: float | None = Field(default=None, ge=0.0, le=1.0)
+    segmentations: int | None = Field(default=None, ge=1)
 
 
 class Cleaning(Section):

@@ -11,6 +11,7 @@ from polytask.errors import ConfigError
 from polytask.interop import networks
 from polytask.model import Answer, Model
 from polytask.pictures import PictureModel
+from polytask.pictures.classifying import PictureClassifier
 from polytask.pictures.matching import PictureMatcher
 from polytask.tasks import Task
 from polytask.tasks.picture import decode, encoded, png
@@ -29,11 +30,14 @@ def open_model(path: str, **words: Any) -> Model:
 
 
 def open_any(path: str | Path, **words: Any) -> Any:
-    """The model of a checkpoint folder: a Model, a PictureModel or a PictureMatcher, as the folder says, which no type
-    checker knows; `load` of one of them does. `words` as that one takes them. Raises CheckpointError.
+    """The model of a checkpoint folder: a Model, a PictureModel, a PictureMatcher or a PictureClassifier, as the folder
+    says, which no type checker knows; `load` of one of them does. `words` as that one takes them. Raises
+    CheckpointError.
     """
     if Path(path).is_dir() and networks.is_clip(path):
         return open_matcher(path, **words)
+    if Path(path).is_dir() and networks.is_classifier(path):
+        return open_classifier(path, **words)
     if Path(path).is_dir() and networks.is_drawing(path):
         return PictureModel.load(path, **_plain(path, words))
     return Model.load(path, **words)
@@ -53,6 +57,11 @@ def open_matcher(path: str | Path, **words: Any) -> PictureMatcher:
     return PictureMatcher.load(path, **_plain(path, words))
 
 
+def open_classifier(path: str | Path, **words: Any) -> PictureClassifier:
+    """The classifier of a folder. Raises CheckpointError, ConfigError."""
+    return PictureClassifier.load(path, **_plain(path, words))
+
+
 def _plain(path: str | Path, words: Mapping[str, Any]) -> Mapping[str, Any]:
     """`words` of loading. Raises ConfigError for those that are of language models alone."""
     for name in words:
@@ -62,9 +71,11 @@ def _plain(path: str | Path, words: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def classified(
-    model: Model | PictureModel | PictureMatcher, image: bytes, labels: list[str] | None, templates: list[str] | None
-) -> Answer:
-    """The label of a picture, by a CLIP or by what reads pictures and texts. Raises ConfigError, TaskError."""
+    model: Model | PictureModel | PictureMatcher | PictureClassifier, image: bytes, labels: list[str] | None,
+    templates: list[str] | None,
+) -> Answer:  # fmt: skip
+    """The label of a picture, by a CLIP, by a classifier, which has labels of its own, or by what reads pictures and
+    texts. Raises ConfigError, TaskError."""
     if isinstance(model, PictureMatcher):
         shares = model.probabilities([image], labels or [], templates)[0]
         return Answer(max(shares, key=shares.__getitem__), None, shares)
@@ -74,6 +85,9 @@ def classified(
         )
     if templates:
         raise ConfigError("--template is of a CLIP, which compares a picture with texts; leave it out.")
+    if isinstance(model, PictureClassifier):
+        shares = model.probabilities([image], labels)[0]
+        return Answer(max(shares, key=shares.__getitem__), None, shares)
     return model.ask("classification", {"image": image, "labels": labels}, details=True)  # type: ignore[no-any-return]
 
 

@@ -117,7 +117,7 @@ def assemble_any(
 def assemble(recipe: Recipe, *, tokenizer: TextTokenizer | None = None, progress: Progress | None = None) -> Assembly:
     """Learns the tokenizer unless one is given, tokenizes the data, derives the network; all of it cached."""
     tokenizer = tokenizer_of(recipe) if tokenizer is None else with_pictures(recipe, tokenizer)
-    prepared = prepare(recipe.sources(), tokenizer, recipe.data.held_out, progress=progress)
+    prepared = prepare(recipe.sources(), tokenizer, recipe.data.held_out, progress=progress, dropout=recipe.dropout)
     return Assembly(recipe, tokenizer, prepared, config_of(recipe, tokenizer))
 
 

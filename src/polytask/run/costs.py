@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from polytask.models import built, cost
+from polytask.models.classifier import ClassifierConfig
 from polytask.models.clip import CLIPConfig
 from polytask.models.diffusion import DiffusionConfig
 from polytask.models.dvae import AutoencoderConfig
@@ -20,7 +21,7 @@ BACKWARD = 2  # a way back costs two passes
 def inputs(config: Picturing, rows: int, text_length: int) -> tuple[Any, dict[str, Tensor]]:
     """The network that is trained, a text encoder apart, and inputs of `rows` pictures, whose shapes alone matter."""
     with torch.device("meta"):
-        if isinstance(config, AutoencoderConfig):
+        if isinstance(config, AutoencoderConfig | ClassifierConfig):
             return config, {"pixels": torch.empty(rows, 3, config.image, config.image)}
         if isinstance(config, CLIPConfig):
             side = config.vision.image

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from polytask.interop import networks
 from polytask.interop.folder import read_folder
+from polytask.models.classifier import ClassifierConfig
 from polytask.models.diffusion import DiffusionConfig
 from polytask.training.callbacks import Result, Stopped
 
@@ -33,7 +34,9 @@ def _picturing(model: Path) -> list[str]:
         f"polytask draw {folder} PROMPT --n 4 --out drawings",
         f"polytask eval {folder} --task drawing --data blocksworld",
     ]
-    return [*(drawn if isinstance(config, DiffusionConfig) else []), f"polytask show {folder}"]
+    told = [f"polytask classify {folder} --image PICTURE", f"polytask eval {folder} --task classification --data FILE"]
+    kinds = {DiffusionConfig: drawn, ClassifierConfig: told}
+    return [*kinds.get(type(config), []), f"polytask show {folder}"]
 
 
 def _fields(model: Path, task: str) -> str:

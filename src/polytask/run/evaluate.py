@@ -38,40 +38,41 @@ RANKING = ("candidates", "clip")  # how one of many drawings is chosen
 def evaluate(
     model_path: str, task_name: str, data: str, columns: Mapping[str, str], fields: Mapping[str, str], *,
     where: Mapping[str, str] | None = None, limit: int | None = None, shots: int = 0, unsafe: bool = False,
-    split: str | None = None,
-    sampling: Mapping[str, Any] | None = None, loading: Mapping[str, Any] | None = None, quiet: bool = False,
-    drawing: Mapping[str, Any] | None = None, templates: Sequence[str] | None = None,
+    split: str | None = None, sampling: Mapping[str, Any] | None = None, loading: Mapping[str, Any] | None = None,
+    quiet: bool = False, drawing: Mapping[str, Any] | None = None, templates: Sequence[str] | None = None,
+    judge: str | None = None,
 ) -> Report:  # fmt: skip
     """The report of a checkpoint on a user's file, or on a split of a folder, a data set of the hub or "blocksworld".
 
     sampling and loading: fields of Sampling and words of Model.load; greedy and as the model is, where not said.
     drawing: fields of `pictures.Drawing`, where the model draws by diffusion, and for any that draws candidates and
-    clip, so that the best of so many is judged. templates: of `PictureMatcher`, where it is a CLIP.
+    clip, so that the best of so many is judged. templates: of `PictureMatcher`, where it is a CLIP. judge: the folder
+    of a classifier or a CLIP by which drawings are compared with real pictures, see `run.likeness`.
     unsafe: programs run even without a sandbox. split: "test", else "validation", where there is one and none is named.
     Raises an Error that says what is wrong with the model, the file or its rows; the file is read first.
     """
     from polytask.run.ask import open_model
 
     folder = locate(model_path)
-    if networks.is_clip(folder):
-        if task_name != "classification" or shots or drawing:
-            raise ConfigError(f"{folder} holds a CLIP; it is judged by task classification, without shots or drawing.")
-        spec = source(model_path, task_name, data, columns, fields, limit=limit, split=split or judging_split(data))
-        return _of_clip(folder, replace(spec, where=dict(where or {})), templates, loading, quiet)
-    if templates:
+    chooses = "a CLIP" if networks.is_clip(folder) else "a classifier" if networks.is_classifier(folder) else ""
+    if templates and chooses != "a CLIP":
         raise ConfigError(f"--template: {folder} holds no CLIP, of which alone templates are.")
+    if judge and (chooses or not networks.is_drawing(folder)):
+        raise ConfigError(f"--judge: {folder} holds no model that draws by diffusion, of which alone a judge is.")
+    words: dict[str, Any] = {"split": split or judging_split(data), "where": dict(where or {})}
+    if chooses:
+        if task_name != "classification" or shots or drawing:
+            raise ConfigError(f"{folder} holds {chooses}; it is judged by task classification, without shots or dials.")
+        spec = source(model_path, task_name, data, columns, fields, limit=limit, **words)
+        return _of_chooser(folder, spec, templates, loading, quiet)
     if networks.is_drawing(folder):
-        return _of_drawing(folder, task_name, data, columns, where, limit, split, sampling, drawing, loading, quiet)
+        said = {**(drawing or {}), **(sampling or {})}
+        return _of_drawing(folder, task_name, data, columns, where, limit, split, said, judge, loading, quiet)
     generated = data in GENERATORS
     judged = generated and task_name in JUDGED and not shots
-    for name in drawing or ():
-        if name not in RANKING:
-            raise ConfigError(f"--{name}: {folder} holds a model that writes; it is of models that draw by diffusion.")
-        if not judged or task_name != "drawing":
-            raise ConfigError(f"--{name}: it is of drawings that a rule judges: --task drawing --data blocksworld.")
+    _expect_dials(drawing or {}, folder, judged and task_name == "drawing")
     wanted = GENERATED if limit is None and generated else limit
     most = None if wanted is None else wanted + (POOL if shots else 0)
-    words: dict[str, Any] = {"split": split or judging_split(data), "where": dict(where or {})}
     dials = Sampling(**(sampling or {}))
     spec = source(model_path, task_name, data, columns, fields, limit=most, **words)
     if split and not generated and [file.name for file in spec.place().files] == [Path(data).name]:
@@ -81,8 +82,7 @@ def evaluate(
     rows = list(read(spec))
     model = open_model(str(folder), **{"truncate": "right", **(loading or {})})
     task = spec.task if not isinstance(spec.task, str) else get_task(spec.task)
-    if unsafe:
-        task = _without_sandbox(task)
+    task = _without_sandbox(task) if unsafe else task
     marks = {"data": spec.fingerprint(), "model": fingerprint(folder)}
     with _bar(quiet) as progress, _counting_cuts() as cuts:
         report = evaluate_task(
@@ -92,28 +92,48 @@ def evaluate(
     if not generated:
         report.reproduce["files"] = [file.name for file in spec.place().files]
     if cuts:
-        cut = f"{len(cuts):,} prompts were" if len(cuts) > 1 else "1 prompt was"
-        report.notes.append(f"{cut} longer than the model reads and lost the end of a text; the figures count them.")
+        report.notes.append(_of_cuts(len(cuts)))
     return report
 
 
-def _of_clip(
+def _expect_dials(drawing: Mapping[str, Any], folder: Path, ruled: bool) -> None:
+    """Raises ConfigError for dials that are not of a model that writes; ruled: it draws, and a rule judges that."""
+    for name in drawing:
+        if name not in RANKING:
+            raise ConfigError(f"--{name}: {folder} holds a model that writes; it is of models that draw by diffusion.")
+        if not ruled:
+            raise ConfigError(f"--{name}: it is of drawings that a rule judges: --task drawing --data blocksworld.")
+
+
+def _of_cuts(count: int) -> str:
+    cut = f"{count:,} prompts were" if count > 1 else "1 prompt was"
+    return f"{cut} longer than the model reads and lost the end of a text; the figures count them."
+
+
+def _of_chooser(
     folder: Path, spec: SourceSpec, templates: Sequence[str] | None, loading: Mapping[str, Any] | None, quiet: bool
 ) -> Report:
-    """Every row is classified among its own labels, else among those of all rows."""
-    from polytask.pictures.matching import PLAIN
-    from polytask.run.ask import open_matcher
+    """Every row is classified among its own labels, else among those of the classifier, else, by a CLIP, among those
+    of all rows."""
+    from polytask.pictures.matching import PLAIN, PictureMatcher
+    from polytask.run.ask import open_any
 
-    rows = list(read(spec))
-    every = sorted({row["label"] for row in rows if row.get("label")})
+    rows, model = list(read(spec)), open_any(folder, **(loading or {}))
+    if isinstance(model, PictureMatcher):
+        model, every = (
+            replace(model, templates=templates or PLAIN),
+            sorted({row["label"] for row in rows if row.get("label")}),
+        )
+    else:
+        every = model.labels
     rows = [row if row.get("labels") else {**row, "labels": every} for row in rows]
-    model = replace(open_matcher(folder, **(loading or {})), templates=templates or PLAIN)
     marks = {"data": spec.fingerprint(), "model": fingerprint(folder)}
     with _bar(quiet) as progress:
         report = evaluate_task(
             model, get_task("classification"), rows, batch=BATCH, progress=progress, fingerprints=marks
         )
-    report.reproduce["templates"] = list(model.templates)
+    if isinstance(model, PictureMatcher):
+        report.reproduce["templates"] = list(model.templates)
     if spec.from_ not in GENERATORS:
         report.reproduce["files"] = [file.name for file in spec.place().files]
     return report
@@ -121,22 +141,22 @@ def _of_clip(
 
 def _of_drawing(
     folder: Path, task: str, data: str, columns: Mapping[str, str], where: Mapping[str, str] | None, limit: int | None,
-    split: str | None, sampling: Mapping[str, Any] | None, drawing: Mapping[str, Any] | None,
-    loading: Mapping[str, Any] | None, quiet: bool,
+    split: str | None, dials: Mapping[str, Any], judge: str | None, loading: Mapping[str, Any] | None, quiet: bool,
 ) -> Report:  # fmt: skip
     from polytask.run.judge import evaluate_drawing
-
-    dials = {**(drawing or {}), **(sampling or {})}
-    ranking = {name: dials.pop(name) for name in RANKING if name in dials}
+    from polytask.run.likeness import evaluate_likeness
 
     if task != "drawing":
         raise ConfigError(f"--task {task}: {folder} holds a model that draws; it is judged by task drawing.")
+    ranking = {name: dials[name] for name in RANKING if name in dials}
+    dials = {name: value for name, value in dials.items() if name not in RANKING}
     spec = SourceSpec("drawing", data, dict(columns), where=dict(where or {}), split=split)
     with _bar(quiet) as progress:
-        return evaluate_drawing(
-            str(folder), spec, limit=limit, split=split, drawing=dials, ranking=ranking, loading=loading or {},
-            progress=progress,
-        )  # fmt: skip
+        words: dict[str, Any] = {"limit": limit, "split": split, "progress": progress, "loading": loading or {}}
+        words |= {"drawing": dials, "ranking": ranking}
+        if judge is not None:
+            return evaluate_likeness(str(folder), judge, spec, **words)
+        return evaluate_drawing(str(folder), spec, **words)
 
 
 def _of_pictures(

@@ -40,14 +40,16 @@ def evaluate_drawing(
     runtime.prepare()
     model = PictureModel.load(model_path, **loading)
     if model.labels:
-        raise ConfigError(f"{model_path} draws by label, and no rule reads whether a picture shows one.")
+        raise ConfigError(
+            f"{model_path} draws by label, and no rule reads whether a picture shows one; name a classifier: --judge."
+        )
 
     def draw(rows: list[dict[str, Any]], done: int) -> list[Any]:
-        drawn = model.draw_many([row["caption"] for row in rows], **ranking, **_apart(drawing, done))
+        drawn = model.draw_many([row["caption"] for row in rows], **ranking, **apart(drawing, done))
         return [pictures[0] for pictures in drawn]
 
     report = judge("drawing", draw, source, model.side, limit=limit, split=split, progress=progress)
-    report.reproduce |= {"drawing": vars(wish), "model": fingerprint(model.folder.path), **_plain(ranking)}
+    report.reproduce |= {"drawing": vars(wish), "model": fingerprint(model.folder.path), **plain(ranking)}
     return report
 
 
@@ -71,7 +73,7 @@ def evaluate_seen(
         return model.ask_many(name, asked, **{"temperature": 0.0, **sampling})
 
     report = judge(name, answer, source, pictures.size, limit=limit, split=split, progress=progress)
-    report.reproduce |= {"sampling": vars(Sampling(**sampling)), "model": fingerprint(folder), **_plain(ranking)}
+    report.reproduce |= {"sampling": vars(Sampling(**sampling)), "model": fingerprint(folder), **plain(ranking)}
     return report
 
 
@@ -110,12 +112,12 @@ def _asked(task: str, row: Mapping[str, Any]) -> str:
     return row["instruction"] if task == "editing" else row["caption"]
 
 
-def _plain(ranking: Mapping[str, Any]) -> dict[str, Any]:
+def plain(ranking: Mapping[str, Any]) -> dict[str, Any]:
     """For JSON: a CLIP by its folder's fingerprint."""
     return {**ranking, **({"clip": fingerprint(locate(ranking["clip"]))} if "clip" in ranking else {})}
 
 
-def _apart(drawing: Mapping[str, Any], done: int) -> dict[str, Any]:
+def apart(drawing: Mapping[str, Any], done: int) -> dict[str, Any]:
     """Every batch has noise of its own."""
     return {**drawing, "seed": drawing.get("seed", 0) + done}
 

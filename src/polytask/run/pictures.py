@@ -18,6 +18,7 @@ from polytask.interop import folder as folders
 from polytask.interop import networks
 from polytask.models import built
 from polytask.models.catalogue import dials_of
+from polytask.models.classifier import ClassifierConfig
 from polytask.models.clip import CLIPConfig
 from polytask.models.config import TransformerConfig
 from polytask.models.diffusion import DiffusionConfig
@@ -41,7 +42,13 @@ if TYPE_CHECKING:
     from polytask.training.parallel.data import World
 
 VALIDATION_BATCHES = 20  # of each source at most
-KINDS = {CLIPConfig: "contrastive", AutoencoderConfig: "dvae", DiffusionConfig: "denoising"}  # else a prior
+KINDS = {
+    CLIPConfig: "contrastive",
+    ClassifierConfig: "classifying",
+    AutoencoderConfig: "dvae",
+    DiffusionConfig: "denoising",
+}  # else a prior
+BY_LABEL = {"ddpm": "draws", "classifier": "classifies"}  # systems that have as many classes as their data
 
 
 @dataclass(frozen=True)
@@ -140,7 +147,8 @@ class PictureAssembly:
 
     def loader(self, world: "World | None" = None) -> PictureLoader:
         words = loader_options(self.recipe, world)
-        return PictureLoader(self.prepared, self.tokenizer, text_length=self.frozen.text_length, **words)
+        words |= {"text_length": self.frozen.text_length, "dropout": self.recipe.dropout}
+        return PictureLoader(self.prepared, self.tokenizer, **words)
 
     def network(self, device: "torch.device") -> Any:
         """Fresh weights from the recipe's seed, but for a frozen text encoder."""
@@ -202,9 +210,7 @@ class PictureAssembly:
             "parameters": built.parameters(self.config),
             "pixels": self.prepared.size,
             "text_length": self.frozen.text_length if self.tokenizer is not None else 0,
-            "labels": list(self.prepared.labels)
-            if isinstance(self.config, DiffusionConfig) and self.config.classes
-            else [],
+            "labels": list(self.prepared.labels) if getattr(self.config, "classes", 0) else [],
             "data": data,
             "recipe": self.recipe.dump(),
         }
@@ -239,9 +245,12 @@ def assemble_pictures(
     told = None if progress is None else lambda name, rows: progress(name, rows, 0)
     sources = [sized(spec, size) for spec in recipe.sources()]
     prepared = prepare_pictures(sources, size, recipe.data.fit, recipe.data.held_out, progress=told)
-    if recipe.model.system == "ddpm":
+    if (does := BY_LABEL.get(recipe.model.system or "")) is not None:
         if not prepared.labels:
-            raise ConfigError("data.sources: no picture has a label, and ddpm draws by label; use task classification.")
+            raise ConfigError(
+                f"data.sources: no picture has a label, and {recipe.model.system} {does} by label; use task "
+                "classification."
+            )
         known["classes"] = len(prepared.labels)
     return PictureAssembly(recipe, tokenizer, prepared, picture_config(recipe, frozen, **known), frozen)
 

@@ -161,7 +161,11 @@ def about_model(assembly: Assembly) -> dict[str, Any]:
         counts = source.train.counts
         task = spec.task if isinstance(spec.task, str) else spec.task.name
         said = {"name": source.name, "task": get_task(task).name, "from": spec.from_, "licence": spec.licence}
-        said |= {"attribution": spec.attribution, "examples": counts.documents, "tokens": counts.tokens}
+        said |= {
+            "attribution": spec.attribution,
+            "examples": counts.documents // assembly.prepared.segmentations,
+            "tokens": counts.tokens,
+        }
         data.append({key: value for key, value in said.items() if value not in ("", None)})
     return {
         "name": assembly.recipe.name,

@@ -26,6 +26,7 @@ from polytask.tasks.segment import texts as texts_of
 
 if TYPE_CHECKING:
     from polytask.tasks.segment import Segment
+    from polytask.tokenizers.dropout import Cut
     from polytask.tokenizers.image import ImageTokenizer
     from polytask.tokenizers.text import TextTokenizer
 
@@ -93,11 +94,13 @@ def encode_many(documents: "Sequence[Sequence[Segment]]", tokenizer: "TextTokeni
     return [Encoded(joined.ids[a:b], weights[a:b]) for a, b in zip([0, *ends], ends)]
 
 
-def encode_documents(documents: "Sequence[Sequence[Segment]]", tokenizer: "TextTokenizer") -> Documents:
-    """Many documents joined, without a loop over tokens. Raises TokenizerError where a text cannot be encoded, and
-    TaskError where a tokenizer of texts meets a picture."""
+def encode_documents(
+    documents: "Sequence[Sequence[Segment]]", tokenizer: "TextTokenizer", cut: "Cut | None" = None
+) -> Documents:
+    """Many documents joined, without a loop over tokens. cut: turns texts into ids in place of the tokenizer. Raises
+    TokenizerError where a text cannot be encoded, and TaskError where a tokenizer of texts meets a picture."""
     if (pictures := _behind(tokenizer)) is not None:
-        return _captioned(documents, tokenizer, pictures)
+        return _captioned(documents, tokenizer, pictures, cut)
     laid = _laid_by_template(documents, tokenizer)
     shapes = [
         _shape(_kinds(segments), bool(tokenizer.begin))
@@ -106,7 +109,7 @@ def encode_documents(documents: "Sequence[Sequence[Segment]]", tokenizer: "TextT
         for number, segments in enumerate(documents)
     ]
     free = [segment for number, segments in enumerate(documents) if number not in laid for segment in segments]
-    encoded, given = iter(_encoded(free, tokenizer)), iter([ids for parts in laid.values() for ids, _ in parts])
+    encoded, given = iter(_encoded(free, tokenizer, cut)), iter([ids for parts in laid.values() for ids, _ in parts])
     special = _ids_by_name(tokenizer)
     names = chain.from_iterable(shape.names for shape in shapes)
     parts = [
@@ -243,21 +246,22 @@ def _ids_by_name(tokenizer: "TextTokenizer") -> dict[str, list[int]]:
     return {name: [i] for name, i in tokenizer.special.items()} | {"<|begin|>": list(tokenizer.begin)}
 
 
-def _encoded(segments: "Sequence[Segment]", tokenizer: "TextTokenizer") -> list[list[int]]:
+def _encoded(segments: "Sequence[Segment]", tokenizer: "TextTokenizer", cut: "Cut | None" = None) -> list[list[int]]:
     """The ids of each segment."""
     pictures = [segment.data for segment in segments if isinstance(segment, Image)]
     if not pictures or tokenizer.pictures is None:
-        return _encoded_texts(texts_of(segments), tokenizer)
+        return _encoded_texts(texts_of(segments), tokenizer, cut)
     if tokenizer.drawing is None and any(segment.target for segment in segments if isinstance(segment, Image)):
         raise TokenizerError("This model looks at pictures and draws none; ask one that draws.")
     drawn = iter(tokenizer.pictures.among(pictures))
-    written = iter(_encoded_texts([segment for segment in segments if isinstance(segment, Text)], tokenizer))
+    texts = [segment for segment in segments if isinstance(segment, Text)]
+    written = iter(_encoded_texts(texts, tokenizer, cut))
     return [next(drawn) if isinstance(segment, Image) else next(written) for segment in segments]
 
 
-def _encoded_texts(texts: Sequence[Text], tokenizer: "TextTokenizer") -> list[list[int]]:
-    if tokenizer.writing is tokenizer:
-        return tokenizer.encode_lists([one.text for one in texts])
+def _encoded_texts(texts: Sequence[Text], tokenizer: "TextTokenizer", cut: "Cut | None" = None) -> list[list[int]]:
+    if cut is not None or tokenizer.writing is tokenizer:
+        return (cut or tokenizer.encode_lists)([one.text for one in texts])
     read = iter(tokenizer.encode_lists([one.text for one in texts if not one.target]))
     written = iter(tokenizer.writing.encode_lists([one.text for one in texts if one.target]))
     return [next(written if one.target else read) for one in texts]
@@ -279,14 +283,15 @@ def _looking(joined: Documents, documents: "Sequence[Sequence[Segment]]", tokeni
 
 
 def _captioned(
-    documents: "Sequence[Sequence[Segment]]", tokenizer: "TextTokenizer", pictures: "ImageTokenizer"
-) -> Documents:
+    documents: "Sequence[Sequence[Segment]]", tokenizer: "TextTokenizer", pictures: "ImageTokenizer",
+    cut: "Cut | None",
+) -> Documents:  # fmt: skip
     """A text and the picture behind it (Ramesh et al. 2021, section 2.2)."""
     drawn = [segments[-1] for segments in documents if segments]
     if len(drawn) < len(documents) or not all(isinstance(one, Image) and one.target for one in drawn):
         raise TokenizerError(_DRAWS_ONLY)
     codes = pictures.read([one.data for one in drawn if isinstance(one, Image)])
-    rows = [[*_caption(given[:-1], tokenizer, pictures), *ids] for given, ids in zip(documents, codes)]
+    rows = [[*_caption(given[:-1], tokenizer, pictures, cut), *ids] for given, ids in zip(documents, codes)]
     lengths = np.fromiter(map(len, rows), np.int64, len(rows))
     ids = np.fromiter(chain.from_iterable(rows), np.int32, int(lengths.sum()))
     openers, firsts = np.zeros_like(lengths), np.ones_like(lengths)
@@ -299,10 +304,13 @@ _DRAWS_ONLY = (
 )
 
 
-def _caption(segments: "Sequence[Segment]", tokenizer: "TextTokenizer", pictures: "ImageTokenizer") -> list[int]:
+def _caption(
+    segments: "Sequence[Segment]", tokenizer: "TextTokenizer", pictures: "ImageTokenizer", cut: "Cut | None" = None
+) -> list[int]:
     if any(isinstance(segment, Image) for segment in segments):
         raise TokenizerError(_DRAWS_ONLY)
-    return pictures.vocabulary.padded(tokenizer.encode("\n".join(one.text for one in texts_of(segments))))
+    text = "\n".join(one.text for one in texts_of(segments))
+    return pictures.vocabulary.padded((cut or tokenizer.encode_lists)([text])[0])
 
 
 def _special_piece(name: str) -> _Piece:

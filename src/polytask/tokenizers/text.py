@@ -4,7 +4,6 @@ A trained tokenizer is one `tokenizer.json` of the `tokenizers` library, so othe
 ids come first and mark structure; text that a user wrote can never produce them, even where it spells them.
 """
 
-import codecs
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from polytask.models.dvae import Autoencoder
     from polytask.tokenizers.image import ImageTokenizer
     from polytask.tokenizers.sight import Sight
+    from polytask.tokenizers.stream import TextStream
 
 MASKS = 32  # sentinels for span corruption; T5 has 100, more than a row of our lengths ever uses
 SPECIAL: tuple[str, ...] = (
@@ -305,6 +305,8 @@ class TextTokenizer:
 
     def stream(self, special: bool = False) -> "TextStream":
         """Decodes one id at a time and holds back characters that are not complete."""
+        from polytask.tokenizers.stream import TextStream
+
         return TextStream(self.writing, special)
 
     def _check(self, ids: Sequence[int]) -> None:
@@ -329,38 +331,6 @@ class TextTokenizer:
     @cached_property
     def _spelling(self) -> Spelling | None:
         return spelling(self._tokenizer, self.vocab_size)
-
-
-class TextStream:
-    """Text that grows with every id: the pieces joined are what `decode` gives for all ids at once."""
-
-    def __init__(self, tokenizer: TextTokenizer, special: bool = False):
-        self._tokenizer, self._spelled = tokenizer, tokenizer._spelling
-        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-        self._steps: Any = None
-        if self._spelled is None:
-            self._steps = decoders.DecodeStream(skip_special_tokens=not special)
-        else:
-            self._hidden = frozenset() if special else self._spelled.special
-            self._opens = self._spelled.opens
-
-    def push(self, i: int) -> str:
-        """The text that became complete with this id ("" where it waits for more bytes)."""
-        i = int(i)
-        self._tokenizer._check([i])
-        if self._spelled is None:
-            return self._steps.step(self._tokenizer._tokenizer, i) or ""
-        return self._open("" if i in self._hidden else self._utf8.decode(self._spelled.pieces[i]))
-
-    def _open(self, text: str) -> str:
-        if not self._opens or not text:
-            return text
-        self._opens = False
-        return text.removeprefix(" ")
-
-    def flush(self) -> str:
-        """What was held back; an incomplete character becomes the replacement character."""
-        return self._utf8.decode(b"", final=True)
 
 
 def _without_merges(pieces: Sequence[str], byte_fallback: bool) -> Tokenizer:

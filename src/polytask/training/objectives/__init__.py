@@ -11,6 +11,7 @@ OBJECTIVES = Registry(
         "seq2seq": "polytask.training.objectives.language:SequenceToSequence",
         "denoising": "polytask.training.objectives.diffusion:Denoising",
         "contrastive": "polytask.training.objectives.contrastive:Contrastive",
+        "classifying": "polytask.training.objectives.classifying:Classifying",
         "dvae": "polytask.training.objectives.dvae:Autoencoding",
         "prior": "polytask.training.objectives.prior:DiffusionPrior",
     },
