@@ -11,7 +11,8 @@ from polytask.tokenizers.encode import (
     split_prompt,
     split_source,
 )
-from polytask.tokenizers.text import SPECIAL, TextStream, TextTokenizer
+from polytask.tokenizers.stream import TextStream
+from polytask.tokenizers.text import SPECIAL, TextTokenizer
 
 __all__ = [
     "SPECIAL",
