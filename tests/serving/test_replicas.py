@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from polytask.cli.main import app as cli
+from polytask.serving.replicas import Replicas
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,6 +27,14 @@ def test_what_it_says_where_it_cannot_start(monkeypatch):
     assert "1 replica or more" in said("anywhere", "--replicas", 1, "--target-requests", 0)
     monkeypatch.setitem(sys.modules, "ray", None)
     assert "pip install 'polytask[ray]'" in said("anywhere", "--replicas", 2)
+
+
+def test_their_number_goes_to_ray_serve_in_its_own_words():
+    assert Replicas(3).scale() == {"num_replicas": 3}
+    bounds = Replicas(2, 5, 6.0).scale()["autoscaling_config"]
+    found = pytest.importorskip("ray.serve.config").AutoscalingConfig(**bounds)
+    assert (found.min_replicas, found.initial_replicas, found.max_replicas) == (2, 2, 5)
+    assert found.get_target_ongoing_requests() == 6.0
 
 
 @pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed; pip install 'polytask[ray]'")

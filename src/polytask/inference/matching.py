@@ -46,25 +46,29 @@ class Matcher:
         """Tokens of a text that it reads, those that open and end it included."""
         return self.network.config.text.context_length
 
-    def tokens(self, texts: Sequence[str], *, cut: bool = False) -> tuple[Tensor, Tensor]:
-        """ids (B, L) and mask (B, L). Raises TooLong where a text has more than it reads, unless they may be cut."""
+    def tokens(self, texts: Sequence[str], *, cut: bool = False) -> list[list[int]]:
+        """Ids of each text, those that open and end it included. Raises TooLong where a text has more than it reads,
+        unless they may be cut."""
         begin, end = self.tokenizer.begin, self.tokenizer.special["<|end|>"]
         room = self.length - len(begin) - 1
         rows = []
         for text, found in zip(texts, self.tokenizer.encode_lists(list(texts)), strict=True):
             if len(found) > room and not cut:
                 raise TooLong(f"'{text[:40]}' has {len(found)} tokens, but this CLIP reads {room}; shorten it.")
-            rows.append(torch.tensor([*begin, *found[:room], end]))
-        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        lengths = torch.tensor([len(row) for row in rows])
-        mask = torch.arange(ids.shape[1]) < lengths[:, None]
-        return ids.to(self.device), mask.to(self.device)
+            rows.append([*begin, *found[:room], end])
+        return rows
 
-    @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str], *, cut: bool = False) -> Tensor:
         """Unit vectors (B, E); see `tokens`."""
-        ids, mask = self.tokens(texts, cut=cut)
-        parts = zip(ids.split(TOGETHER), mask.split(TOGETHER), strict=True)
+        return self.embed_ids(self.tokens(texts, cut=cut))
+
+    @torch.inference_mode()
+    def embed_ids(self, rows: Sequence[list[int]]) -> Tensor:
+        """Unit vectors (B, E) of texts as `tokens` has them."""
+        ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
+        lengths = torch.tensor([len(row) for row in rows])
+        mask = torch.arange(ids.shape[1]) < lengths[:, None]
+        parts = zip(ids.to(self.device).split(TOGETHER), mask.to(self.device).split(TOGETHER), strict=True)
         return torch.cat([self.network.encode_text(*part) for part in parts])
 
     @torch.inference_mode()

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from polytask.errors import CheckpointError, ConfigError, TokenizerError
-from polytask.interop import hf, hub
+from polytask.interop import hf, hub, picture_tokenizer
 from polytask.interop.atomic import atomic_folder, sha256, verify
 from polytask.interop.shards import INDEX, SINGLE
 from polytask.models.config import TransformerConfig
@@ -36,10 +36,6 @@ from polytask.models.vision_language import VisionLanguage, VisionLanguageConfig
 from polytask.nn.part import Part, from_plain, to_plain
 from polytask.tokenizers.text import TextTokenizer
 
-if TYPE_CHECKING:
-    from polytask.tokenizers.image import ImageTokenizer
-
-PICTURES = "picture_tokenizer"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -73,33 +69,12 @@ def write_model(
     tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in state.items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     tokenizer.save(folder)
-    if tokenizer.drawing is not None:
-        _write_pictures(folder / PICTURES, tokenizer.drawing)
+    picture_tokenizer.write(folder, tokenizer)
     if card:
         (folder / "README.md").write_text(card)
     for name, text in (tasks or {}).items():
         (folder / "tasks").mkdir(exist_ok=True)
         (folder / "tasks" / f"{name}.yaml").write_text(text)
-
-
-def _write_pictures(folder: Path, pictures: "ImageTokenizer") -> None:
-    from polytask.interop import networks  # which reads folders by this module
-
-    text_length = pictures.vocabulary.special if pictures.vocabulary.padding else None
-    networks.save(folder, pictures.autoencoder)
-    (folder / "layout.json").write_text(json.dumps({"text_length": text_length}))
-
-
-def _with_pictures(folder: Path, tokenizer: TextTokenizer) -> TextTokenizer:
-    from polytask.interop import networks
-
-    if not folder.is_dir():
-        return tokenizer
-    try:
-        layout = json.loads((folder / "layout.json").read_text())
-        return tokenizer.with_pictures(networks.load(folder, check=False), layout["text_length"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder / 'layout.json'} does not say how pictures are laid out: {error}") from None
 
 
 def write_folder(
@@ -151,7 +126,7 @@ def read_folder(path: str | Path, *, check: bool = True) -> Folder:
     if check and (not foreign or (folder / "checksums.json").is_file()):
         verify(folder)
     config, about = _opened(folder) if foreign else _described(folder)
-    tokenizer = _with_pictures(folder / PICTURES, TextTokenizer.load(folder))
+    tokenizer = picture_tokenizer.read(folder, TextTokenizer.load(folder))
     if isinstance(config, VisionLanguageConfig):
         tokenizer = tokenizer.with_sight(config.placeholder, config.states, config.vision.image)
     if (more := tokenizer.size - (size := config.decoder.vocab_size)) > 0:
@@ -193,8 +168,9 @@ def fingerprint(folder: Path) -> str:
     """SHA-256 over all that decides what the model of a folder answers, in hex."""
     if (folder / "checksums.json").is_file():
         return sha256(folder / "checksums.json")
-    files = [folder / "config.json", *sorted(folder.glob("*.safetensors")), *sorted(folder.glob("tokenizer*"))]
-    sums = {file.name: sha256(file) for file in files}
+    parts = ("*.safetensors", "tokenizer*", f"{picture_tokenizer.FOLDER}/*")
+    files = [folder / "config.json", *(file for part in parts for file in sorted(folder.glob(part)))]
+    sums = {str(file.relative_to(folder)): sha256(file) for file in files}
     return hashlib.sha256(json.dumps(sums).encode()).hexdigest()
 
 

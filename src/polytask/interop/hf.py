@@ -4,6 +4,7 @@
     model.safetensors        the weights, or shards with model.safetensors.index.json
     tokenizer.json           the tokenizer
     generation_config.json   which ids begin, end and pad
+    picture_tokenizer/       of a model of ours that reads or draws pictures
 
 A family is data: how its config.json reads, how it is written, and one table of names that is read both ways. The
 families stand in systems/ and are found by their model_type.
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from polytask.errors import CheckpointError, ConfigError, Notice
-from polytask.interop import shards
+from polytask.interop import picture_tokenizer, shards
 from polytask.interop.atomic import atomic_folder
 from polytask.interop.rows import Row
 from polytask.models.config import TransformerConfig
@@ -160,7 +161,8 @@ def load_network(
 def export(
     path: str | Path, network: Any, tokenizer: TextTokenizer | None = None, *, shard_bytes: int = SHARD_BYTES
 ) -> None:  # fmt: skip
-    """Writes a folder that transformers and others load, all of it or nothing.
+    """Writes a folder that transformers and others load, all of it or nothing. The picture tokenizer of a model that
+    reads or draws pictures goes beside, where polytask finds it again and others do not look.
 
     Weights keep their precision; those above `shard_bytes` go into several files. Raises CheckpointError where no
     family holds the network, and where `path` exists.
@@ -183,15 +185,16 @@ def export(
 
     sizes = {row.theirs: row.view.shape(ours[row.ours]) for row in rows}
     weight = next(iter(ours.values()))
-    tokenizer = tokenizer and tokenizer.for_others()
+    theirs = tokenizer and tokenizer.for_others()
     words |= {"architectures": [family.architecture], "model_type": family.model_type}
-    words |= tokenizer.generation if tokenizer else {}
+    words |= theirs.generation if theirs else {}
     words["dtype"] = str(weight.dtype).removeprefix("torch.")
     with atomic_folder(Path(path), ours=False) as folder:
         _write_json(folder / "config.json", words)
         shards.write(folder, sizes, weight.dtype, make, shard_bytes)
-        if tokenizer is not None:
-            tokenizer.save(folder)
+        if tokenizer is not None and theirs is not None:
+            theirs.save(folder)
+            picture_tokenizer.write(folder, tokenizer)
 
 
 def describe(config: Part) -> tuple[Family, dict[str, Any]]:

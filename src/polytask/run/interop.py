@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from polytask.errors import CheckpointError, ConfigError
-from polytask.interop import FORMATS, hf, hub, shards
+from polytask.interop import FORMATS, hf, hub, picture_tokenizer, shards
 from polytask.interop.atomic import check_replaceable
 from polytask.interop.folder import Folder, load_network, read_folder, write_folder
 from polytask.models import cost
@@ -64,7 +64,10 @@ def export_model(model: str, to: str, out: Path) -> Made:
     task = "text2text-generation" if folder.config.decoder.encoder_layers else "text-generation"
     pipeline = f"from transformers import pipeline; print(pipeline('{task}', {str(out)!r})('...'))"
     following = [f"python -c {shlex.quote(pipeline)}", f"vllm serve {place}", f"polytask show {place}"]
-    return Made(out, f"{family.model_type} ({family.architecture})", cost.parameters(folder.config), following)
+    kind = f"{family.model_type} ({family.architecture})"
+    if folder.tokenizer.pictures is not None:
+        kind += f", which others read for texts alone ({picture_tokenizer.FOLDER}/ beside is polytask's)"
+    return Made(out, kind, cost.parameters(folder.config), following)
 
 
 def _precision(folder: Folder) -> torch.dtype:

@@ -14,14 +14,12 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 
 from polytask.errors import Error
-from polytask.model import Model
-from polytask.pictures import PictureModel
 from polytask.serving.gate import Gate
 from polytask.serving.metrics import Figures, Gauge
 from polytask.serving.page import add_page
 from polytask.serving.refusal import ErrorAnswer, on_error, on_http, on_invalid
 from polytask.serving.settings import Settings
-from polytask.serving.shelf import Shelf
+from polytask.serving.shelf import Loaded, Shelf
 
 ROUTES = ("models", "chat", "completions", "responses", "embeddings", "images", "tasks", "health", "reserved")
 # FastAPI can send traces and figures to a collector; nothing here leaves the machine, whatever the environment says.
@@ -36,7 +34,7 @@ class Life:
     running: int = 0
 
 
-def create_app(models: Mapping[str, Model | PictureModel], settings: Settings | None = None) -> FastAPI:
+def create_app(models: Mapping[str, Loaded], settings: Settings | None = None) -> FastAPI:
     """An ASGI app that serves these models by their names. Its workers run until `app.state.shelf.close()`."""
     settings, figures = settings or Settings(), Figures()
     app = FastAPI(

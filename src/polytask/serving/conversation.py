@@ -91,12 +91,17 @@ def _content(parts: Sequence[Part], role: str, where: str) -> Any:
         if part.text is not None:
             found.append({"type": "text", "text": part.text})
             continue
-        fits = part.image_url is not None and role == "user"
-        expect(fits, f"'{param}': a '{part.type[:40]}' is not read here; users send texts, and pictures as image_url "
-               "with a data URL.", param)  # fmt: skip
-        url = part.image_url["url"] if isinstance(part.image_url, dict) and "url" in part.image_url else part.image_url
-        found.append({"type": "image", "image": sent(url, f"{param}.image_url"), "param": f"{param}.image_url"})
+        found.append({"type": "image", "image": picture(part, role, param), "param": f"{param}.image_url"})
     return found
+
+
+def picture(part: Part, role: str, where: str) -> bytes:
+    """The file of a part without a text. Raises Refusal where that is no picture of a user's."""
+    fits = part.image_url is not None and role == "user"
+    expect(fits, f"'{where}': a '{part.type[:40]}' is not read here; users send texts, and pictures as image_url "
+           "with a data URL.", where)  # fmt: skip
+    url = part.image_url["url"] if isinstance(part.image_url, dict) and "url" in part.image_url else part.image_url
+    return sent(url, f"{where}.image_url")
 
 
 def _turn(message: Message, where: str) -> dict[str, Any]:

@@ -15,8 +15,7 @@ from polytask.serving.settings import Settings
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
-    from polytask.model import Model
-    from polytask.pictures import PictureModel
+    from polytask.serving.shelf import Loaded
 
 
 def serve(
@@ -24,7 +23,7 @@ def serve(
     started: Callable[[str, list[str]], None],
 ) -> None:  # fmt: skip
     """Serves the models of these folders by their names until SIGTERM or SIGINT; `started(address, names)` is told when
-    requests are welcome. loading: words of `Model.load`; models that draw by diffusion take its dtype.
+    requests are welcome. loading: words of `Model.load`; models that draw by diffusion and CLIPs take its dtype.
 
     Raises CheckpointError, ConfigError where the port is taken, MissingExtra.
     """
@@ -50,7 +49,7 @@ def run(app: "Starlette", listener: socket.socket, started: Callable[[str], None
     Lasting(app, lambda: started(address)).run(sockets=[listener])
 
 
-def load(paths: Mapping[str, str], loading: Mapping[str, Any]) -> "dict[str, Model | PictureModel]":
+def load(paths: Mapping[str, str], loading: Mapping[str, Any]) -> "dict[str, Loaded]":
     """The models of these folders. Raises CheckpointError."""
     with ThreadPoolExecutor(1) as checker:  # sums are made while torch is imported: that thread needs no interpreter
         folders = {name: _summed(path) for name, path in paths.items()}
@@ -63,11 +62,14 @@ def load(paths: Mapping[str, str], loading: Mapping[str, Any]) -> "dict[str, Mod
         return {name: _loaded(path, folders[name] is None, loading) for name, path in paths.items()}
 
 
-def _loaded(path: str, check: bool, loading: Mapping[str, Any]) -> "Model | PictureModel":
+def _loaded(path: str, check: bool, loading: Mapping[str, Any]) -> "Loaded":
     from polytask.interop import networks
     from polytask.model import Model
     from polytask.pictures import PictureModel
+    from polytask.pictures.matching import PictureMatcher
 
+    if networks.is_clip(path):
+        return PictureMatcher.load(path, dtype=loading["dtype"], check=check)
     if networks.is_drawing(path):
         return PictureModel.load(path, dtype=loading["dtype"], check=check)
     return Model.load(path, check=check, **loading)
@@ -95,7 +97,7 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _web() -> "Callable[[Mapping[str, Model | PictureModel], Settings], Starlette]":
+def _web() -> "Callable[[Mapping[str, Loaded], Settings], Starlette]":
     """Imports the web's libraries; what makes an app of models. Raises MissingExtra."""
     try:
         import polytask.serving.lasting  # noqa: F401

@@ -2,7 +2,7 @@
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -10,6 +10,8 @@ from typing import Any
 from polytask.errors import ConfigError, TooLong
 from polytask.model import Model
 from polytask.pictures import PictureModel
+from polytask.pictures.matching import PictureMatcher
+from polytask.serving.matcher_worker import MatcherWorker
 from polytask.serving.metrics import Figures, ModelMeter
 from polytask.serving.names import expect_name
 from polytask.serving.picture_worker import PictureWorker
@@ -18,6 +20,9 @@ from polytask.serving.settings import Settings
 from polytask.serving.worker import Worker
 from polytask.tasks.picture import Picture
 from polytask.tasks.task import Field
+from polytask.tokenizers.text import TextTokenizer
+
+Loaded = Model | PictureModel | PictureMatcher
 
 
 @dataclass(kw_only=True)
@@ -26,7 +31,7 @@ class Shelved(ABC):
 
     name: str
     model: Any
-    worker: Worker | PictureWorker
+    worker: Worker | PictureWorker | MatcherWorker
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
@@ -62,22 +67,31 @@ class Served(Shelved):
     def stats(self) -> dict[str, float]:
         return vars(self.model.engine.stats())
 
+    @property
+    def width(self) -> int:
+        """Of its embeddings."""
+        return self.model.config.dim
+
     @cached_property
     def room(self) -> int | None:
         """Bytes of text that the model could ever read, None where that is not known. A tokenizer may shorten a text
         before it cuts it (blanks, marks that are joined), by less than the factor here."""
-        spelling, truncated = self.model.tokenizer.piece(0), self.model.truncate
-        if spelling is None or truncated:
-            return None
-        longest = max(len(self.model.tokenizer.piece(i) or ()) for i in range(self.model.tokenizer.vocab_size))
-        return 4 * longest * self.model.config.context_length
+        return None if self.model.truncate else _room(self.model.tokenizer, self.model.config.context_length)
 
     def expect_short(self, *texts: str) -> None:
         """Raises TooLong for texts that could never fit; cutting them into tokens would take memory and time."""
-        if self.room is not None and (size := sum(map(len, texts))) > self.room:
-            raise TooLong(
-                f"The text has {size} characters, which no {self.model.config.context_length} tokens hold; shorten it."
-            )
+        _expect_room(self.room, self.model.config.context_length, texts)
+
+
+def _room(tokenizer: TextTokenizer, tokens: int) -> int | None:
+    if tokenizer.piece(0) is None:
+        return None
+    return 4 * tokens * max(len(tokenizer.piece(i) or ()) for i in range(tokenizer.vocab_size))
+
+
+def _expect_room(room: int | None, tokens: int, texts: Sequence[str]) -> None:
+    if room is not None and (size := sum(map(len, texts))) > room:
+        raise TooLong(f"The text has {size} characters, which no {tokens} tokens hold; shorten it.")
 
 
 @dataclass(frozen=True)
@@ -122,10 +136,46 @@ class ServedPictures(Shelved):
         return self.worker.stats()
 
 
+@dataclass(kw_only=True)
+class ServedMatcher(Shelved):
+    """A CLIP, which makes vectors of texts and of pictures."""
+
+    model: PictureMatcher
+    worker: MatcherWorker
+
+    @property
+    def tasks(self) -> list[str]:
+        return []
+
+    @property
+    def about(self) -> dict[str, Any]:
+        matcher = self.model.matcher
+        return {
+            "max_model_len": matcher.length, "parameters": self.model.info["parameters"], "pixels": matcher.side,
+        }  # fmt: skip
+
+    def stats(self) -> dict[str, float]:
+        return self.worker.stats()
+
+    @property
+    def width(self) -> int:
+        """Of its embeddings."""
+        return self.model.matcher.network.config.embed
+
+    @cached_property
+    def room(self) -> int | None:
+        """As a language model's."""
+        return _room(self.model.matcher.tokenizer, self.model.matcher.length)
+
+    def expect_short(self, *texts: str) -> None:
+        """Raises TooLong for texts that could never fit."""
+        _expect_room(self.room, self.model.matcher.length, texts)
+
+
 class Shelf:
     """Models by name; where a request names none, the first one that can answer it is asked."""
 
-    def __init__(self, models: Mapping[str, Model | PictureModel], settings: Settings, figures: Figures):
+    def __init__(self, models: Mapping[str, Loaded], settings: Settings, figures: Figures):
         if not models:
             raise ConfigError("serve: there is no model to serve; name a checkpoint folder.")
         for name in models:
@@ -165,8 +215,10 @@ def cannot(name: str | None, what: str, others: list[str]) -> Refusal:
     return Refusal(400, f"{who} {what}; {advice}.", param="model", code="unsupported_model")
 
 
-def _shelved(name: str, model: Model | PictureModel, settings: Settings, meter: ModelMeter) -> Shelved:
+def _shelved(name: str, model: Loaded, settings: Settings, meter: ModelMeter) -> Shelved:
     limits = settings.queue, settings.seconds, meter
     if isinstance(model, PictureModel):
         return ServedPictures(name=name, model=model, worker=PictureWorker(model, *limits))
+    if isinstance(model, PictureMatcher):
+        return ServedMatcher(name=name, model=model, worker=MatcherWorker(settings.queue, settings.seconds))
     return Served(name=name, model=model, worker=Worker(model.engine, *limits))

@@ -34,6 +34,15 @@ export function prose(text) {
   });
 }
 
+/** A text that is to be JSON, with a line for each value; what is none as it came, and what is wrong with it. */
+export function jsonView(text) {
+  try {
+    return el("pre", { className: "json", tabIndex: 0, "aria-label": "JSON" }, JSON.stringify(JSON.parse(text), null, 2));
+  } catch (error) {
+    return el("div", {}, text, el("p", { className: "complaint" }, `This is no whole JSON: ${error.message}.`));
+  }
+}
+
 /** The answer of a task, by its shape: {choice: probability}, a picture, a mapping of marks, a program or a text. */
 export function answerView(answer, { probabilities, example = {}, code = false } = {}) {
   if (probabilities && Object.keys(probabilities).length) return choices(probabilities, answer);

@@ -3,6 +3,7 @@
 import { stream } from "./api.js";
 import { attachments } from "./attachments.js";
 import { action, announce, el, icon } from "./element.js";
+import { answerFormat } from "./format.js";
 import { chatRequest } from "./requests.js";
 import { showCode } from "./snippets.js";
 import { Turn } from "./turn.js";
@@ -25,7 +26,8 @@ export function chatPanel(model, sees) {
   const button = el("button", { type: "submit", className: "round" });
   const attached = attachments(() => mark());
   const clear = action("fresh", "New", () => reset());
-  const code = action("code", "Copy as code", () => showCode(request(true)));
+  const held = answerFormat();
+  const code = action("code", "Copy as code", () => held.complete() && showCode(request(true)));
   const composer = el(
     "form",
     {
@@ -47,6 +49,7 @@ export function chatPanel(model, sees) {
       "div",
       { className: "bar-top" },
       el("details", { className: "system" }, el("summary", {}, "System prompt"), system),
+      held.element,
       el("div", { className: "row" }, clear, code),
     ),
     log,
@@ -68,10 +71,10 @@ export function chatPanel(model, sees) {
       if (written() || asked.at(-1)?.role !== "user") {
         const given = turns.length ? messages() : asked;
         const next = new Turn("user", draft.value.trim() || "Hello!", {}, attached.all);
-        return chatRequest(model(), [...given, next.message], [...pictures, ...attached.all]);
+        return chatRequest(model(), [...given, next.message], [...pictures, ...attached.all], held.format());
       }
     }
-    return chatRequest(model(), asked, pictures);
+    return chatRequest(model(), asked, pictures, held.format());
   }
 
   function add(role, content, pictures) {
@@ -87,6 +90,7 @@ export function chatPanel(model, sees) {
   function send() {
     const text = draft.value.trim();
     if (!written()) return draft.focus();
+    if (!held.complete()) return;
     draft.value = "";
     add("user", text, attached.take());
     return answer();
@@ -99,7 +103,7 @@ export function chatPanel(model, sees) {
   }
 
   function regenerate(turn) {
-    if (running) return;
+    if (running || !held.complete()) return;
     cut(turn);
     answer();
   }
@@ -109,7 +113,7 @@ export function chatPanel(model, sees) {
     turn.edit((text) => {
       turn.content = text;
       turn.show();
-      if (turn.role !== "user") return;
+      if (turn.role !== "user" || !held.complete()) return;
       const next = turns[turns.indexOf(turn) + 1];
       if (next) cut(next);
       answer();
@@ -119,7 +123,7 @@ export function chatPanel(model, sees) {
   async function answer() {
     const { path, body } = request();
     const turn = add("assistant", "");
-    turn.begin();
+    turn.begin(Boolean(body.response_format));
     const mine = new AbortController();
     running = mine;
     mark();

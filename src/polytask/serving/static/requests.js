@@ -14,11 +14,12 @@ export function kindOf(model, task) {
   return model.steps ? "diffusion" : "tokens";
 }
 
-/** The next turn of a conversation; `pictures` are those in its messages. */
-export function chatRequest(model, messages, pictures) {
+/** The next turn of a conversation; `pictures` are those in its messages, `format` is what the answer is held to. */
+export function chatRequest(model, messages, pictures, format) {
   const asked = alternatives();
   const body = { model: model.id, messages, ...dials("text") };
   if (asked) Object.assign(body, { logprobs: true, top_logprobs: asked });
+  if (format) body.response_format = format;
   return { path: "chat/completions", body, pictures };
 }
 

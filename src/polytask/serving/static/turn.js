@@ -1,6 +1,6 @@
 // One turn of a conversation on the page: its text, its footnote, and what can be done with it.
 
-import { errorView, footnote, Output, prose } from "./answer.js";
+import { errorView, footnote, jsonView, Output, prose } from "./answer.js";
 import { action, copy, el } from "./element.js";
 import { shown } from "./picture.js";
 
@@ -31,13 +31,14 @@ export class Turn {
 
   show() {
     this.body.classList.remove("tokens");
-    this.body.replaceChildren(...prose(this.content));
+    this.body.replaceChildren(...(this.json ? [jsonView(this.content)] : prose(this.content)));
     this.#actions();
   }
 
-  /** Begins to write: nothing of what stood there stays. */
-  begin() {
+  /** Begins to write: nothing of what stood there stays. json: whether it is to be JSON. */
+  begin(json = false) {
     this.content = "";
+    this.json = json;
     this.body.classList.remove("tokens");
     this.body.replaceChildren(el("span", { className: "waiting", "aria-hidden": "true" }));
     this.element.setAttribute("aria-busy", "true");
@@ -60,6 +61,7 @@ export class Turn {
     this.output?.end();
     this.element.removeAttribute("aria-busy");
     if (!this.content) this.body.replaceChildren(el("span", { className: "note" }, "The answer is empty."));
+    else if (this.json && !this.output.writer) this.body.replaceChildren(jsonView(this.content));
     this.#actions(footnote(facts));
   }
 
