@@ -31,6 +31,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--judge", default=None)
     parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--sampler", default="ddim")
     parser.add_argument("--guidance", type=float, nargs="+", default=[3.0], help="each of them is judged")
     parser.add_argument("--name", default="", help="of the results; the folder's where not given")
     parser.add_argument("--limit", type=int, default=None, help="held-out pictures at most")
@@ -40,35 +41,29 @@ def main() -> None:
     figures: dict[str, Any] = {"model": {name: model.info[name] for name in ("parameters", "steps", "pictures_seen")}}
     report.say(", ".join(f"{name} {value:,}" for name, value in figures["model"].items()))
     for guidance in words.guidance if words.judge else ():
-        report.say(f"\nguidance {guidance}, {words.steps} steps of DDIM")
-        drawing = {"steps": words.steps, "guidance": guidance, "sampler": "ddim"}
+        report.say(f"\nguidance {guidance}, {words.steps} steps of {words.sampler}")
+        drawing = {"steps": words.steps, "guidance": guidance, "sampler": words.sampler}
         given: dict[str, Any] = {"drawing": drawing, "judge": words.judge, "limit": words.limit}
         found = evaluate(str(words.model), "drawing", words.data, {}, {}, quiet=True, **given)
         for line in found.lines():
             report.say(line)
         figures[f"guidance {guidance}"] = found.to_dict()
-    words.out.mkdir(parents=True, exist_ok=True)
-    dials = {"steps": words.steps, "guidance": words.guidance[-1]}
-    pictures, figures["captions"] = by_label(model, dials) if model.labels else by_caption(model, words.data, dials)
+    rows = [] if model.labels else held_out(words.data)
+    figures["captions"] = model.labels or [row["caption"] for row in rows]
+    report.save(figures)
+    dials = {"steps": words.steps, "guidance": words.guidance[-1], "sampler": words.sampler}
+    drawn = model.draw_many(figures["captions"], n=ACROSS if model.labels else 1, **dials)
+    pictures = list(chain.from_iterable(drawn))
+    if rows:
+        real = [fitted(decode(row["image"]), model.side) for row in rows]
+        pairs = [side[i : i + ACROSS] for i in range(0, len(rows), ACROSS) for side in (real, pictures)]
+        pictures = list(chain.from_iterable(pairs))
     sheet = contact_sheet(pictures, columns=ACROSS, scale=2)
     sheet.save(words.out / f"{report.name}.png", optimize=True)
-    report.save(figures)
 
 
-def by_label(model: Any, dials: dict[str, Any]) -> tuple[list[Any], list[str]]:
-    """A row of drawings for each label."""
-    drawn = model.draw_many(model.labels, n=ACROSS, **dials)
-    return list(chain.from_iterable(drawn)), model.labels
-
-
-def by_caption(model: Any, data: str, dials: dict[str, Any]) -> tuple[list[Any], list[str]]:
-    """Rows of held-out pictures, each with a row of what is drawn of their captions."""
-    rows = list(read(SourceSpec("drawing", data, split=judging_split(data), limit=ROWS * ACROSS)))
-    captions = [row["caption"] for row in rows]
-    real = [fitted(decode(row["image"]), model.side) for row in rows]
-    drawn = [one[0] for one in model.draw_many(captions, **dials)]
-    pairs = [side[i : i + ACROSS] for i in range(0, len(rows), ACROSS) for side in (real, drawn)]
-    return list(chain.from_iterable(pairs)), captions
+def held_out(data: str) -> list[dict[str, Any]]:
+    return list(read(SourceSpec("drawing", data, split=judging_split(data), limit=ROWS * ACROSS)))
 
 
 if __name__ == "__main__":

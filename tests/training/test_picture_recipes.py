@@ -265,6 +265,17 @@ def test_what_is_drawn_is_judged(runs):
         evaluate(str(runs / "imagen-blocks"), "chat", "blocksworld", {}, {}, limit=2)
 
 
+def test_drawings_of_captions_are_judged_by_a_clip(runs, monkeypatch):
+    from polytask.run import likeness
+    from polytask.run.evaluate import evaluate
+
+    monkeypatch.setattr(likeness, "TRAINING", 24)
+    words = {"judge": str(runs / "clip-blocks"), "limit": 6, "drawing": {"steps": 1}}
+    report = evaluate(str(runs / "imagen-blocks"), "drawing", "blocksworld", {}, {}, **words)
+    assert {"clip_score", "clip_score, real", "frechet_distance, real", "recall"} < set(report.metrics)
+    assert "6 pictures were drawn, and 6 real ones held out; both are compared with 24 of training" in report.notes[0]
+
+
 def test_a_perfect_drawer_is_judged_right(runs, monkeypatch):
     """Pictures that the world itself draws of the captions, but for one that is blank."""
     from PIL import Image
