@@ -30,6 +30,7 @@ SMALL = {
     "imagen-64-blocks": ["model.multipliers=[1,1,1]", "model.reader_dim=64"],
     "unclip-prior-blocks": ["model.layers=1", "model.dim=64"],
     "unclip-blocks": ["model.channels=32", "model.multipliers=[1,1]", "model.attention=[16]", "model.reader_dim=64"],
+    "unclip-64-blocks": ["model.multipliers=[1,1]"],
     "mnist-digits": ["model.channels=32", "model.multipliers=[1,1]", "model.attention=[]"],
     "cifar10": ["model.channels=32", "model.multipliers=[1,1]", "model.attention=[]"],
     "emoji": ["model.channels=32", "model.multipliers=[1,1]", "model.attention=[]", "model.reader_dim=64"],
@@ -71,6 +72,7 @@ def small(name, root, more=()):
         "unclip-prior-blocks": [f"model.clip.from={root / 'clip-blocks'}"],
         "unclip-blocks": [f"model.clip.from={root / 'clip-blocks'}",
                           f"model.prior.from={root / 'unclip-prior-blocks'}"],
+        "unclip-64-blocks": [f"model.base.from={root / 'unclip-blocks'}"],
     }  # fmt: skip
     own = DIGITS if name in REAL else []
     return read_recipe(name, [*FEW, *SMALL[name], *frozen.get(name, []), *own, *more], root / "data")
@@ -162,6 +164,7 @@ def test_a_frozen_text_encoder_is_read_and_stays(runs, tmp_path):
 @pytest.mark.parametrize(("name", "prompt", "side"), [
     ("imagen-blocks", "a large red circle", 32), ("imagen-64-blocks", "a large red circle", 64),
     ("unclip-blocks", "a large red circle", 32), ("mnist-digits", "2", 28), ("emoji", "the digit 2", 32),
+    ("unclip-64-blocks", "a large red circle", 64),
 ])  # fmt: skip
 def test_they_draw(name, prompt, side, runs):
     model = polytask.load(runs / name)
@@ -170,7 +173,7 @@ def test_they_draw(name, prompt, side, runs):
     assert one.size == (side, side)
     assert one.mode == "RGB"
     assert one.tobytes() != two.tobytes()
-    assert model.draw(prompt, seed=6, **words)[0].tobytes() == two.tobytes() or name == "unclip-blocks"
+    assert model.draw(prompt, seed=6, **words)[0].tobytes() == two.tobytes() or name.startswith("unclip")
     assert model.draw(prompt, n=2, seed=5, **words)[1].tobytes() == two.tobytes()
 
 
@@ -209,6 +212,8 @@ def test_variations_are_of_the_picture(runs):
     model = polytask.load(runs / "unclip-blocks")
     drawn = model.draw("a red circle", steps=2, prior_steps=2)[0]
     assert len(model.variations(drawn, n=2, steps=2)) == 2
+    larger = polytask.load(runs / "unclip-64-blocks")
+    assert [one.size for one in larger.interpolate(drawn, drawn, n=2, steps=2)] == [(64, 64)] * 2
     with pytest.raises(TaskError, match="system dalle2"):
         polytask.load(runs / "imagen-blocks").variations(drawn)
 

@@ -31,6 +31,7 @@ SYSTEMS = Registry(
         "imagen": "polytask.systems.imagen:base",
         "imagen-upsampler": "polytask.systems.imagen:larger",
         "dalle2": "polytask.systems.dalle2:decoder",
+        "dalle2-upsampler": "polytask.systems.dalle2:larger",
         "dalle2-prior": "polytask.systems.dalle2:prior",
         "dalle": "polytask.systems.dalle:dalle",
         "generalist": "polytask.systems.generalist:generalist",

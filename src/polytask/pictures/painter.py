@@ -215,11 +215,13 @@ class Painter:
         self, conditions: Sequence[Condition], wish: Drawing, starts: Sequence[Start], known: Known | None = None
     ) -> list[ImageRequest]:  # fmt: skip
         kept: dict[str, Any] = {}
+        # What reads neither text nor label has nothing to be led to.
+        guidance = wish.guidance if self.config.text is not None or self.config.unet.pooled else 1.0
         if known is not None:
             kept = {"known": known.at(self.side).pixels, "mask": known.at(self.side).mask}
         return [
             ImageRequest(
-                condition, steps=wish.steps, sampler=wish.sampler, eta=wish.eta, guidance=wish.guidance,
+                condition, steps=wish.steps, sampler=wish.sampler, eta=wish.eta, guidance=guidance,
                 threshold=wish.threshold, seed=start.seed, noise=start.noise, **kept,
             )
             for condition, start in zip(conditions, starts, strict=True)

@@ -15,6 +15,7 @@ TAKES = {
     "imagen-upsampler": ("base", "text_encoder"),
     "dalle2-prior": ("clip",),
     "dalle2": ("clip", "prior", "text_encoder"),
+    "dalle2-upsampler": ("base",),
 }
 
 

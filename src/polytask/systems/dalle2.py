@@ -72,6 +72,20 @@ def prior(embed: int = 256, text_dim: int = 256, text_length: int = 64, layers: 
     return PriorConfig(embed, text_dim, text_length, layers, dim, attention, feedforward)
 
 
+def larger(
+    low_pixels: int = 32, pixels: int = 64, channels: int = 32, *, multipliers: tuple[int, ...] = (1, 2, 3),
+    blocks: int = 1, attention: tuple[int, ...] = (), middle_attention: bool = False, head_dim: int = 32,
+    groups: int = 32, dropout: float = 0.0,
+) -> DiffusionConfig:  # fmt: skip
+    """What a recipe trains to enlarge: it reads no text, and its variance is learned."""
+    unet = UNetConfig(
+        pixels=pixels, channels=channels, multipliers=multipliers, blocks=blocks, attention=attention,
+        middle_attention=middle_attention, head_dim=head_dim, groups=groups, dropout=dropout, low=True,
+        learned_variance=True,
+    )  # fmt: skip
+    return DiffusionConfig(unet, low_pixels=low_pixels)
+
+
 SHARED = {"diffusion_steps": 1000, "ema": 0.9999, "betas": (0.9, 0.999), "eps": 1e-8}
 DECODER = SHARED | {
     "schedule": "cosine", "sampling": "250 steps, ancestral with the learned variance", "batch": 2048,

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from polytask.diffusion import process
+from polytask.diffusion.degradation import bsr
 from polytask.diffusion.guidance import augmented, blurred
 from polytask.errors import ConfigError
 from polytask.models.diffusion import Condition, Diffusion
@@ -37,9 +38,10 @@ class Denoising:
     same of vectors from `encoder`, whose `encode_image(pixels)` gives (B, P) and is not trained (unCLIP). Where the
     variance is learned too, its variational bound is added, in which the mean has no gradient (Nichol and Dhariwal
     2021, equation 16). Where the U-Net enlarges, it sees the picture at low_pixels, under a Gaussian of deviation
-    `blur` in pixels (unCLIP: 0.6), with noise of a random level where it is told one (Saharia et al. 2022, algorithm
-    1); and with self-conditioning, for every other batch, its own first estimate. crop: it learns from random parts of
-    that side, of which it sees the same part at low_pixels (both papers' larger networks).
+    `blur` in pixels (unCLIP's first upsampler: 0.6) or, with `bsr`, made worse in many ways (its second), with noise of
+    a random level where it is told one (Saharia et al. 2022, algorithm 1); and with self-conditioning, for every other
+    batch, its own first estimate. crop: it learns from random parts of that side, of which it sees the same part at
+    low_pixels (both papers' larger networks).
 
     Steps are spread evenly over a batch (Kingma et al. 2021, "Variational diffusion models", appendix I.1). All that is
     random is of torch's generator, which the trainer seeds by seed and step; in evaluation it is the same every time.
@@ -51,7 +53,12 @@ class Denoising:
     variance_weight: float = 0.001
     encoder: Any = None
     blur: float = 0.0
+    bsr: bool = False
     crop: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.bsr and self.blur:
+            raise ConfigError(f"training.dials: blur={self.blur} and bsr exclude each other; leave one out.")
 
     def loss(self, model: Diffusion, batch: "PictureBatch") -> Loss:
         generator = None if model.training else Generator(batch.pixels.device).manual_seed(0)
@@ -82,8 +89,7 @@ class Denoising:
         """The part of the pictures that is learned from, and the same part of the smaller ones."""
         low = None
         if low_pixels:
-            low = F.interpolate(pixels, size=low_pixels, mode="area")
-            low = blurred(low, self.blur) if self.blur else low
+            low = self._smaller(pixels, low_pixels, generator)
         if self.crop is None or self.crop >= pixels.shape[-1]:
             return pixels, low
         factor = pixels.shape[-1] // low_pixels if low_pixels else 1
@@ -93,6 +99,12 @@ class Denoising:
         top, left = torch.randint(free, (2,), generator=_on_cpu(generator)).tolist()
         part = pixels[..., factor * top :, factor * left :][..., : self.crop, : self.crop]
         return part, None if low is None else low[..., top : top + side, left : left + side]
+
+    def _smaller(self, pixels: Tensor, side: int, generator: Generator | None) -> Tensor:
+        if self.bsr:
+            return bsr(pixels, side, generator)
+        low = F.interpolate(pixels, size=side, mode="area")
+        return blurred(low, self.blur) if self.blur else low
 
     def _seen(
         self, model: Diffusion, batch: "PictureBatch", pixels: Tensor, low: Tensor | None, noise: Tensor,
