@@ -26,7 +26,7 @@ BLUR, NOISE, QUALITY = (0.1, 0.7), (1 / 255, 25 / 255), (30.0, 95.0)
 
 def bsr(pixels: Tensor, side: int, generator: Generator | None = None) -> Tensor:
     """Smaller pictures (B, 3, side, side), each made worse in a way of its own: two blurs, a resizing, noise and JPEG
-    in random order, then it is resized, and JPEG once more (Zhang et al. 2021, "BSRGAN", section 3; Rombach et al. 2022,
+    in random order, then a resizing, and JPEG once more (Zhang et al. 2021, "BSRGAN", section 3; Rombach et al. 2022,
     section 4.5). DALL-E 2's second upsampler learned from these (Ramesh et al. 2022, section 2.2).
 
     Left out: the noise of a camera's sensor, which needs a model of the camera.
