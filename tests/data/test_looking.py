@@ -12,6 +12,7 @@ from polytask.data.prepare import Prepared, PreparedSource
 from polytask.data.store import Store, StoreWriter
 from polytask.tasks.segment import Image, Text
 from polytask.tokenizers import TextTokenizer, encode_documents
+from polytask.tokenizers.encode import joined
 
 TOKENS, SIDE = 4, 6
 BYTES = TextTokenizer.bytes()
@@ -102,6 +103,14 @@ def test_each_picture_comes_once_and_a_batch_without_any_has_a_blank_one(prepare
         texts.sources[0].train.pictures = kept
     assert empty.pixels.shape == (1, 3, SIDE, SIDE)
     assert (empty.shown == -1).all()
+
+
+def test_parts_are_joined_with_their_pictures():
+    parts = [documents(np.random.default_rng(seed), 50 * seed, 5) for seed in range(3)]
+    whole = encode_documents([one for part in parts for one in part], LOOKING)
+    found = joined([encode_documents(part, LOOKING) for part in parts])
+    for name, value in vars(whole).items():
+        np.testing.assert_array_equal(getattr(found, name), value)
 
 
 def test_what_is_cut_keeps_its_states(prepared):

@@ -19,7 +19,7 @@ from polytask.errors import DataError, Error
 from polytask.tasks.segment import Image
 from polytask.tasks.task import check
 from polytask.tokenizers.dropout import Dropout
-from polytask.tokenizers.encode import encode_documents
+from polytask.tokenizers.encode import encode_documents, joined
 from polytask.tokenizers.text import TextTokenizer
 
 if TYPE_CHECKING:
@@ -104,13 +104,11 @@ def _side(documents: _Documents, tokenizer: TextTokenizer, dropout: Dropout | No
 def _cut_anew(documents: _Documents, tokenizer: TextTokenizer, dropout: Dropout) -> Side:
     """All rows once, then all of them again, ..., each by itself, so that its ids depend on no other."""
     cut = [
-        vars(encode_documents([segments], tokenizer, dropout.cut(tokenizer, turn, number)))
+        encode_documents([segments], tokenizer, dropout.cut(tokenizer, turn, number))
         for turn in range(dropout.times)
         for segments, number in zip(documents.segments, documents.numbers, strict=True)
     ]
-    cut = cut or [vars(encode_documents([], tokenizer))]
-    joined = {name: np.concatenate([one[name] for one in cut]) for name in cut[0] if name != "plain"}
-    return {**joined, "plain": all(one["plain"] for one in cut)}
+    return vars(joined(cut or [encode_documents([], tokenizer)]))
 
 
 def send(pipe: IO[bytes], header: Mapping[str, Any], arrays: Sequence[np.ndarray] = ()) -> None:

@@ -131,6 +131,24 @@ def encode_documents(
     return joined if tokenizer.sight is None else _looking(joined, documents, tokenizer)
 
 
+def joined(parts: Sequence[Documents]) -> Documents:
+    """All documents of one part or more, one part after the other."""
+
+    def side_by_side(name: str) -> np.ndarray:
+        return np.concatenate([getattr(part, name) for part in parts])
+
+    pictures = pixels = None
+    if all(part.pictures is not None for part in parts):
+        sizes = [len(part.ids) for part in parts]
+        pictures, pixels = side_by_side("pictures"), side_by_side("pixels")
+        pictures = pictures + np.repeat(
+            np.cumsum(sizes) - sizes, [0 if part.pictures is None else len(part.pictures) for part in parts]
+        )
+    names = ("ids", "predicted", "lengths", "openers", "firsts")
+    arrays = {name: side_by_side(name) for name in names}
+    return Documents(**arrays, plain=all(part.plain for part in parts), pictures=pictures, pixels=pixels)
+
+
 def prompt_ids(segments: "Sequence[Segment]", tokenizer: "TextTokenizer") -> list[int]:
     """The given part and the opener of the answer, from which a model goes on.
 
