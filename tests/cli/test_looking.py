@@ -203,6 +203,27 @@ def test_it_is_tuned_further(polytask, made, files, tmp_path):
     assert isinstance(tuned.caption(PIL.Image.open(files[0]), max_tokens=3), str)
 
 
+def test_it_is_exported_as_what_transformers_reads(polytask, made, model, files, tmp_path):
+    import transformers
+
+    result = polytask("export", made[0], "--to", "hf", tmp_path / "theirs")
+    assert result.exit_code == 0, result.stderr
+    assert "as 16 tokens" in result.stdout
+    theirs = transformers.LlavaForConditionalGeneration.from_pretrained(tmp_path / "theirs").eval()
+    request = model.request(prompt(get_task("captioning"), {"image": files[0].read_bytes()}), Sampling())
+    ids, pixels = torch.tensor([request.ids]), model.tokenizer.sight.seen([files[0].read_bytes()])
+    with torch.no_grad():
+        logits = model.network.logits(model.network(ids, Context(torch.arange(ids.shape[1])[None]), pixels))
+        torch.testing.assert_close(theirs(input_ids=ids, pixel_values=pixels).logits, logits, rtol=0, atol=1e-4)
+
+
+def test_models_that_only_look_are_asked_to_draw_in_vain(polytask, made, files, tmp_path):
+    for words in (["draw", made[0], "red"], ["edit", made[0], files[0], "red"], ["variations", made[0], files[0]]):
+        result = polytask(*words, "--out", tmp_path / "out")
+        assert result.exit_code == 2
+        assert "draws no pictures" in result.stderr
+
+
 def test_quantized_it_still_looks(made, files):
     assert isinstance(pt.load(made[0], int8=True).caption(files[0], max_tokens=3), str)
     with pytest.raises(ConfigError, match="8 or 4 bits"):

@@ -28,7 +28,7 @@ def open_drawing(path: str, **words: Any) -> Model | PictureModel:
         return PictureModel.load(path, **words)
     model = Model.load(path, **words)
     if "drawing" not in model.able:
-        raise ConfigError(f"{path} holds a language model, which neither draws nor reads pictures; name another model.")
+        raise ConfigError(f"{path} holds a model that draws no pictures; name another one.")
     return model
 
 

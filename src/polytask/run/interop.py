@@ -60,14 +60,19 @@ def export_model(model: str, to: str, out: Path) -> Made:
     folder = read_folder(model)
     family, _ = hf.describe(folder.config)
     write(out, load_network(folder, dtype=_precision(folder)), folder.tokenizer)
-    place = shlex.quote(str(out))
-    task = "text2text-generation" if folder.config.decoder.encoder_layers else "text-generation"
-    pipeline = f"from transformers import pipeline; print(pipeline('{task}', {str(out)!r})('...'))"
-    following = [f"python -c {shlex.quote(pipeline)}", f"vllm serve {place}", f"polytask show {place}"]
-    kind = f"{family.model_type} ({family.architecture})"
-    if folder.tokenizer.pictures is not None:
+    place, kind = shlex.quote(str(out)), f"{family.model_type} ({family.architecture})"
+    if (sight := folder.tokenizer.sight) is not None:
+        say = f"from transformers import {family.architecture} as M; print(M.from_pretrained({str(out)!r}))"
+        each = f"{sight.vocabulary.tokens} tokens {sight.vocabulary.placeholder}"
+        kind += f", to be given pictures of {sight.size} pixels, from -1 to 1, as {each} each"
+        following = [f"python -c {shlex.quote(say)}"]
+    else:
+        task = "text2text-generation" if folder.config.decoder.encoder_layers else "text-generation"
+        say = f"from transformers import pipeline; print(pipeline('{task}', {str(out)!r})('...'))"
+        following = [f"python -c {shlex.quote(say)}", f"vllm serve {place}"]
+    if folder.tokenizer.drawing is not None:
         kind += f", which others read for texts alone ({picture_tokenizer.FOLDER}/ beside is polytask's)"
-    return Made(out, kind, cost.parameters(folder.config), following)
+    return Made(out, kind, cost.parameters(folder.config), [*following, f"polytask show {place}"])
 
 
 def _precision(folder: Folder) -> torch.dtype:
