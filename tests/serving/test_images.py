@@ -188,6 +188,7 @@ def test_models_say_what_they_can(client, http):
 def test_the_log_counts_pictures_and_holds_none(http, caplog):
     with caplog.at_level("INFO", logger="polytask.serving"):
         http.post("/v1/images/generations", json={"model": "diffusion", "prompt": "secret", "n": 2, **FEW})
+        until(lambda: caplog.messages)  # the line is written once the answer has left
     line = json.loads(caplog.messages[-1])
     assert (line["model"], line["pictures"], line["status"]) == ("diffusion", 2, 200)
     assert "secret" not in caplog.text
