@@ -182,6 +182,7 @@ def test_recipes_that_do_not_fit_are_refused(polytask, made, tmp_path):
     recipe = made[0].parent / "recipe.yaml"
     for change, words in (
         ("model.patch=7", "multiple of patch"),
+        ("model.patch=2", "take larger patches"),
         ("tokenizer.pictures={from: nowhere}", "looks at pictures by itself"),
         ("data.sources=[{task: drawing, from: blocksworld, limit: 9}]", "draws none"),
         ("model.depht=3", "depth"),

@@ -39,6 +39,11 @@ class VisionLanguageConfig(Part):
         ACTIVATIONS.get(self.activation)
         if not 0 <= self.left_out <= self.vision.layers:
             raise ConfigError(f"left_out={self.left_out!r} of {self.vision.layers} layers of vision; give fewer.")
+        if self.states >= self.text.context_length:
+            raise ConfigError(
+                f"A picture of {self.vision.image} pixels in patches of {self.vision.patch} has {self.states} states, "
+                f"and the context holds {self.text.context_length}; take larger patches or a longer context_length."
+            )
         if not 0 <= self.placeholder < self.text.vocab_size:
             raise ConfigError(
                 f"placeholder={self.placeholder!r} is no id of the decoder, which has {self.text.vocab_size}; choose "

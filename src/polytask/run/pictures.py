@@ -251,7 +251,11 @@ def assemble_pictures(
                 f"data.sources: no picture has a label, and {recipe.model.system} {does} by label; use task "
                 "classification."
             )
-        known["classes"] = len(prepared.labels)
+        known["classes"], said = len(prepared.labels), recipe.model.changes.get("classes")
+        if said not in (None, known["classes"]):
+            raise ConfigError(
+                f"model.classes={said}, but the data has {known['classes']} labels; leave it out to have as many."
+            )
     return PictureAssembly(recipe, tokenizer, prepared, picture_config(recipe, frozen, **known), frozen)
 
 

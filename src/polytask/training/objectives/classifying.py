@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from polytask.errors import ConfigError
 from polytask.models.classifier import Classifier
 from polytask.training.objectives.loss import Loss
 
@@ -27,6 +28,14 @@ class Classifying:
     shift: int = 0
     flip: bool = False
     smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.shift, int) or self.shift < 0:
+            raise ConfigError(f"training.dials: shift={self.shift!r} must be a whole number of pixels, at least 0.")
+        if not isinstance(self.flip, bool):
+            raise ConfigError(f"training.dials: flip={self.flip!r} must be true or false.")
+        if not 0 <= self.smoothing < 1:
+            raise ConfigError(f"training.dials: smoothing={self.smoothing!r} must be at least 0 and below 1.")
 
     def loss(self, model: Classifier, batch: "PictureBatch") -> Loss:
         known = batch.labels >= 0
