@@ -198,6 +198,7 @@ def test_dump_reads_back_to_an_equal_recipe(path, tmp_path):
         ("from: pairs.jsonl, columns", "form: pairs.jsonl, columns", 13, "data.sources.1.from is missing"),
         ("  held_out: 0.1", "  held_out: 1.5", 7, "less than 1"),
         ("  depth: 2", "  depth: [2", 6, "not YAML"),
+        ("  depth: 2", "  depth: 2\ntokenizer: {segmentations: 3}", 6, "`segmentations` are of `dropout`"),
         ("  held_out: 0.1", "  mixture: {by: stages, stages: [{until: 0.5, weights: {piars: 1}}]}", 7, "'pairs'"),
     ],
 )

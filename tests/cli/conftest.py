@@ -64,6 +64,20 @@ def trained(polytask, folder):
 
 
 @pytest.fixture(scope="session")
+def train_of(polytask, tmp_path_factory):
+    """train_of(text of a recipe) -> the folder of its run, beside recipe.yaml, and what training printed."""
+
+    def train(recipe):
+        folder = tmp_path_factory.mktemp("run")
+        (folder / "recipe.yaml").write_text(recipe)
+        result = polytask("train", folder / "recipe.yaml", "--out", folder / "run")
+        assert result.exit_code == 0, result.stderr
+        return folder / "run", result.stdout + result.stderr
+
+    return train
+
+
+@pytest.fixture(scope="session")
 def babbler(tmp_path_factory):
     """The folder of a model that has learnt nothing, and answers every prompt with other nonsense."""
     folder = tmp_path_factory.mktemp("babbler")

@@ -48,13 +48,8 @@ def codes(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def made(polytask, codes, tmp_path_factory):
-    """The folder of a run, and what training printed."""
-    folder = tmp_path_factory.mktemp("one")
-    (folder / "recipe.yaml").write_text(RECIPE.format(codes=codes))
-    result = polytask("train", folder / "recipe.yaml", "--out", folder / "run")
-    assert result.exit_code == 0, result.stderr
-    return folder / "run", result.stdout + result.stderr
+def made(train_of, codes):
+    return train_of(RECIPE.format(codes=codes))
 
 
 @pytest.fixture(scope="module")

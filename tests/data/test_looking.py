@@ -87,20 +87,13 @@ def test_states_are_those_of_the_pictures_that_stand_there(prepared):
     assert min(held) >= 150
 
 
-def test_each_picture_comes_once_and_a_batch_without_any_has_a_blank_one(prepared):
+def test_each_picture_comes_once_and_a_batch_without_any_has_a_blank_one(prepared, tmp_path):
     batch = Loader(prepared, 8, 96).batch(0)
     assert len(batch.pixels) == len({int(one) // TOKENS for one in batch.shown.unique() if one >= 0})
     assert batch.pixels.shape[1:] == (3, SIDE, SIDE)
-    without = [
-        PreparedSource("texts", "any", False, 1.0, *[source.train, source.validation])
-        for source in prepared.sources[:1]
-    ]
-    texts = Prepared(tuple(without), BYTES.special, LOOKING.size, None, LOOKING.sight)
-    texts.sources[0].train.pictures, kept = np.zeros(0, np.int64), texts.sources[0].train.pictures
-    try:
-        empty = Loader(texts, 2, 96).batch(0)
-    finally:
-        texts.sources[0].train.pictures = kept
+    texts = store(tmp_path / "texts", [[Text(f"{n}?"), Text(str(n), target=True)] for n in range(20)])
+    source = PreparedSource("texts", "any", False, 1.0, texts, texts)
+    empty = Loader(Prepared((source,), BYTES.special, LOOKING.size, None, LOOKING.sight), 2, 96).batch(0)
     assert empty.pixels.shape == (1, 3, SIDE, SIDE)
     assert (empty.shown == -1).all()
 

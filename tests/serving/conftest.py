@@ -49,13 +49,14 @@ def server():
         yield address, app
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def http(server):
+    """Of the conversation with `server`, which a module may have of its own."""
     with httpx.Client(base_url=server[0], timeout=60) as client:
         yield client
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def client(server):
     with openai.OpenAI(base_url=f"{server[0]}/v1", api_key="none", max_retries=0, timeout=60) as made:
         yield made

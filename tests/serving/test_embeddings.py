@@ -41,18 +41,6 @@ def server(folder):
 
 
 @pytest.fixture(scope="module")
-def client(server):
-    with openai.OpenAI(base_url=f"{server[0]}/v1", api_key="none", max_retries=0, timeout=60) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def http(server):
-    with httpx.Client(base_url=server[0], timeout=60) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
 def clip(folder):
     return polytask.load(folder)
 

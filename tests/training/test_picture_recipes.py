@@ -240,6 +240,8 @@ def test_mistakes_of_prompts_and_folders_are_named(runs):
 @pytest.mark.parametrize(("name", "changes", "sentence"), [
     ("clip-blocks", ["training.objective=prefix"], "has one of its own"),
     ("clip-blocks", ["training.tokens=100"], "learns from pictures; write steps"),
+    ("clip-blocks", ["training.label_smoothing=0.1"], "label_smoothing is of texts"),
+    ("digits-classifier", ["training.label_smoothing=0.1"], "write training.dials.smoothing"),
     ("clip-blocks", ["model.dpeth=2"], "clip has no 'dpeth'"),
     ("clip-blocks", ["data.sources.0.task=chat"], "task chat has no picture"),
     ("clip-blocks", ["model.prior.from=x"], r"model\.prior: clip reads no other network"),
@@ -249,6 +251,15 @@ def test_mistakes_of_prompts_and_folders_are_named(runs):
 def test_mistakes_in_recipes_are_named(name, changes, sentence):
     with pytest.raises(ConfigError, match=sentence):
         read_recipe(name, changes)
+
+
+@pytest.mark.parametrize(("change", "sentence"), [
+    ("model.classes=2", "model.classes=2, but the data has"), ("training.dials={shift: 0.5}", "whole number of pixels"),
+    ("training.dials={flip: maybe}", "true or false"), ("training.dials={smoothing: 1.5}", "below 1"),
+])  # fmt: skip
+def test_mistakes_about_labels_are_named(runs, tmp_path, change, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        train_recipe(small("digits-classifier", runs, [change]), tmp_path / "run", callbacks=[])
 
 
 def test_mistakes_in_frozen_networks_are_named(runs, tmp_path):

@@ -158,8 +158,8 @@ def _described(folder: Path) -> tuple[Language, dict[str, Any]]:
         raise CheckpointError(f"{folder / 'config.json'} does not describe a polytask network: {error}") from None
     if not isinstance(config, Language):
         raise CheckpointError(
-            f"{folder} holds a {type(config).__name__.removesuffix('Config')} network, which answers no task of texts; "
-            "polytask show says what it is for."
+            f"{folder} holds a network for pictures alone ({type(config).__name__.removesuffix('Config')}); polytask "
+            "show says what it is for, and draw, edit or classify ask it."
         )
     return config, about
 

@@ -92,7 +92,7 @@ class Painter:
             kind = kinds.get(type(folder.config), "an autoencoder")
             role = "it is a part of other systems, named in a recipe by `model`."
             if isinstance(folder.config, ClassifierConfig):
-                role = "it judges what others draw: polytask eval --judge."
+                role = "it says what they show (polytask classify) and judges drawings (polytask eval --judge)."
             raise ConfigError(f"{folder.path} holds {kind}, which alone draws nothing; {role}")
         precision = getattr(torch, runtime.pick_precision(dtype, place))
 

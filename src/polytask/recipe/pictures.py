@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING
 
 from polytask.errors import ConfigError
 from polytask.registry import nearest
+from polytask.tasks import get_task
+from polytask.tasks.task import draws
 
 if TYPE_CHECKING:
     from polytask.recipe import Recipe
@@ -33,6 +35,8 @@ def check_network(recipe: "Recipe") -> None:
                 f"model.{name} is missing: {system} learns from the embeddings of a trained one; write {name}: "
                 f"{{from: FOLDER}}, such as runs/{name}-blocks."
             )
+    if recipe.looks:
+        _check_looking(recipe)
     if not recipe.draws:
         if recipe.training.dials:
             raise ConfigError(f"training.dials: {system} has none; they are of networks for pictures.")
@@ -40,6 +44,15 @@ def check_network(recipe: "Recipe") -> None:
         return
     _check_training(recipe)
     recipe.picture_network(vocab_size=1000, context_length=recipe.training.context_length)
+
+
+def _check_looking(recipe: "Recipe") -> None:
+    for source in recipe.data.sources:
+        if draws(get_task(source.task)):
+            raise ConfigError(
+                f"data.sources: task {source.task} draws pictures, and {recipe.model.system} looks at them alone; "
+                "leave the source out, or take generalist with tokenizer.pictures."
+            )
 
 
 def _check_training(recipe: "Recipe") -> None:
@@ -52,6 +65,11 @@ def _check_training(recipe: "Recipe") -> None:
     for name in ("tokens", "batch_tokens"):
         if getattr(training, name) is not None:
             raise ConfigError(f"training.{name}: {system} learns from pictures; write steps and batch_rows.")
+    for name in ("label_smoothing", "z_loss"):
+        if getattr(training, name):
+            own = system == "classifier" and name == "label_smoothing"
+            instead = "write training.dials.smoothing" if own else "leave it out"
+            raise ConfigError(f"training.{name} is of texts, and {system} learns from pictures; {instead}.")
     if training.objective is not None:
         raise ConfigError(f"training.objective: {system} has one of its own; leave the key out.")
     if recipe.evaluation.tasks or recipe.evaluation.samples:

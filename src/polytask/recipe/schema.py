@@ -83,6 +83,12 @@ class Tokenizer(Section):
     dropout: float | None = Field(default=None, ge=0.0, le=1.0)
     segmentations: int | None = Field(default=None, ge=1)
 
+    @model_validator(mode="after")
+    def _cut_in_ways(self) -> "Tokenizer":
+        if self.segmentations is not None and not self.dropout:
+            raise ValueError("`segmentations` are of `dropout`, without which every text is cut in one way; set both")
+        return self
+
 
 class Cleaning(Section):
     """As `polytask.data.clean.Clean`, for each source by itself; `near: true` takes 0.8."""

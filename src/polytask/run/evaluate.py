@@ -120,10 +120,8 @@ def _of_chooser(
 
     rows, model = list(read(spec)), open_any(folder, **(loading or {}))
     if isinstance(model, PictureMatcher):
-        model, every = (
-            replace(model, templates=templates or PLAIN),
-            sorted({row["label"] for row in rows if row.get("label")}),
-        )
+        model = replace(model, templates=templates or PLAIN)
+        every = sorted({row["label"] for row in rows if row.get("label")})
     else:
         every = model.labels
     rows = [row if row.get("labels") else {**row, "labels": every} for row in rows]
