@@ -46,6 +46,17 @@ REQUESTS = [
 ]
 
 
+def test_guidance_towards_a_picture_changes_that_request_alone():
+    engine = ImageEngine(filled(low=True, low_pixels=8))
+    low = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(9)).clamp(-1, 1)
+    plain = ImageRequest(text(0), steps=3, low=low, guidance=2.0)
+    led = dataclasses.replace(plain, picture_guidance=3.0)
+    first, second = engine.run([plain, led])
+    torch.testing.assert_close(first, engine.run([plain])[0], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(second, engine.run([led])[0], atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(first, second, atol=1e-2)
+
+
 def test_together_is_as_alone():
     alone = [ImageEngine(MODEL).run([request])[0] for request in REQUESTS]
     for most in (2, 16):
@@ -185,6 +196,7 @@ def test_a_cancelled_request_is_gone():
         ({"known": torch.zeros(1, 3, 8, 8)}, "needs a mask"),
         ({"known": torch.zeros(1, 3, 8, 8), "mask": torch.zeros(1, 1, 4, 4)}, "resize it first"),
         ({"low": torch.zeros(1, 3, 4, 4)}, "only such a model"),
+        ({"picture_guidance": 1.5}, "towards a picture that is given"),
     ],
 )
 def test_mistakes_are_named(words, sentence):

@@ -174,6 +174,31 @@ def test_what_is_left_out_is_not_seen():
         torch.testing.assert_close(guided[1], plain[1], atol=1e-5, rtol=1e-4)
 
 
+def test_two_scales_guide_towards_a_picture_and_a_text():
+    """InstructPix2Pix, equation 3: e(0, 0) + s_I (e(I, 0) - e(0, 0)) + s_T (e(I, T) - e(I, 0))."""
+    network = filled(DiffusionConfig(unet(text=16, low=True), text=TEXT, low_pixels=8)).eval()
+    with torch.no_grad():  # at first no text is heard
+        for name, parameter in network.unet.named_parameters():
+            if name.endswith(".attention.output.weight"):
+                parameter.normal_(std=0.3, generator=torch.Generator().manual_seed(3))
+    batch, x, t = pictures(rows=4), torch.randn(4, 3, 8, 8), torch.tensor([10, 300, 600, 900])
+    texts, towards = torch.tensor([3.0, 1.0, 1.0, 4.0]), torch.tensor([1.5, 2.0, 1.0, 1.0])
+    low, condition = torch.randn(4, 3, 8, 8), network.condition(batch.ids, batch.mask)
+    with torch.no_grad():
+        both, picture = network(x, t, condition, low), network(x, t, condition.none(), low)
+        nothing = network(x, t, condition.none(), torch.zeros_like(low))
+        s_i, s_t = towards.view(-1, 1, 1, 1), texts.view(-1, 1, 1, 1)
+        wanted = nothing + s_i * (picture - nothing) + s_t * (both - picture)
+        assert not torch.allclose(picture, nothing, atol=1e-4)
+        assert not torch.allclose(picture, both, atol=1e-4)
+        found = network.guided(x, t, condition, texts, low, picture_guidance=towards)
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
+        plain = network.guided(x, t, condition, texts, low)
+        ones = network.guided(x, t, condition, texts, low, picture_guidance=torch.ones(4))
+        torch.testing.assert_close(ones, plain)
+        torch.testing.assert_close(found[3], plain[3], atol=1e-5, rtol=1e-4)
+
+
 def test_a_smaller_picture_is_seen_with_noise_of_its_level():
     network = filled(DiffusionConfig(unet(low=True, augmentation=True), low_pixels=4)).train()
     calls = []

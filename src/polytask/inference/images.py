@@ -27,8 +27,9 @@ class ImageRequest:
     seed: of all noise; the same gives the same picture, whoever else is drawn. noise (1, 3, H, W): to begin with, in
     place of the seed's. inverted (1, 3, H, W): a picture, of which the noise comes back from which DDIM draws it,
     whatever the sampler; estimates are taken as they are. low (1, 3, h, w): the picture that is enlarged, with noise of
-    `augmentation` from 0 to 1. known (1, 3, H, W): a picture that stays where `mask` (1, 1, H, W) is False; estimates
-    are replaced there (Wang et al. 2022, "DDNM", section 3.1).
+    `augmentation` from 0 to 1; picture_guidance: away from what would be drawn without it, 1 is none. known
+    (1, 3, H, W): a picture that stays where `mask` (1, 1, H, W) is False; estimates are replaced there (Wang et al.
+    2022, "DDNM", section 3.1).
     """
 
     condition: Condition
@@ -39,6 +40,7 @@ class ImageRequest:
     eta: float | None = None
     gamma: float | None = None
     guidance: float = 1.0
+    picture_guidance: float = 1.0
     threshold: str | None = "static"
     percentile: float = 0.995
     seed: int = 0
@@ -50,12 +52,18 @@ class ImageRequest:
     mask: Tensor | None = None
 
     def __post_init__(self) -> None:
-        for name, most in (("guidance", 100.0), ("eta", 1.0), ("gamma", 1.0), ("augmentation", 1.0)):
+        for name, most in (
+            ("guidance", 100.0), ("picture_guidance", 100.0), ("eta", 1.0), ("gamma", 1.0), ("augmentation", 1.0),
+        ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and not (isinstance(value, int | float) and 0 <= value <= most):
                 raise ConfigError(f"drawing: {name}={value!r} must be a number from 0 to {most:g}")
         thresholding(self.threshold, self.percentile)
         SAMPLERS.get(self.sampler)
+        if self.picture_guidance != 1 and self.low is None:
+            raise ConfigError(
+                "drawing: picture_guidance leads towards a picture that is given; give one, or leave it 1."
+            )
         if (self.known is None) != (self.mask is None):
             raise ConfigError("drawing: a known picture needs a mask of what to draw anew, and a mask a picture")
 
@@ -241,8 +249,9 @@ class ImageEngine:
         if model.config.unet.self_conditioning:
             guess = torch.cat([torch.zeros_like(way.query.x) if way.guess is None else way.guess for way in group])
         guidance = torch.tensor([float(request.guidance) for request in requests], device=self.device)
+        away = torch.tensor([float(request.picture_guidance) for request in requests], device=self.device)
         condition = together([request.condition for request in requests])
-        output = model.guided(x, t, condition, guidance, low, level, guess).float()
+        output = model.guided(x, t, condition, guidance, low, level, guess, away).float()
         for way, said in zip(group, output.split(1), strict=True):
             now, variance = way.query.now, said[:, 3:] if said.shape[1] > 3 else None
             try:

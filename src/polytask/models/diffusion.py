@@ -189,19 +189,26 @@ class Diffusion(nn.Module):
 
     def guided(
         self, x: Tensor, t: Tensor, condition: Condition, guidance: Tensor, low: Tensor | None = None,
-        augmentation: Tensor | None = None, guess: Tensor | None = None,
+        augmentation: Tensor | None = None, guess: Tensor | None = None, picture_guidance: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """The same, led away from what would be predicted of no condition by the weights guidance (B,), 1 being none;
-        both in one pass. The variance, where it is learned, is that of the condition."""
-        led = (guidance != 1).nonzero().flatten()
+        all in one pass. The variance, where it is learned, is that of the condition. picture_guidance (B,), 1 being
+        none, leads away from what would be predicted without the picture `low` as well (Brooks et al. 2023,
+        "InstructPix2Pix", section 3.2); no picture is one of zeros."""
+        away = torch.ones_like(guidance) if picture_guidance is None or low is None else picture_guidance
+        led, alone = ((guidance != 1) | (away != 1)).nonzero().flatten(), (away != 1).nonzero().flatten()
         if not len(led):
             return self(x, t, condition, low, augmentation, guess)  # type: ignore[no-any-return]
-        x, t = torch.cat([x, x[led]]), torch.cat([t, t[led]])
-        low, augmentation, guess = (
-            None if part is None else torch.cat([part, part[led]]) for part in (low, augmentation, guess)
-        )
-        output = self(x, t, together([condition, condition.rows(led).none()]), low, augmentation, guess)
-        output, without = output.split([len(guidance), len(led)])
-        weights = guidance[led].view(-1, 1, 1, 1).to(output.dtype)
+        rows = torch.cat([torch.arange(len(x), device=x.device), led, alone])
+        none = [condition.rows(part).none() for part in (led, alone) if len(part)]
+        if low is not None:
+            low = torch.cat([low, low[led], torch.zeros_like(low[alone])])
+        augmentation, guess = (None if part is None else part[rows] for part in (augmentation, guess))
+        output = self(x[rows], t[rows], together([condition, *none]), low, augmentation, guess)
+        output, without, nothing = output.split([len(guidance), len(led), len(alone)])
+        weights, away = (part.view(-1, 1, 1, 1).to(output.dtype) for part in (guidance[led], away[alone]))
         said = classifier_free(output[led, :3], without[:, :3], weights)
+        if len(alone):
+            towards = without[torch.isin(led, alone), :3] - nothing[:, :3]
+            said = said.index_add(0, torch.isin(led, alone).nonzero().flatten(), (away - 1) * towards)
         return torch.cat([output[:, :3].index_copy(0, led, said), output[:, 3:]], dim=1)
