@@ -47,13 +47,21 @@ def diffusion(base: PictureModel | None = None, **words) -> PictureModel:
     """A model of captions; over a base one that enlarges its pictures."""
     unet = dataclasses.replace(UNET, **words)
     low = {} if base is None else {"low_pixels": base.side}
-    config = DiffusionConfig(unet, text=READER, steps=100, **low)
     below = None if base is None else base.painter
-    return _model(shaken(Diffusion(config).initialize(0)), {"text_length": LENGTH}, base=below)
+    return diffusion_of(DiffusionConfig(unet, text=READER, steps=100, **low), base=below)
+
+
+def diffusion_of(config: DiffusionConfig, **parts) -> PictureModel:
+    return _model(shaken(Diffusion(config).initialize(0)), {"text_length": LENGTH}, **parts)
 
 
 def cascade() -> PictureModel:
     return diffusion(diffusion(), pixels=16, attention=(8,), low=True)
+
+
+def instructed() -> PictureModel:
+    """What changes a picture as an instruction says."""
+    return diffusion_of(DiffusionConfig(dataclasses.replace(UNET, low=True), text=READER, steps=100, low_pixels=8))
 
 
 def by_label(labels=("circle", "square")) -> PictureModel:

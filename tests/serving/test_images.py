@@ -14,6 +14,7 @@ from tests.serving.artists import (
     cascade,
     diffusion,
     hole,
+    instructed,
     looking,
     picture,
     pixels,
@@ -30,7 +31,7 @@ FEW = {"steps": 4, "seed": 7}
 def models():
     return {
         "texts": tiny(), "diffusion": diffusion(), "cascade": cascade(), "labels": by_label(), "unclip": unclip(),
-        "tokens": by_tokens(), "looking": looking(),
+        "tokens": by_tokens(), "looking": looking(), "instructed": instructed(),
     }  # fmt: skip
 
 
@@ -92,6 +93,24 @@ def test_what_is_transparent_is_drawn_anew(client):
     assert set(shown(own.data[0].b64_json).crop((0, 0, 4, 8)).tobytes()) == {0}
     large = {"image": picture((16, 16)), "mask": hole((4, 4)), "prompt": "a red"}
     assert client.images.edit(model="diffusion", **large, extra_body={**FEW, "resize": True}).size == "8x8"
+
+
+def test_an_instruction_changes_a_picture(client, http, models):
+    image, model = picture(seed=1), models["instructed"]
+    dials = {"picture_guidance": 2.0, **FEW}
+    answer = client.images.edit(model="instructed", image=image, prompt="a red", n=2, extra_body=dials)
+    assert same(answer, model.edit(image, "a red", n=2, **dials))
+    within = client.images.edit(model="instructed", image=image, mask=hole(), prompt="a red", extra_body=FEW)
+    new, old = shown(within.data[0].b64_json), shown(base64.b64encode(image).decode())
+    assert new.crop((0, 0, 4, 8)).tobytes() == old.crop((0, 0, 4, 8)).tobytes()
+    (task,) = http.get("/v1/tasks?model=instructed").json()["data"]
+    assert (task["name"], task["fields"]["instruction"]["help"]) == ("editing", "what is to be changed")
+    body = {"model": "instructed", "example": {"image": url(image), "instruction": "a red"}, **dials}
+    told = http.post("/v1/tasks/edit", json=body).json()["answers"][0]
+    assert shown(told["answer"]["b64_json"]).tobytes() == pixels(answer.data[0])
+    other = http.post("/v1/images/edits", data={"model": "diffusion", "prompt": "a", "picture_guidance": "2"},
+                      files={"image": image, "mask": hole()})  # fmt: skip
+    assert (other.status_code, other.json()["error"]["param"]) == (400, "picture_guidance")
 
 
 def test_variations(client, models):

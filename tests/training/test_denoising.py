@@ -31,9 +31,11 @@ class Pictures:
     mask: torch.Tensor
     labels: torch.Tensor
     sources: torch.Tensor
+    given: torch.Tensor | None = None
 
     def to(self, device):
-        return Pictures(*(getattr(self, field.name).to(device) for field in fields(self)))
+        found = (getattr(self, field.name) for field in fields(self))
+        return Pictures(*(None if one is None else one.to(device) for one in found))
 
     @property
     def seen(self):
@@ -94,6 +96,30 @@ def test_the_loss_is_the_weighted_error(kind, weighted):
     assert sorted((t // 125).tolist()) == list(range(8))  # one step in each eighth of all
     with torch.no_grad():
         assert float(Denoising(min_snr=5.0 if weighted else None).loss(network, batch).sum) == float(loss.sum)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_instruction_and_picture_are_left_out_apart_and_together(training):
+    """A share of `drop` each, of what is learned from; all is seen in evaluation (Brooks et al. 2023)."""
+    config = DiffusionConfig(unet(text=16, low=True), text=TEXT, low_pixels=8)
+    network = Diffusion(config).initialize(0).train(training)
+    rows = 400
+    batch = pictures(rows=rows)
+    batch.given, batch.mask = torch.full_like(batch.pixels, 0.5), torch.ones_like(batch.mask)
+    calls = []
+    network.unet.register_forward_hook(lambda module, given, output: calls.append(given))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        Denoising(drop=0.2).loss(network, batch)
+    _, _, states, mask, _, low, *_ = calls[0]
+    text, seen = mask.sum(1) > 1, low.flatten(1).abs().sum(1) > 0
+    assert torch.equal(low[seen], batch.given[seen])
+    assert not states[~text].any()
+    counts = [int(part.sum()) for part in (text & seen, text & ~seen, ~text & seen, ~text & ~seen)]
+    if not training:
+        assert counts == [rows, 0, 0, 0]
+    else:
+        assert [round(count / rows, 1) for count in counts] == [0.4, 0.2, 0.2, 0.2]
 
 
 def test_a_learned_variance_is_bound_and_leaves_the_mean_alone():

@@ -28,6 +28,8 @@ SMALL = {
     "dvae-blocks": ["model.width=8", "model.first=16"],
     "imagen-blocks": ["model.channels=32", "model.multipliers=[1,1]", "model.attention=[16]", "model.reader_dim=64"],
     "imagen-64-blocks": ["model.multipliers=[1,1,1]", "model.reader_dim=64"],
+    "edit-blocks": ["model.channels=32", "model.multipliers=[1,1]", "model.blocks=1", "model.attention=[16]",
+                    "model.reader_dim=64"],
     "unclip-prior-blocks": ["model.layers=1", "model.dim=64"],
     "unclip-blocks": ["model.channels=32", "model.multipliers=[1,1]", "model.attention=[16]", "model.reader_dim=64"],
     "unclip-64-blocks": ["model.multipliers=[1,1]"],
@@ -36,7 +38,7 @@ SMALL = {
     "emoji": ["model.channels=32", "model.multipliers=[1,1]", "model.attention=[]", "model.reader_dim=64"],
     "digits-classifier": ["model.width=8", "model.blocks=1"],
     "cifar10-classifier": ["model.width=8", "model.blocks=1"],
-}
+}  # fmt: skip
 REAL = ["mnist-digits", "cifar10", "emoji", "digits-classifier", "cifar10-classifier"]  # of files, written by the test
 DIGITS = ["data.sources.0.from=digits.jsonl", "data.sources.0.limit=null"]
 
@@ -196,6 +198,52 @@ def test_edits_keep_what_the_mask_leaves(name, runs):
         model.edit(picture, "a red circle", Image.new("L", picture.size))
 
 
+def test_instructions_change_pictures(runs):
+    from PIL import Image
+
+    model = polytask.load(runs / "edit-blocks")
+    picture, words = Image.new("RGB", (32, 32), (40, 160, 90)), {"steps": 2, "seed": 3}
+    assert model.able == ["editing"]
+    one, two = model.edit(picture, "make the circle blue", n=2, **words)
+    assert one.tobytes() != two.tobytes()
+    (other,) = model.edit_many([picture], ["make the circle blue"], seed=4, steps=2)
+    assert other[0].tobytes() == two.tobytes()
+    red = Image.new("RGB", (32, 32), (200, 20, 20))
+    assert model.edit(red, "make the circle blue", **words)[0].tobytes() != one.tobytes()
+    closer = model.edit(picture, "make the circle blue", picture_guidance=5.0, **words)[0]
+    assert closer.tobytes() != one.tobytes()
+    mask = Image.new("L", picture.size, 0)
+    mask.paste(255, (0, 0, 16, 32))
+    kept = model.edit(picture, "make the circle blue", mask, **words)[0]
+    assert kept.crop((16, 0, 32, 32)).tobytes() == picture.crop((16, 0, 32, 32)).tobytes()
+    assert kept.crop((0, 0, 16, 32)).tobytes() != picture.crop((0, 0, 16, 32)).tobytes()
+
+
+@pytest.mark.parametrize(("ask", "error", "sentence"), [
+    (lambda model, one: model.draw("a red circle"), TaskError, "changes a picture as an instruction says"),
+    (lambda model, one: model.variations(one), TaskError, "system dalle2"),
+    (lambda model, one: model.edit(one.resize((8, 8)), "make it red"), TaskError, "The picture has 8 x 8 pixels"),
+    (lambda model, one: model.edit(one, "make it red", candidates=4), ConfigError, "told what to change"),
+    (lambda model, one: model.edit(one, "make it red", picture_guidance=-1), ConfigError, "picture_guidance=-1"),
+    (lambda model, one: model.edit(one, "make it red", augmentation=[0, 0.2]), ConfigError, "that enlarges"),
+])  # fmt: skip
+def test_mistakes_about_instructions_are_named(ask, error, sentence, runs):
+    from PIL import Image
+
+    with pytest.raises(error, match=sentence):
+        ask(polytask.load(runs / "edit-blocks"), Image.new("RGB", (32, 32)))
+
+
+def test_instructions_are_of_models_that_follow_them(runs):
+    from PIL import Image
+
+    model = polytask.load(runs / "imagen-blocks")
+    with pytest.raises(ConfigError, match="picture_guidance is of a model that changes pictures"):
+        model.draw("a red circle", picture_guidance=2.0)
+    with pytest.raises(TaskError, match="where a mask says"):
+        model.edit_many([Image.new("RGB", (32, 32))], ["make it red"])
+
+
 def test_a_clip_of_a_run_is_asked(runs):
     model = polytask.load(runs / "clip-blocks")
     assert model.embed(["a red circle", "a blue square"]).shape == (2, 32)
@@ -244,6 +292,8 @@ def test_mistakes_of_prompts_and_folders_are_named(runs):
     ("digits-classifier", ["training.label_smoothing=0.1"], "write training.dials.smoothing"),
     ("clip-blocks", ["model.dpeth=2"], "clip has no 'dpeth'"),
     ("clip-blocks", ["data.sources.0.task=chat"], "task chat has no picture"),
+    ("clip-blocks", ["data.sources.0.task=editing"], "task editing has no picture with a caption"),
+    ("edit-blocks", ["data.sources.0.task=drawing"], "task drawing has no picture before and after an instruction"),
     ("clip-blocks", ["model.prior.from=x"], r"model\.prior: clip reads no other network"),
     ("imagen-blocks", ["model.attention=[7]"], "attention at 7"),
     ("gpt3-tiny", ["training.dials.drop=0.1"], r"training\.dials: gpt3 has none"),
@@ -277,8 +327,47 @@ def test_what_is_drawn_is_judged(runs):
     assert report.examples == 8
     assert {f"right, {group}" for group in ("1 object", "2 objects", "3 objects", HELD_OUT)} < set(report.metrics)
     assert report.metrics["right"] == 0  # two steps teach nobody to draw
-    with pytest.raises(ConfigError, match="judged by task drawing"):
-        evaluate(str(runs / "imagen-blocks"), "chat", "blocksworld", {}, {}, limit=2)
+    for task in ("chat", "editing"):
+        with pytest.raises(ConfigError, match="judged by task drawing"):
+            evaluate(str(runs / "imagen-blocks"), task, "blocksworld", {}, {}, limit=2)
+
+
+def test_what_is_changed_is_judged(runs):
+    from polytask.run.evaluate import evaluate
+
+    folder, words = str(runs / "edit-blocks"), {"limit": 2, "drawing": {"steps": 1}}
+    report = evaluate(folder, "editing", "blocksworld", {}, {}, **words)
+    assert (report.task, report.examples, report.metrics["right"]) == ("editing", 8, 0)
+    with pytest.raises(ConfigError, match="judged by task editing"):
+        evaluate(folder, "drawing", "blocksworld", {}, {}, **words)
+    with pytest.raises(ConfigError, match="not to instructions"):
+        evaluate(folder, "editing", "blocksworld", {}, {}, limit=2, drawing={"candidates": 3})
+    with pytest.raises(ConfigError, match="changes pictures and draws none"):
+        evaluate(folder, "drawing", "blocksworld", {}, {}, judge=str(runs / "clip-blocks"), limit=2)
+
+
+def test_who_changes_pictures_as_told_is_judged_right(runs, monkeypatch):
+    """Pictures as the world itself changes them, but for one that is left as it is."""
+    from polytask.data.sources import SourceSpec, read
+    from polytask.pictures import PictureModel
+    from polytask.run.evaluate import evaluate
+    from polytask.tasks.picture import decode
+
+    options = {"pixels": 32, "objects": [1, 1]}
+    rows = read(SourceSpec("editing", "blocksworld", limit=200, split="test", options=options))
+    answers = {(row["image"], row["instruction"]): row["edited"] for row in rows}
+    asked = []
+
+    def edit_many(self, pictures, instructions, **dials):
+        asked.extend(zip(pictures, instructions))
+        pairs = list(zip(pictures, instructions))
+        return [[decode(answers.get(pair, pair[0]) if i else pair[0])] for i, pair in enumerate(pairs)]
+
+    monkeypatch.setattr(PictureModel, "edit_many", edit_many)
+    report = evaluate(str(runs / "edit-blocks"), "editing", "blocksworld", {}, {}, limit=10)
+    assert report.metrics["right, 1 object"] == pytest.approx(0.9)
+    assert report.metrics["right, 2 objects"] == 0
+    assert len(asked) == 40
 
 
 def test_drawings_of_captions_are_judged_by_a_clip(runs, monkeypatch):

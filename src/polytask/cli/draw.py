@@ -44,6 +44,12 @@ ENLARGING: dict[str, Any] = {
         _option("Noise in the smaller picture, from 0 to 1; 0,0.1,0.3 or search: what fits best by a CLIP."),
     ],
 }
+CHANGING: dict[str, Any] = {
+    "picture_guidance": Annotated[
+        float | None,
+        _option("Of a model that follows instructions: how closely it keeps to the picture; 1.5 unless said."),
+    ],
+}
 BY_TOKENS: dict[str, Any] = {
     "temperature": Annotated[float | None, _option("Of a model that draws token by token, as of texts.")],
     "top_k": Annotated[int | None, _option("Of the same: sample among so many tokens; 0 is all.")],
@@ -102,12 +108,12 @@ def draw(
     _print(run_draw(model, prompt, out, loading, dials))
 
 
-@_with_dials(DIALS, ENLARGING, CHOICE, BY_TOKENS)
+@_with_dials(DIALS, CHANGING, ENLARGING, CHOICE, BY_TOKENS)
 def edit(
     model: MODEL,
     picture: PICTURE,
     prompt: Annotated[
-        str, typer.Argument(metavar="PROMPT", help="What the whole picture is to show.", show_default=False)
+        str, typer.Argument(metavar="PROMPT", help="What the whole is to show, or an instruction.", show_default=False)
     ],
     mask: Annotated[
         Path | None, typer.Option(help="A picture, white where it is to be drawn anew.", show_default=False)
@@ -117,7 +123,12 @@ def edit(
     dials: Any = None,
     loading: Any = None,
 ) -> None:
-    """Draw a part of a picture anew, so that the whole fits a caption."""
+    """Draw a part of a picture anew, so that the whole fits a caption, or change it as an instruction says.
+
+    For example:  polytask edit runs/imagen-blocks picture.png "a blue circle" --mask mask.png
+
+    or:  polytask edit runs/edit-blocks picture.png "make the circle blue"
+    """
     from polytask.run.draw import edit as run_edit
 
     _print(run_edit(model, picture, prompt, mask, resize, out, loading, dials))

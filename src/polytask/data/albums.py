@@ -1,7 +1,8 @@
 """Pictures of sources on disk, decoded and resized once: bytes of pixels, memory-mapped, with captions and labels.
 
 pixels.bin      uint8, (N, S, S, 3)
-captions.json   a list of N strings
+given.bin       as pixels.bin, the pictures that an instruction changes, where a task has such
+captions.json   a list of N strings, of instructions where pictures are changed
 labels.npy      (N,) int64, numbers in the source's labels; -1 where a picture has none
 
 An entry of the cache is named by all that decides its content: the source's files, the size, how pictures are fitted,
@@ -37,11 +38,13 @@ _SIDES = ("train", "validation")
 
 @dataclass(frozen=True)
 class Album:
-    """N pictures: pixels (N, S, S, 3) uint8, their captions, their labels (N,) int64."""
+    """N pictures: pixels (N, S, S, 3) uint8, their captions, their labels (N,) int64. given: those from which they were
+    changed as the captions say, (N, S, S, 3) uint8; None where they are of no such task."""
 
     pixels: np.ndarray
     captions: list[str]
     labels: np.ndarray
+    given: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -81,7 +84,8 @@ def prepare_pictures(
 ) -> Pictures:
     """Decodes what is not in the cache yet. `progress` is told (source, rows) while it does.
 
-    A row's picture is its field `image`, its caption `caption`, else its `label`. Raises DataError where a source has
+    A row's picture is its field `image`, its caption `caption`, else its `label`; of editing it is `edited`, made of
+    `image` by `instruction`. Raises DataError where a source has
     no pictures, or more than one in a hundred that cannot be read; ConfigError for two sources of one name.
     """
     expect_names([source.name for source in sources])
@@ -127,7 +131,7 @@ def _build(
     temporary = Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent))
     labels: dict[str, int] = {}
     try:
-        writers = [_Writer(temporary / side, size, fit, labels) for side in _SIDES]
+        writers = [(_Edits if _edits(source) else _Writer)(temporary / side, size, fit, labels) for side in _SIDES]
         count = 0
         for part, (kept, held) in zip(parts_of(source), (writers, writers[1:] * 2)):
             for row in read(part):
@@ -166,9 +170,31 @@ class _Writer:
         self.labels.append(-1 if label is None else self.names.setdefault(label, len(self.names)))
 
     def close(self) -> None:
+        """Writes what comes at the end."""
         self._pixels.close()
         (self.path / "captions.json").write_text(json.dumps(self.captions))
         np.save(self.path / "labels.npy", np.array(self.labels, dtype=np.int64))
+
+
+class _Edits(_Writer):
+    """The same of pictures that an instruction makes of others."""
+
+    def __init__(self, path: Path, size: int, fit: Fit, labels: dict[str, int]):
+        super().__init__(path, size, fit, labels)
+        self._given = open(path / "given.bin", "wb")  # noqa: SIM115 (closed in `close`)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        given = fitted(decode(row["image"]), self.size, self.fit)
+        super().add({"image": row["edited"], "caption": row["instruction"]})
+        self._given.write(given.tobytes())
+
+    def close(self) -> None:
+        super().close()
+        self._given.close()
+
+
+def _edits(source: "SourceSpec") -> bool:
+    return (source.task if isinstance(source.task, str) else source.task.name) == "editing"
 
 
 def _open(path: Path, size: int) -> Album:
@@ -177,9 +203,12 @@ def _open(path: Path, size: int) -> Album:
         captions = json.loads((path / "captions.json").read_text())
         labels = np.load(path / "labels.npy")
         shape = (len(captions), size, size, 3)
-        if (path / "pixels.bin").stat().st_size != int(np.prod(shape)) or len(labels) != len(captions):
+        files = [file for name in ("pixels.bin", "given.bin") if (file := path / name).exists() or name == "pixels.bin"]
+        if any(file.stat().st_size != int(np.prod(shape)) for file in files) or len(labels) != len(captions):
             raise ValueError("pictures, captions and labels are not equally many")
-        pixels = np.memmap(path / "pixels.bin", np.uint8, "r", shape=shape) if captions else np.zeros(shape, np.uint8)
+        pixels = [
+            np.memmap(file, np.uint8, "r", shape=shape) if captions else np.zeros(shape, np.uint8) for file in files
+        ]
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: the prepared pictures are damaged ({error}); delete this folder.") from error
-    return Album(pixels, captions, labels)
+    return Album(pixels[0], captions, labels, *pixels[1:])

@@ -4,8 +4,8 @@
 ... of the global batch.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,6 +33,8 @@ class PictureBatch:
     mask       (B, L) bool, True where `ids` holds a token of the caption
     labels     (B,) int64, the number of the picture's label; -1 where it has none
     sources    (B,) int64, which source a picture came from; -1 for a row that fills up the last batch of a validation
+    given      (B, 3, H, W) float32 in [-1, 1], the pictures from which they were changed as their captions say; None
+               where no source has such
     """
 
     pixels: "Tensor"
@@ -40,14 +42,19 @@ class PictureBatch:
     mask: "Tensor"
     labels: "Tensor"
     sources: "Tensor"
+    given: "Tensor | None" = None
 
     def to(self, device: "torch.device | str") -> "PictureBatch":
         """The same batch on another device; copies overlap with work already queued there."""
-        return PictureBatch(*(getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)))
+        return self._with(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin(self) -> "PictureBatch":
         """The same batch in page-locked memory, from which copies to a GPU run in the background."""
-        return PictureBatch(*(getattr(self, field.name).pin_memory() for field in fields(self)))
+        return self._with(lambda tensor: tensor.pin_memory())
+
+    def _with(self, change: "Callable[[Tensor], Tensor]") -> "PictureBatch":
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: change(tensor) for name, tensor in given.items() if tensor is not None})
 
     @property
     def seen(self) -> int:
@@ -134,23 +141,32 @@ class PictureLoader:
         a picture of training is seen."""
         import torch
 
-        from polytask.tasks.picture import scaled
-
         size = self.pictures.size
         pixels = np.full((len(rows), size, size, 3), 128, dtype=np.uint8)
+        given = np.full_like(pixels, 128) if any(album.given is not None for album in albums) else None
         labels, sources = np.full(len(rows), -1, np.int64), np.full(len(rows), -1, np.int64)
         captions: list[str | None] = [None] * len(rows)
         for turn in np.unique(turns[turns >= 0]).tolist():
             slots = np.flatnonzero(turns == turn)
             pixels[slots], labels[slots] = albums[turn].pixels[rows[slots]], albums[turn].labels[rows[slots]]
+            if given is not None and (before := albums[turn].given) is not None:
+                given[slots] = before[rows[slots]]
             sources[slots] = turn if names is None else names[turn]
             for slot in slots.tolist():
                 captions[slot] = albums[turn].captions[rows[slot]]
         keys = None if epochs is None else np.stack([epochs, turns, rows], axis=1).tolist()
         ids, mask = self._words.arrays(captions, keys)
-        planes = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
-        rest = (torch.from_numpy(array) for array in (ids, mask, labels, sources))
-        return PictureBatch(scaled(planes), *rest)
+        ids, mask, labels, sources = (torch.from_numpy(array) for array in (ids, mask, labels, sources))
+        return PictureBatch(_planes(pixels), ids, mask, labels, sources, None if given is None else _planes(given))
+
+
+def _planes(pixels: np.ndarray) -> "Tensor":
+    """(B, H, W, 3) uint8 as (B, 3, H, W) float32 in [-1, 1]."""
+    import torch
+
+    from polytask.tasks.picture import scaled
+
+    return scaled(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous())
 
 
 class _Words:

@@ -30,6 +30,7 @@ SYSTEMS = Registry(
         "ddpm": "polytask.systems.ddpm:ddpm",
         "imagen": "polytask.systems.imagen:base",
         "imagen-upsampler": "polytask.systems.imagen:larger",
+        "instruct-pix2pix": "polytask.systems.instruct_pix2pix:editor",
         "dalle2": "polytask.systems.dalle2:decoder",
         "dalle2-upsampler": "polytask.systems.dalle2:larger",
         "dalle2-prior": "polytask.systems.dalle2:prior",

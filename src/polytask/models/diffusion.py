@@ -22,7 +22,8 @@ class DiffusionConfig(Part):
     """unet: the network that draws. text: what reads captions, a stack without order whose width is the U-Net's `text`;
     of an encoder-decoder (T5) the encoder. frozen_text: it is not trained, as Imagen's. classes: of labels, 0 for none;
     their vectors are as wide as the U-Net's `pooled`. schedule, steps: of the noise in training. prediction: epsilon,
-    x0 or v. low_pixels: of the smaller picture that is enlarged, where the U-Net sees one.
+    x0 or v. low_pixels: of the smaller picture that is enlarged, where the U-Net sees one; as many as it draws where it
+    sees the picture that an instruction changes.
     """
 
     unet: UNetConfig
@@ -46,6 +47,16 @@ class DiffusionConfig(Part):
             raise ConfigError("diffusion: classes need a width in unet.pooled, such as 4 unet.channels")
         if self.unet.low != bool(self.low_pixels):
             raise ConfigError("diffusion: low_pixels says how large the picture is that a U-Net with low=true sees")
+
+    @property
+    def enlarges(self) -> bool:
+        """Whether what the U-Net sees is a smaller picture."""
+        return 0 < self.low_pixels < self.unet.pixels
+
+    @property
+    def changes(self) -> bool:
+        """Whether what the U-Net sees is a picture that is to be changed."""
+        return self.low_pixels == self.unet.pixels
 
     def build(self) -> "Diffusion":
         return Diffusion(self)

@@ -14,6 +14,8 @@ from polytask.nn.convolution import ActivatedNorm, Convolution, NumberEmbedding,
 from polytask.nn.part import Part
 from polytask.nn.picture_attention import PictureAttention, TextPooling, TextStates
 
+Form = Literal["improved", "efficient"]
+
 
 @dataclass(frozen=True)
 class UNetConfig(Part):
@@ -45,7 +47,7 @@ class UNetConfig(Part):
     heads: int | None = None
     attention_width: int = 1
     middle_attention: bool = True
-    form: Literal["improved", "efficient"] = "improved"
+    form: Form = "improved"
     residual_resampling: bool = True
     skip_scale: float = 1.0
     text: int = 0

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from polytask.errors import ConfigError, TaskError
@@ -61,7 +62,10 @@ class PictureModel:
 
     @property
     def able(self) -> list[str]:
-        """What it can be asked; variations of a model that draws CLIP's embeddings alone."""
+        """What it can be asked; variations of a model that draws CLIP's embeddings alone, and editing alone of one that
+        changes pictures as an instruction says."""
+        if self.config.changes:
+            return ["editing"]
         return ["drawing", "editing", *(["variations"] if self.painter.matcher else [])]
 
     @property
@@ -105,6 +109,8 @@ class PictureModel:
         **dials: Any,
     ) -> "list[list[Image]]":  # fmt: skip
         """The same for many captions in the same passes; their pictures have the noise of seed, seed + 1, ..."""
+        if self.config.changes:
+            raise TaskError("This model changes a picture as an instruction says; give it one (polytask edit).")
         return self._best(prompts, self._wish(dials), None, candidates, clip)
 
     def edit(
@@ -112,20 +118,47 @@ class PictureModel:
         candidates: int | None = None, clip: str | Path | Matcher | None = None, **dials: Any,
     ) -> "list[Image]":  # fmt: skip
         """Pictures that are as `picture` where the mask is black, and drawn anew where it is white, so that the whole
-        fits `prompt`. resize: pictures and masks of other sizes are fitted. candidates, clip: as in `draw`.
+        fits `prompt`; of a model that learned to change pictures, changed as `prompt` says, everywhere or where a mask
+        is white. resize: pictures and masks of other sizes are fitted. candidates, clip: as in `draw`.
 
-        Raises TaskError without a mask, or where a size differs and `resize` is not said.
+        Raises TaskError without a mask that is needed, or where a size differs and `resize` is not said.
         """
+        if self.config.changes:
+            if candidates is not None or clip is not None:
+                raise ConfigError(
+                    "A CLIP fits pictures to captions, and this model is told what to change; leave it out."
+                )
+            wish = self._wish({"n": n, "seed": seed, **dials})
+            known = None if mask is None else self._known(picture, mask, resize)
+            given = self._given(picture, resize, "picture")
+            return shown(self.painter.draw([prompt], wish, known, given=given))
         if mask is None:
             raise TaskError(
                 "This model edits where a mask says: give one, white where the picture is to be drawn anew."
             )
         wish = self._wish({"n": n, "seed": seed, **dials})
+        known = self._known(picture, mask, resize)
+        return self._best([prompt], wish, known, candidates, clip)[0]
+
+    def edit_many(
+        self, pictures: Sequence[Any], instructions: Sequence[str], *, resize: bool = False, **dials: Any
+    ) -> "list[list[Image]]":  # fmt: skip
+        """`edit` of many pictures in the same passes, of a model that changes them as an instruction says; their noise
+        is that of seed, seed + 1, ..."""
+        if not self.config.changes:
+            raise TaskError("This model draws where a mask says, one picture at a time; use `edit`.")
+        wish = self._wish(dials)
+        given = torch.cat([self._given(picture, resize, "picture") for picture in pictures])
+        drawn = self.painter.draw(instructions, wish, given=given)
+        return [shown(drawn[i : i + wish.n]) for i in range(0, len(drawn), wish.n)]
+
+    def _known(self, picture: Any, mask: Any, resize: bool) -> Known:
+        """What stays of a picture, as a mask says. Raises TaskError."""
         pixels = self._given(picture, resize, "picture")
         chosen = self._given(mask, resize, "mask").mean(1, keepdim=True) > 0
         if not chosen.any():
             raise TaskError("The mask is black everywhere, so nothing would be drawn anew; paint a part of it white.")
-        return self._best([prompt], wish, Known(pixels, chosen), candidates, clip)[0]
+        return Known(pixels, chosen)
 
     # Of a model that draws CLIP's embeddings, such as unCLIP; all raise TaskError where it does not. A picture's own
     # noise is found by as many steps, and with the same guidance, as drawing takes; both may be few where much is.
@@ -173,6 +206,10 @@ class PictureModel:
         wish = Drawing.of(dials)
         if len(wish.levels) > 1 and not self.painter.told_of_noise:
             raise ConfigError("drawing: augmentation is of a model that enlarges, told of noise; leave it out here.")
+        if wish.picture_guidance is not None and not self.config.changes:
+            raise ConfigError(
+                "drawing: picture_guidance is of a model that changes pictures as an instruction says; leave it out."
+            )
         return wish
 
     def _best(

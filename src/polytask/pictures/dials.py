@@ -19,7 +19,8 @@ class Drawing:
     """How pictures are drawn.
 
     steps, sampler, eta, guidance, threshold: see `inference.images.ImageRequest`; guidance is of the caption or the
-    label, 1 being none. prior_steps, prior_guidance, prior_candidates: of unCLIP's prior.
+    label, 1 being none; picture_guidance of the picture that an instruction changes, 1 being none, 1.5 (Brooks et al.
+    2023) unless said. prior_steps, prior_guidance, prior_candidates: of unCLIP's prior.
 
     augmentation: noise, from 0 to 1, that a network which enlarges is told of the smaller picture and that is put into
     it; or several levels, or "search" for `SEARCHED`, of which every picture gets the best by a CLIP. Published
@@ -31,6 +32,7 @@ class Drawing:
     seed: int = 0
     steps: int = 50
     guidance: float = 3.0
+    picture_guidance: float | None = None
     sampler: str = "ddim"
     eta: float | None = None
     threshold: str | None = "static"
@@ -44,8 +46,9 @@ class Drawing:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
                 raise ConfigError(f"drawing: {name}={value!r} must be a whole number from 1 to {most:,}.")
-        for name, most in (("guidance", 100.0), ("prior_guidance", 100.0)):
-            expect_number(name, getattr(self, name), most)
+        for name in ("guidance", "picture_guidance", "prior_guidance"):
+            if getattr(self, name) is not None:
+                expect_number(name, getattr(self, name), 100.0)
         for level in self.levels:
             expect_number("augmentation", level, 1.0)
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:

@@ -25,6 +25,7 @@ from polytask.models.prior import SCHEDULE, Prior, PriorConfig, draw_embeddings
 from polytask.pictures.dials import Drawing
 from polytask.registry import nearest
 
+GUIDED = 1.5  # towards a picture that is changed (Brooks et al. 2023, section 3.2.1)
 NO_CLIP = "This model holds no CLIP to choose by; name the folder of one as clip (--clip)."
 
 
@@ -159,15 +160,16 @@ class Painter:
     # Drawing
 
     def draw(
-        self, prompts: Sequence[str], wish: Drawing, known: Known | None = None, aim: Aim | None = None
-    ) -> list[Tensor]:
+        self, prompts: Sequence[str], wish: Drawing, known: Known | None = None, aim: Aim | None = None,
+        given: Tensor | None = None,
+    ) -> list[Tensor]:  # fmt: skip
         """wish.n tensors (1, 3, S, S) for each prompt, one prompt after the other. aim: the prompts' embeddings, where
-        levels of augmentation are tried."""
+        levels of augmentation are tried. given (prompts, 3, S, S): what is to be changed, of a model that changes."""
         noise_path(self.network.schedule, wish.steps)
         with torch.inference_mode():
             embedding = None if self.prior is None else self._embeddings(prompts, wish)
             low = None
-            if self.config.low_pixels:
+            if self.config.enlarges:
                 below = self._below
                 low = below.draw(prompts, wish, None if known is None else known.at(below.side), aim)
             if self.config.unet.pooled and not self.labels and embedding is None:
@@ -176,15 +178,19 @@ class Painter:
                 )
             conditions = [one for one in self._condition(prompts, embedding).each(len(prompts)) for _ in range(wish.n)]
             starts = [Start(wish.seed + i) for i in range(len(conditions))]
-            if low is None:
-                return self.engine.run(self._requests(conditions, wish, starts, known))
             requests = self._requests(conditions, wish, starts, known)
+            if given is not None:
+                pull = GUIDED if wish.picture_guidance is None else wish.picture_guidance
+                before = given.to(self.device).repeat_interleave(wish.n, 0).split(1)
+                requests = [replace(one, low=low, picture_guidance=pull) for one, low in zip(requests, before)]
+            if low is None:
+                return self.engine.run(requests)
             return self._enlarged(requests, low, wish, None if aim is None else aim.repeated(wish.n))
 
     def show(self, embeddings: Tensor, wish: Drawing, starts: Sequence[Start]) -> list[Tensor]:
         """A tensor (1, 3, S, S) for each of the embeddings (N, E) of pictures, without a caption."""
         with torch.inference_mode():
-            if self.config.low_pixels:
+            if self.config.enlarges:
                 low = self._below.show(embeddings, wish, starts)
                 nothing = self._condition([""] * len(embeddings), None).none()
                 requests = self._requests(nothing.each(len(starts)), wish, [Start(one.seed) for one in starts])

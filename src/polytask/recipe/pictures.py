@@ -15,6 +15,7 @@ NEEDS = {"dalle2-prior": ("clip",), "dalle2": ("clip",)}
 TAKES = {
     "imagen": ("text_encoder",),
     "imagen-upsampler": ("base", "text_encoder"),
+    "instruct-pix2pix": ("text_encoder",),
     "dalle2-prior": ("clip",),
     "dalle2": ("clip", "prior", "text_encoder"),
     "dalle2-upsampler": ("base",),
@@ -76,10 +77,9 @@ def _check_training(recipe: "Recipe") -> None:
         raise ConfigError(
             "evaluation: tasks and samples are of networks that write; judge what this one draws by `polytask eval`."
         )
-    pictured = ("drawing", "captioning", "classification")
+    changes = recipe.model.system == "instruct-pix2pix"
+    fitting = ("editing",) if changes else ("drawing", "captioning", "classification")
+    wanted = "picture before and after an instruction" if changes else "picture with a caption or a label"
     for source in recipe.data.sources:
-        if source.task not in pictured:
-            raise ConfigError(
-                f"data.sources: task {source.task} has no picture with a caption or a label; "
-                f"{nearest(source.task, pictured)}"
-            )
+        if source.task not in fitting:
+            raise ConfigError(f"data.sources: task {source.task} has no {wanted}; {nearest(source.task, fitting)}")

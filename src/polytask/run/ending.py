@@ -34,6 +34,11 @@ def _picturing(model: Path) -> list[str]:
         f"polytask draw {folder} PROMPT --n 4 --out drawings",
         f"polytask eval {folder} --task drawing --data blocksworld",
     ]
+    if isinstance(config, DiffusionConfig) and config.changes:
+        drawn = [
+            f"polytask edit {folder} PICTURE INSTRUCTION --n 4 --out drawings",
+            f"polytask eval {folder} --task editing --data blocksworld",
+        ]
     told = [f"polytask classify {folder} --image PICTURE", f"polytask eval {folder} --task classification --data FILE"]
     kinds = {DiffusionConfig: drawn, ClassifierConfig: told}
     return [*kinds.get(type(config), []), f"polytask show {folder}"]

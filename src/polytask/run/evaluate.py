@@ -144,11 +144,12 @@ def _of_drawing(
     from polytask.run.judge import evaluate_drawing
     from polytask.run.likeness import evaluate_likeness
 
-    if task != "drawing":
-        raise ConfigError(f"--task {task}: {folder} holds a model that draws; it is judged by task drawing.")
+    if task not in ("drawing", "editing") or (judge and task == "editing"):
+        judged = "task drawing" if judge else "task drawing or, where it changes pictures, editing"
+        raise ConfigError(f"--task {task}: {folder} holds a model that draws; it is judged by {judged}.")
     ranking = {name: dials[name] for name in RANKING if name in dials}
     dials = {name: value for name, value in dials.items() if name not in RANKING}
-    spec = SourceSpec("drawing", data, dict(columns), where=dict(where or {}), split=split)
+    spec = SourceSpec(task, data, dict(columns), where=dict(where or {}), split=split)
     with _bar(quiet) as progress:
         words: dict[str, Any] = {"limit": limit, "split": split, "progress": progress, "loading": loading or {}}
         words |= {"drawing": dials, "ranking": ranking}

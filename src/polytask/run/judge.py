@@ -32,8 +32,9 @@ def evaluate_drawing(
     model_path: str, source: SourceSpec, *, limit: int | None, split: str | None, drawing: Mapping[str, Any],
     ranking: Mapping[str, Any], loading: Mapping[str, Any], progress: Progress | None = None,
 ) -> Report:  # fmt: skip
-    """`judge` of a model that draws by diffusion. ranking: candidates and clip of `PictureModel.draw`. Raises
-    ConfigError for dials out of range."""
+    """`judge` of a model that draws by diffusion, by captions or, where it changes pictures, by instructions. ranking:
+    candidates and clip of `PictureModel.draw`. Raises ConfigError for dials out of range, and for another task than
+    the model's."""
     wish = Drawing.of(drawing)
     if wish.n != 1:
         raise ConfigError("drawing: one picture of each caption is judged; leave out n.")
@@ -44,11 +45,22 @@ def evaluate_drawing(
             f"{model_path} draws by label, and no rule reads whether a picture shows one; name a classifier: --judge."
         )
 
+    does, fitting = ("changes", "editing") if model.config.changes else ("draws", "drawing")
+    if source.task != fitting:
+        raise ConfigError(f"--task {source.task}: {model_path} {does} pictures; it is judged by task {fitting}.")
+    if ranking and model.config.changes:
+        raise ConfigError(
+            f"--{next(iter(ranking))}: a CLIP fits pictures to captions, not to instructions; leave it out."
+        )
+
     def draw(rows: list[dict[str, Any]], done: int) -> list[Any]:
+        if model.config.changes:
+            before, told = [row["image"] for row in rows], [row["instruction"] for row in rows]
+            return [pictures[0] for pictures in model.edit_many(before, told, **apart(drawing, done))]
         drawn = model.draw_many([row["caption"] for row in rows], **ranking, **apart(drawing, done))
         return [pictures[0] for pictures in drawn]
 
-    report = judge("drawing", draw, source, model.side, limit=limit, split=split, progress=progress)
+    report = judge(str(source.task), draw, source, model.side, limit=limit, split=split, progress=progress)
     report.reproduce |= {"drawing": vars(wish), "model": fingerprint(model.folder.path), **plain(ranking)}
     return report
 

@@ -99,6 +99,8 @@ def evaluate_likeness(
         raise ConfigError("drawing: one picture of each caption is judged; leave out n.")
     runtime.prepare()
     model, judge = PictureModel.load(model_path, **loading), Judge.load(judge_path, **loading)
+    if "drawing" not in model.able:
+        raise ConfigError(f"--judge: {model_path} changes pictures and draws none; leave it out (--task editing).")
     judge.expect(model, model_path)
     held, training = _sides(source, model, limit, split)
     asked, real = [row["label" if model.labels else "caption"] for row in held], [row["image"] for row in held]

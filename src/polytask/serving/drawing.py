@@ -34,6 +34,7 @@ class Diffusing(Strict):
 
     steps: int | None = Field(None, ge=1, le=1000)
     guidance: float | None = Field(None, ge=0, le=100)
+    picture_guidance: float | None = Field(None, ge=0, le=100)
     sampler: str | None = Field(None, max_length=100)
     threshold: Literal["static", "dynamic", "none"] | None = None
     resize: bool | None = None
@@ -51,7 +52,7 @@ class Diffusing(Strict):
         return Drawing(n=n or 1, seed=chosen(seed), **given)
 
 
-DIFFUSION = ("steps", "guidance", "sampler", "threshold")
+DIFFUSION = ("steps", "guidance", "picture_guidance", "sampler", "threshold")
 
 
 def chosen(seed: int | None) -> int:
@@ -82,8 +83,12 @@ async def paint(
 ) -> Drawn:  # fmt: skip
     """Pictures by diffusion. Raises Refusal, ConfigError, TooLong and SamplingError."""
 
+    if wish.picture_guidance is not None and not served.model.config.changes:
+        said = f"'picture_guidance': '{served.name}' follows no instructions; leave it out."
+        raise Refusal(400, said, param="picture_guidance")
+
     async def drawn() -> list[bytes]:
-        ask = await opening(lambda: _asking(served.model.side, task, asked, wish, resize))
+        ask = await opening(lambda: _asking(served.model, task, asked, wish, resize))
         pictures = await served.worker.paint(ask, wish.n)
         return [png(picture) for picture in pictures]
 
@@ -93,16 +98,18 @@ async def paint(
 
 
 def _asking(
-    side: int, task: str, asked: Asked, wish: Drawing, resize: bool | None
+    served: PictureModel, task: str, asked: Asked, wish: Drawing, resize: bool | None
 ) -> "Callable[[PictureModel], list[Image]]":
     """What a model is asked, with pictures of its own size. Raises Refusal."""
-    dials = vars(wish)
+    dials, side = vars(wish), served.side
     if task == "drawing":
         return lambda model: model.draw(asked.prompt, **dials)
     with naming(f"{asked.where}image"):
         image = square(decode(asked.image), side, resize is True or (task == "variations" and resize is None))
     if task == "variations":
         return lambda model: model.variations(image, **dials)
+    if served.config.changes and asked.mask is None:
+        return lambda model: model.edit(image, asked.prompt, **dials)
     source, data = ("image", asked.image) if asked.mask is None else ("mask", asked.mask)
     with naming(f"{asked.where}{source}"):
         mask = erased(data)

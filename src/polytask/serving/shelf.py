@@ -115,6 +115,14 @@ DIFFUSED = {
     ),
     "variations": Diffused("variations", {"image": _IMAGE}),
 }
+INSTRUCTED = Diffused(
+    "editing",
+    {
+        "image": _IMAGE,
+        "mask": Field(Picture, required=False, help="transparent where it may be changed; everywhere without one"),
+        "instruction": Field(help="what is to be changed"),
+    },
+)
 
 
 @dataclass(kw_only=True)
@@ -131,6 +139,10 @@ class ServedPictures(Shelved):
             "parameters": self.model.info["parameters"], "pixels": self.model.side, "labels": self.model.labels,
             "steps": min(engine.model.config.steps for engine in self.model.engines),
         }  # fmt: skip
+
+    def asking(self, task: str) -> Diffused:
+        """A task's fields, as this model takes them."""
+        return INSTRUCTED if task == "editing" and self.model.config.changes else DIFFUSED[task]
 
     def stats(self) -> dict[str, float]:
         return self.worker.stats()

@@ -15,7 +15,7 @@ from polytask.models.config import TransformerConfig
 from polytask.models.diffusion import DiffusionConfig
 from polytask.models.prior import PriorConfig
 from polytask.models.published import Publication, Published
-from polytask.models.unet import UNetConfig
+from polytask.models.unet import Form, UNetConfig
 from polytask.nn.attention import Attention
 from polytask.nn.feedforward import MLP
 from polytask.systems.captions import reader
@@ -33,9 +33,9 @@ CLIP, TEXT = 1024, 2048  # widths of the embedding of a picture and of the decod
 
 
 def dalle2(
-    pixels: int = 64, channels: int = 512, *, multipliers: tuple[int, ...] = (1, 2, 3, 4), blocks: int = 3,
-    attention: tuple[int, ...] = (32, 16, 8), text: int = TEXT, pooled: int = CLIP, pooled_tokens: int = 4,
-    groups: int = 32, **words: Any,
+    pixels: int = 64, channels: int = 512, *, multipliers: tuple[int, ...] = (1, 2, 3, 4),
+    blocks: int | tuple[int, ...] = 3, attention: tuple[int, ...] = (32, 16, 8), text: int = TEXT, pooled: int = CLIP,
+    pooled_tokens: int = 4, groups: int = 32, **words: Any,
 ) -> UNetConfig:  # fmt: skip
     """The decoder. pooled: width of the embedding that it draws."""
     return UNetConfig(
@@ -52,16 +52,17 @@ def upsampler(pixels: int, channels: int, multipliers: tuple[int, ...], blocks: 
 
 
 def decoder(
-    pixels: int = 32, channels: int = 64, *, multipliers: tuple[int, ...] = (1, 2, 3), blocks: int = 1,
-    attention: tuple[int, ...] = (16, 8), head_dim: int = 32, groups: int = 32, dropout: float = 0.0,
-    pooled_tokens: int = 4, embed: int = 256, text: TransformerConfig | None = None, reader_layers: int = 2,
-    reader_dim: int = 256, vocab_size: int = 512, context_length: int = 64,
+    pixels: int = 32, channels: int = 64, *, multipliers: tuple[int, ...] = (1, 2, 3),
+    blocks: int | tuple[int, ...] = 1, attention: tuple[int, ...] = (16, 8), head_dim: int = 32, groups: int = 32,
+    dropout: float = 0.0, form: Form = "improved", pooled_tokens: int = 4, embed: int = 256,
+    text: TransformerConfig | None = None, reader_layers: int = 2, reader_dim: int = 256, vocab_size: int = 512,
+    context_length: int = 64,
 ) -> DiffusionConfig:  # fmt: skip
     """What a recipe trains to draw an embedding of width `embed`: the decoder, with what reads its captions."""
     read = text or reader(reader_layers, reader_dim, vocab_size, context_length)
     unet = dalle2(
         pixels, channels, multipliers=multipliers, blocks=blocks, attention=attention, text=read.dim, pooled=embed,
-        pooled_tokens=pooled_tokens, groups=groups, head_dim=head_dim, dropout=dropout,
+        pooled_tokens=pooled_tokens, groups=groups, head_dim=head_dim, dropout=dropout, form=form,
     )  # fmt: skip
     return DiffusionConfig(unet, read, frozen_text=text is not None)
 

@@ -17,7 +17,7 @@ from typing import Any
 from polytask.models.config import TransformerConfig
 from polytask.models.diffusion import DiffusionConfig
 from polytask.models.published import Publication, Published
-from polytask.models.unet import UNetConfig
+from polytask.models.unet import Form, UNetConfig
 from polytask.systems.captions import reader
 
 PAPER = Publication(
@@ -31,6 +31,7 @@ PAPER = Publication(
     ),
 )  # fmt: skip
 T5_XXL = 4096  # width of its states
+SKIP = 2**-0.5  # by which Efficient U-Nets scale what they keep (appendix B)
 
 
 def imagen(
@@ -49,18 +50,21 @@ def efficient(pixels: int, attention: tuple[int, ...], text: int = T5_XXL) -> UN
     """A network that enlarges. attention: where places attend to each other; the text is read at the deepest level."""
     return UNetConfig(
         pixels=pixels, channels=128, multipliers=(1, 2, 4, 8), blocks=(2, 4, 8, 8), attention=attention,
-        text_attention=(pixels // 16,), heads=8, attention_width=2, form="efficient", skip_scale=2**-0.5, text=text,
+        text_attention=(pixels // 16,), heads=8, attention_width=2, form="efficient", skip_scale=SKIP, text=text,
         text_pooling=True, low=True, augmentation=True,
     )  # fmt: skip
 
 
 def base(
-    pixels: int = 32, channels: int = 64, *, multipliers: tuple[int, ...] = (1, 2, 3), blocks: int = 1,
-    attention: tuple[int, ...] = (16, 8), head_dim: int = 32, groups: int = 32, dropout: float = 0.0,
-    self_conditioning: bool = False, text: TransformerConfig | None = None, reader_layers: int = 2,
-    reader_dim: int = 256, vocab_size: int = 512, context_length: int = 64,
+    pixels: int = 32, channels: int = 64, *, multipliers: tuple[int, ...] = (1, 2, 3),
+    blocks: int | tuple[int, ...] = 1, attention: tuple[int, ...] = (16, 8), head_dim: int = 32, groups: int = 32,
+    dropout: float = 0.0, self_conditioning: bool = False, form: Form = "improved",
+    text: TransformerConfig | None = None, reader_layers: int = 2, reader_dim: int = 256, vocab_size: int = 512,
+    context_length: int = 64,
 ) -> DiffusionConfig:  # fmt: skip
     """What a recipe trains: the first network with what reads its captions.
+
+    form: "improved", as published; "efficient", that of the larger networks, has no blocks at full size.
 
     text: a language network whose encoder is taken and frozen, as published; without one a stack of reader_layers of
     width reader_dim is trained along.
@@ -68,7 +72,8 @@ def base(
     read = text or reader(reader_layers, reader_dim, vocab_size, context_length)
     unet = imagen(
         pixels, channels, multipliers=multipliers, blocks=blocks, attention=attention, text=read.dim, groups=groups,
-        head_dim=head_dim, dropout=dropout, self_conditioning=self_conditioning,
+        head_dim=head_dim, dropout=dropout, self_conditioning=self_conditioning, form=form,
+        skip_scale=SKIP if form == "efficient" else 1.0,
     )  # fmt: skip
     return DiffusionConfig(unet, read, frozen_text=text is not None)
 
@@ -85,7 +90,7 @@ def larger(
     )
     unet = UNetConfig(
         pixels=pixels, channels=channels, multipliers=multipliers, blocks=blocks, attention=(deepest,),
-        head_dim=head_dim, form="efficient", skip_scale=2**-0.5, text=read.dim, text_pooling=True, low=True,
+        head_dim=head_dim, form="efficient", skip_scale=SKIP, text=read.dim, text_pooling=True, low=True,
         augmentation=True, groups=groups,
     )  # fmt: skip
     return DiffusionConfig(unet, read, frozen_text=text is not None, low_pixels=low_pixels)

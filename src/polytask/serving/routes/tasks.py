@@ -161,9 +161,10 @@ async def _paint(
 
 def _described(served: Shelved, name: str) -> dict[str, Any]:
     verb = next((verb for verb, own in VERBS.items() if own == name and verb not in served.tasks), name)
-    if not isinstance(served, Served):
-        return {"name": name, "path": f"/v1/tasks/{verb}", "fields": _fields(DIFFUSED[name]), "choices": None,
+    if isinstance(served, ServedPictures):
+        return {"name": name, "path": f"/v1/tasks/{verb}", "fields": _fields(served.asking(name)), "choices": None,
                 "metrics": [], "own": False}  # fmt: skip
+    assert isinstance(served, Served)  # a CLIP has no tasks
     task = served.model.task(name)
     choices = task.choices({key: "" for key, field in task.fields.items() if field.required})
     named = [written(one) for one in choices] if choices else None

@@ -11,7 +11,7 @@ from polytask.diffusion import process
 from polytask.diffusion.degradation import bsr
 from polytask.diffusion.guidance import augmented, blurred
 from polytask.errors import ConfigError
-from polytask.models.diffusion import Condition, Diffusion
+from polytask.models.diffusion import Condition, Diffusion, DiffusionConfig
 from polytask.training.objectives.loss import Loss
 
 if TYPE_CHECKING:
@@ -40,8 +40,9 @@ class Denoising:
     2021, equation 16). Where the U-Net enlarges, it sees the picture at low_pixels, under a Gaussian of deviation
     `blur` in pixels (unCLIP's first upsampler: 0.6) or, with `bsr`, made worse in many ways (its second), with noise of
     a random level where it is told one (Saharia et al. 2022, algorithm 1); and with self-conditioning, for every other
-    batch, its own first estimate. crop: it learns from random parts of that side, of which it sees the same part at
-    low_pixels (both papers' larger networks).
+    batch, its own first estimate. Where it changes pictures it sees those that are given, and the text alone, the
+    picture alone and both are left out of `drop` each (Brooks et al. 2023, "InstructPix2Pix", section 3.2.1). crop: it
+    learns from random parts of that side, of which it sees the same part at low_pixels (both papers' larger networks).
 
     Steps are spread evenly over a batch (Kingma et al. 2021, "Variational diffusion models", appendix I.1). All that is
     random is of torch's generator, which the trainer seeds by seed and step; in evaluation it is the same every time.
@@ -63,7 +64,7 @@ class Denoising:
     def loss(self, model: Diffusion, batch: "PictureBatch") -> Loss:
         generator = None if model.training else Generator(batch.pixels.device).manual_seed(0)
         config = model.config
-        pixels, low = self._cut(batch.pixels, config.low_pixels, generator)
+        pixels, low = self._cut(batch, config, generator)
         noise = _normal(pixels, generator)
         seen = self._seen(model, batch, pixels, low, noise, generator)
         alpha_bar = model.schedule.at(seen.t)
@@ -85,10 +86,15 @@ class Denoising:
         assert self.min_snr is not None
         return process.min_snr(model.config.prediction, alpha_bar, self.min_snr).flatten()
 
-    def _cut(self, pixels: Tensor, low_pixels: int, generator: Generator | None) -> tuple[Tensor, Tensor | None]:
-        """The part of the pictures that is learned from, and the same part of the smaller ones."""
-        low = None
-        if low_pixels:
+    def _cut(
+        self, batch: "PictureBatch", config: DiffusionConfig, generator: Generator | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The part of the pictures that is learned from, and the same part of the ones that are seen beside noise."""
+        pixels, low_pixels, low = batch.pixels, config.low_pixels, None
+        if config.changes:
+            assert batch.given is not None
+            low = batch.given
+        elif low_pixels:
             low = self._smaller(pixels, low_pixels, generator)
         if self.crop is None or self.crop >= pixels.shape[-1]:
             return pixels, low
@@ -112,7 +118,7 @@ class Denoising:
     ) -> Seen:  # fmt: skip
         config = model.config
         t = _steps(len(pixels), config.steps, pixels.device, generator)
-        condition = self._condition(model, batch, generator)
+        condition, low = self._condition(model, batch, low, generator)
         x, level = process.noised(pixels, noise, model.schedule.at(t)), None
         if low is not None and config.unet.augmentation:
             level = _uniform(pixels, generator)
@@ -125,18 +131,24 @@ class Denoising:
             seen = seen._replace(guess=guess)
         return seen
 
-    def _condition(self, model: Diffusion, batch: "PictureBatch", generator: Generator | None) -> Condition:
-        """Of the batch, with some of it left out in training."""
+    def _condition(
+        self, model: Diffusion, batch: "PictureBatch", low: Tensor | None, generator: Generator | None
+    ) -> tuple[Condition, Tensor | None]:
+        """What the batch is to show and the pictures seen beside, with some of it left out in training."""
         pooled = None
         if self.encoder is not None:
             with torch.no_grad():
                 pooled = self.encoder.encode_image(batch.pixels)
         condition = model.condition(batch.ids, batch.mask, batch.labels, pooled)
-        text = _uniform(batch.pixels, generator) >= self.drop
+        chance = _uniform(batch.pixels, generator)
+        text = chance >= (2 * self.drop if model.config.changes else self.drop)
         vector = _uniform(batch.pixels, generator) >= (self.drop if self.encoder is None else self.drop_pooled)
         if not model.training:
             text, vector = torch.ones_like(text), torch.ones_like(vector)
-        return condition.kept(text, vector)
+        elif low is not None and model.config.changes:
+            seen = (chance < self.drop) | (chance >= 3 * self.drop)
+            low = low * seen.view(-1, 1, 1, 1)
+        return condition.kept(text, vector), low
 
 
 def _steps(count: int, steps: int, device: torch.device, generator: Generator | None) -> Tensor:
