@@ -13,6 +13,7 @@ from polytask.inference.engine import Engine
 from polytask.inference.sampling import Sampling
 from polytask.inference.scoring import Pair
 from polytask.inference.sequence import Request
+from polytask.nn.position import Grid
 from tests.inference.networks import END, TOKENIZER, allowed, greedy, network, next_logits, prompts
 
 
@@ -285,3 +286,27 @@ def test_one_that_is_refused_takes_the_others_back(decoder):
 def test_dials_out_of_range_are_named(words):
     with pytest.raises(ConfigError, match="sampling: " + "|".join(words)):
         Sampling(**words)
+
+
+@pytest.mark.parametrize("words", [{}, {"chunk": 20}, {"draft": "ngram"}, {"draft": "itself"}])
+def test_codes_of_pictures_know_their_places_however_they_are_read(words):
+    """In one pass, in parts, behind a common beginning, and as drafts that come true or do not."""
+    built = network(seed=5, grid=Grid(120, 2, 3))
+    given = {name: (built, TOKENIZER) if value == "itself" else value for name, value in words.items()}
+    engine = Engine(built, TOKENIZER, max_requests=5, **given)
+    asked = prompts(6, 4, least=30, most=60)
+    asked += [[*asked[0][:33], *one] for one in prompts(3, 5, least=2, most=9)]
+    kinds = [Sampling(max_tokens=20, n=1 + i % 2) for i in range(len(asked))]
+    for prompt, answers in zip(asked, engine.run(list(map(Request, asked, kinds)))):
+        assert {tuple(answer.ids) for answer in answers} == {tuple(greedy(built, prompt, 20))}
+        assert any(i >= 120 for i in prompt[1:])
+
+
+def test_a_grid_counts():
+    """The same weights without it say something else."""
+    built = network(seed=5, grid=Grid(120, 2, 3))
+    with torch.no_grad():
+        before = [next_logits(built, prompt) for prompt in prompts(3, 4)]
+        built.grid.weight.zero_()
+        after = [next_logits(built, prompt) for prompt in prompts(3, 4)]
+    assert all((one - other).abs().max() > 1e-3 for one, other in zip(before, after))

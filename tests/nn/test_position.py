@@ -4,8 +4,10 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from polytask.nn.position import Alibi, LinearScaling, Llama3Scaling, RelativeBuckets, Rotary, Yarn
+from polytask.nn.position import Alibi, Grid, GridEmbedding, LinearScaling, Llama3Scaling, RelativeBuckets, Rotary, Yarn
 
 
 def test_alibi_slopes_of_a_power_of_two():
@@ -106,3 +108,30 @@ def test_longer_contexts_are_scaled_as_transformers_does(name, theta):
     pairs = torch.cat([torch.ones(3, 32), torch.zeros(3, 32)], 1)[None, None]  # each of them (1, 0)
     turned, angle = rotary.rotate(pairs, rotary.angles(positions, 64))[0, 0], positions[0, :, None] * expected
     torch.testing.assert_close(turned, torch.cat([angle.cos(), angle.sin()], 1) * size, rtol=1e-4, atol=1e-4)
+
+
+def test_codes_are_counted_within_their_picture():
+    """Of 2 x 3 codes from id 10 on: after texts, one picture directly after another, cut by the next document."""
+    ids = [1, 10, 11, 12, 13, 14, 15, 2, 10, 10, 10, 10, 10, 10, 10, 11, 12, 10, 3]
+    positions = [*range(17), 0, 1]
+    wanted = [-1, 0, 1, 2, 3, 4, 5, -1, 0, 1, 2, 3, 4, 5, 0, 1, 2, 0, -1]
+    assert Grid(10, 2, 3).places(torch.tensor([ids]), torch.tensor([positions])).tolist() == [wanted]
+
+
+@given(st.lists(st.integers(0, 19), min_size=1, max_size=60), st.data())
+def test_places_are_the_same_from_wherever_they_are_counted(ids, data):
+    grid, start = Grid(10, 2, 2), data.draw(st.integers(0, len(ids)))
+    whole = grid.places(torch.tensor([ids]), torch.arange(len(ids))[None])[0].tolist()
+    assert grid.places_from(ids, 0) == whole
+    assert grid.places_from(ids, start) == whole[start:]
+
+
+def test_a_place_has_the_vectors_of_its_row_and_column():
+    table = GridEmbedding(Grid(10, 2, 3), 4)
+    with torch.no_grad():
+        table.weight.copy_(torch.arange(20.0).view(5, 4))
+    rows, columns = table.weight[:2], table.weight[2:]
+    found = table(torch.tensor([[-1, 0, 2, 4]]))[0]
+    assert torch.equal(
+        found, torch.stack([0 * rows[0], rows[0] + columns[0], rows[0] + columns[2], rows[1] + columns[1]])
+    )

@@ -173,11 +173,12 @@ def graphs(
     capture: Capture | None = None,
 ) -> Graphs | None:  # fmt: skip
     """What records the decoding of a network; None on a CPU, unless `capture` is given, and where a pass depends on
-    more than its rows (what an encoder read, which experts were chosen)."""
+    more than its rows (what an encoder read, which experts were chosen, where in a picture a code stands)."""
     device, vocabulary = network.embedding.weight.device, network.config.vocab_size
     if capture is None and device.type != "cuda":
         return None
-    if network.config.encoder_layers or any(isinstance(module, ExpertsLayer) for module in network.modules()):
+    config = network.config
+    if config.encoder_layers or config.grid or any(isinstance(module, ExpertsLayer) for module in network.modules()):
         return None
     kinds = torch.full((vocabulary,), FREE, dtype=torch.int8)
     kinds[list(ends)] = END

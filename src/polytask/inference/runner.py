@@ -1,6 +1,6 @@
 """Runs the rows of a step through the network and its cache: the only place where requests become tensors."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Listing
 from itertools import chain
 from typing import NamedTuple
@@ -78,7 +78,10 @@ class Runner:
         places = chain.from_iterable(range(s.computed, s.computed + n) for s, n in zip(sequences, counts))
         positions = torch.tensor([list(places)], device=self.device)
         view = self.cache.view([self._row(s, n) for s, n in zip(sequences, counts)])
-        hidden = self.network(ids, Context(positions, cache=view, given=self._given(sequences, counts)))[0]  # (N, D)
+        upcoming = ((s.ids + s.drafts, s.computed, n) for s, n in zip(sequences, counts))
+        context = Context(positions, cache=view, given=self._given(sequences, counts))
+        context.grid = places_in_pictures(self.network, upcoming)
+        hidden = self.network(ids, context)[0]  # (N, D)
         ready, wanted, end = [], [], 0
         for sequence, count in zip(sequences, counts):
             end += count
@@ -110,6 +113,16 @@ class Runner:
         group = sequence.group
         read = len(group.request.encoder_ids or [])
         return Row(sequence.table.blocks, sequence.computed, count, sequence.prefix, group.memory.blocks, read)
+
+
+def places_in_pictures(network: Transformer, runs: Iterable[tuple[Listing[int], int, int]]) -> Tensor | None:
+    """`Grid.places` (1, N) of the tokens that are run: of each row its ids, where they begin and how many. None where
+    the network has no grid."""
+    grid = network.config.grid
+    if grid is None:
+        return None
+    found = [grid.places_from(ids[: start + count], start) for ids, start, count in runs]
+    return torch.tensor([list(chain.from_iterable(found))], device=network.embedding.weight.device)
 
 
 def padded(rows: Listing[Listing[int]], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,7 @@ from torch.nn import functional
 from polytask.errors import ConfigError
 from polytask.inference.blocks import BlockPool, Table
 from polytask.inference.room import Room
+from polytask.inference.runner import places_in_pictures
 from polytask.inference.sampling import Place, Sampler, draw
 from polytask.inference.sequence import Group, Sequence
 from polytask.models.transformer import Transformer
@@ -155,7 +156,9 @@ class DraftModel:
         device = self.network.embedding.weight.device
         ids = torch.tensor([[i for r in readers for i in r.ids[r.computed :]]], device=device)
         positions = torch.tensor([[place for r in readers for place in range(r.computed, len(r.ids))]], device=device)
-        hidden = self.network(ids, Context(positions, cache=self.cache.view(rows)))[0]
+        context = Context(positions, cache=self.cache.view(rows))
+        context.grid = places_in_pictures(self.network, ((r.ids, r.computed, r.pending) for r in readers))
+        hidden = self.network(ids, context)[0]
         last = torch.tensor([r.pending for r in readers], device=device).cumsum(0) - 1
         for reader in readers:
             reader.computed = len(reader.ids)

@@ -11,7 +11,7 @@ from polytask.nn.feedforward import MLP
 from polytask.nn.init import INITIALIZATIONS
 from polytask.nn.norm import LayerNorm
 from polytask.nn.part import Part
-from polytask.nn.position import Learned
+from polytask.nn.position import Grid, Learned
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,12 @@ class TransformerConfig(Part):
 
     attention: one part for all layers, or several that take turns (GPT-3: dense, banded, dense, ...); they may differ
     in their window and pattern alone, since all layers share one cache. feedforward: one part, or several that take
-    turns (GLaM: dense, experts, ...). embedding_norm: one more norm, of the embeddings (BLOOM). tied: the output matrix
-    is the embedding. output_bias: one learned number for each logit. logit_scale: what hidden states are multiplied by
-    before the last product (PaLM: 1/sqrt(dim)). logit_cap: logits are bent to stay within +-cap (Gemma 2, section 2).
-    prefix: what comes before the answer is seen from both sides (a prefix language model, Raffel et al. 2020, section
-    3.2.1). scale_embedding: embeddings are multiplied by sqrt(dim). final_norm: one more norm after the last layer,
-    which pre-norm networks need.
+    turns (GLaM: dense, experts, ...). grid: where codes of pictures stand in theirs. embedding_norm: one more norm, of
+    the embeddings (BLOOM). tied: the output matrix is the embedding. output_bias: one learned number for each logit.
+    logit_scale: what hidden states are multiplied by before the last product (PaLM: 1/sqrt(dim)). logit_cap: logits are
+    bent to stay within +-cap (Gemma 2, section 2). prefix: what comes before the answer is seen from both sides (a
+    prefix language model, Raffel et al. 2020, section 3.2.1). scale_embedding: embeddings are multiplied by sqrt(dim).
+    final_norm: one more norm after the last layer, which pre-norm networks need.
     """
 
     vocab_size: int
@@ -36,6 +36,7 @@ class TransformerConfig(Part):
     feedforward: Part | tuple[Part, ...] = MLP(width=2048)
     norm: Part = LayerNorm()
     position: Part = Learned()
+    grid: Grid | None = None
     placement: Placement = "pre"
     embedding_norm: Part | None = None
     encoder_layers: int = 0

@@ -42,6 +42,10 @@ def _position_parameters(config: TransformerConfig) -> int:
     return 0
 
 
+def _grid_parameters(config: TransformerConfig) -> int:
+    return (config.grid.height + config.grid.width) * config.dim if config.grid else 0
+
+
 def parameters_by_part(config: TransformerConfig | VisionLanguageConfig, active: bool = False) -> dict[str, int]:
     """Learned numbers by part; a tied matrix counts once, buffers (sinusoids) do not count.
 
@@ -55,7 +59,7 @@ def parameters_by_part(config: TransformerConfig | VisionLanguageConfig, active:
     norms = _NORMS[config.placement] * (encoder + decoder) + cross + (config.final_norm * (2 if encoder else 1))
     return {
         "embedding": config.vocab_size * config.dim,
-        "positions": _position_parameters(config),
+        "positions": _position_parameters(config) + _grid_parameters(config),
         "attention": (encoder + decoder) * attention,
         "cross-attention": cross * attention,
         "feed-forward": sum(_feedforward_parameters(part, config.dim, active) for part in feedforwards(config)),

@@ -15,6 +15,7 @@ from polytask.nn.init import INITIALIZATIONS
 from polytask.nn.paged import CacheView, KVCache
 from polytask.nn.position import (
     Alibi,
+    GridEmbedding,
     Learned,
     PositionEmbedding,
     RelativeBuckets,
@@ -41,6 +42,7 @@ class Transformer(nn.Module):
         shared = part if isinstance(part, RelativeBuckets) and part.shared else None
         self.relative = shared.build(heads, causal=True) if shared else None
         self.encoder_relative = shared.build(heads, causal=False) if shared and config.encoder_layers else None
+        self.grid = GridEmbedding(config.grid, config.dim) if config.grid else None
         self.encoder = self._stack(config.encoder_layers, cross=False, causal=False)
         self.encoder_norm = self._final_norm() if config.encoder_layers else None
         self.blocks = self._stack(config.layers, cross=config.encoder_layers > 0)
@@ -89,7 +91,9 @@ class Transformer(nn.Module):
         layer = None if isinstance(self.output, nn.Linear | None) else self.output
         return Head(self.output_weight, self.output_bias, self.config.logit_scale, self.config.logit_cap, layer)
 
-    def embed(self, ids: Tensor, positions: Tensor, given: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    def embed(
+        self, ids: Tensor, positions: Tensor, given: tuple[Tensor, Tensor] | None = None, grid: Tensor | None = None
+    ) -> Tensor:
         x = self.embedding(ids)  # (B, T, D)
         if self.scale != 1.0:
             x = x * self.scale
@@ -97,6 +101,8 @@ class Transformer(nn.Module):
             x = x.masked_scatter(given[0][..., None], given[1].to(x.dtype))
         if self.position is not None:
             x = x + self.position(positions).to(x.dtype)
+        if self.grid is not None:
+            x = x + self.grid(self.grid.part.places(ids, positions) if grid is None else grid).to(x.dtype)
         if self.embedding_norm is not None:
             x = self.embedding_norm(x)
         return self.dropout(x)
@@ -134,7 +140,7 @@ class Transformer(nn.Module):
             context.scorer = self._scorer(self.relative)
         if context.whole and context.ordered:
             context.self_mask(None)  # so that compiled blocks find the same, the first one too, and are compiled once
-        x = self.embed(ids, context.positions, context.given)
+        x = self.embed(ids, context.positions, context.given, context.grid)
         for block in self.blocks:
             x = block(x, context)
         return self.norm(x)

@@ -33,8 +33,9 @@ class Context:
     tokens that all of their document sees (prefix language modelling). scores (1 or B, H, T, S) are what positions add
     to the scores of every layer. With a cache the batch is (1, N), the new tokens of its rows one row after the other;
     `positions` are places in each row's sequence, the cache knows the rows, and `scorer` makes the scores of some of
-    them. given: where states stand for embeddings (B, T) bool, and these states (M, D) in order. routing is filled by
-    layers of experts, without a cache; None where nobody wants it.
+    them. given: where states stand for embeddings (B, T) bool, and these states (M, D) in order. grid (B, T):
+    `Grid.places`, which must be given with a cache where the network has such. routing is filled by layers of experts,
+    without a cache; None where nobody wants it.
     """
 
     positions: Tensor
@@ -47,6 +48,7 @@ class Context:
     scores: Tensor | None = None
     scorer: Scorer | None = None
     given: tuple[Tensor, Tensor] | None = None
+    grid: Tensor | None = None
     routing: list | None = field(default_factory=list, repr=False, compare=False)
     _kept: dict = field(default_factory=dict, repr=False, compare=False)
 

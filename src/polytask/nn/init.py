@@ -26,7 +26,7 @@ def _tables(network: nn.Module, std: float, position_std: float, generator: Gene
     for name, parameter in network.named_parameters():
         if name == "embedding.weight":
             nn.init.normal_(parameter, std=std, generator=generator)
-        elif name == "position.weight":
+        elif name in ("position.weight", "grid.weight"):
             nn.init.normal_(parameter, std=position_std, generator=generator)
 
 

@@ -6,6 +6,7 @@ queries and keys inside attention; ALiBi and T5's buckets add to the scores what
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -57,6 +58,43 @@ class TextAndGrid(Part):
         first = torch.where(place < 0, positions, self.text + place // self.width)
         column = nn.functional.embedding(self.text + self.height + place % self.width, table)
         return nn.functional.embedding(first, table) + column * (place >= 0)[..., None]
+
+
+@dataclass(frozen=True)
+class Grid(Part):
+    """One learned vector for the row and one for the column of every code of a picture, wherever it stands among texts;
+    both are added to the code's embedding, beside whatever tells positions (Ramesh et al. 2021, figure 10).
+
+    first: the id of code 0; no id below it is of a picture. A picture is height x width codes without another id among
+    them.
+    """
+
+    first: int
+    height: int
+    width: int
+
+    def __post_init__(self) -> None:
+        self.expect_numbers("first", "height", "width", whole=True)
+
+    def places(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """Which code of its picture each id (B, T) is, from 0 on; -1 where it is none. positions (B, T) are 0 where a
+        document begins."""
+        order = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+        codes = ids >= self.first
+        other = torch.where(codes, -1, order)  # the last id before that is none of this picture
+        other = torch.where(codes & (positions == 0), order - 1, other).cummax(1).values
+        return torch.where(codes, (order - other - 1) % (self.height * self.width), -1)
+
+    def places_from(self, ids: Sequence[int], start: int) -> list[int]:
+        """The same of the ids from `start` on of one document, whose ids are given from its beginning."""
+        found, place = [], start
+        while place and ids[place - 1] >= self.first:
+            place -= 1
+        run = start - place
+        for i in ids[start:]:
+            found.append(run % (self.height * self.width) if i >= self.first else -1)
+            run = run + 1 if i >= self.first else 0
+        return found
 
 
 @dataclass(frozen=True)
@@ -291,6 +329,22 @@ class RelativeScores(nn.Module):
         """(B, H, T, S): what is added to the scores of queries and keys at positions (B, T) and (B, S)."""
         distance = keys[:, None, :] - queries[:, :, None]
         return nn.functional.embedding(self.part.bucket(distance, self.causal), self.weight).permute(0, 3, 1, 2)
+
+
+class GridEmbedding(nn.Module):
+    """What is added to the embeddings of a picture's codes; the table holds rows and then columns."""
+
+    def __init__(self, part: Grid, dim: int):
+        super().__init__()
+        self.part = part
+        self.weight = nn.Parameter(torch.empty(part.height + part.width, dim))
+
+    def forward(self, places: Tensor) -> Tensor:
+        """(B, T, D) for places (B, T), 0 where they are -1."""
+        part, known = self.part, places.clamp(min=0)
+        row = nn.functional.embedding(known // part.width, self.weight)
+        column = nn.functional.embedding(part.height + known % part.width, self.weight)
+        return (row + column) * (places >= 0)[..., None]
 
 
 class PositionEmbedding(nn.Module):

@@ -93,7 +93,8 @@ class Recipe(Section):
         """The network of the recipe's system for so many ids, those of pictures included. Raises ConfigError naming the
         key."""
         from polytask.models.catalogue import build_config
-        from polytask.models.networks import Language
+        from polytask.models.networks import Language, with_decoder
+        from polytask.nn.position import Grid
 
         if self.model.system is None:
             raise ConfigError(f"model: it comes from {self.model.from_}; read its configuration there.")
@@ -118,6 +119,8 @@ class Recipe(Section):
             raise ConfigError(
                 f"tokenizer.pictures: {self.model.system} looks at pictures by itself; leave the key out."
             )
+        if pictures is not None and not pictures.padding:
+            config = with_decoder(config, grid=Grid(pictures.first, pictures.height, pictures.width))
         if (held := config.decoder.context_length) < longest:
             raise ConfigError(
                 f"model.context_length={held} is shorter than training's rows of {longest} tokens; "
