@@ -4,11 +4,12 @@
     python benchmarks/blocks.py runs/dalle-blocks
     polytask train multimodal-blocks && python benchmarks/blocks.py runs/multimodal-blocks
     polytask train vision-blocks && python benchmarks/blocks.py runs/vision-blocks
+    polytask train imagen-blocks && python benchmarks/blocks.py runs/imagen-blocks --dials steps=20 guidance=2
 
 Of what the model learned: drawing, captioning and editing on 200 scenes of 1, 2 and 3 objects each and 200 with pairs
 of colour and shape that training never showed; 600 questions about pictures; the tasks of texts on 200 examples each,
 as `polytask demo` judges them. On the sheet are the first eight drawings of 1, 2 and 3 objects, and of the pairs, a row
-each; wrong ones have a black frame.
+each; wrong ones have a black frame. Of a model that changes pictures by diffusion there is no sheet.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import harness
+import yaml
 from PIL.ImageOps import expand
 
 import polytask as pt
@@ -23,6 +25,7 @@ from polytask.blocksworld import TASKS, judge
 from polytask.blocksworld.drawn import right
 from polytask.data.sources import SourceSpec, read
 from polytask.evaluation.intervals import wilson
+from polytask.pictures import PictureModel
 from polytask.run.demo import ask_all, unseen
 from polytask.run.evaluate import evaluate
 from polytask.tasks.picture import contact_sheet
@@ -32,12 +35,12 @@ GROUPS = [("test", [n, n]) for n in (1, 2, 3)] + [("compositional", [1, 3])]
 QUESTIONS = {"right": "test", "right, held-out combinations": "compositional"}
 
 
-def drawings(model: Any, count: int) -> list[Any]:
+def drawings(model: Any, count: int, dials: dict[str, Any]) -> list[Any]:
     captions = []
     for split, objects in GROUPS:
         rows = read(SourceSpec("drawing", "blocksworld", limit=count, split=split, options={"objects": objects}))
         captions += [row["caption"] for row in rows]
-    drawn = [pictures[0] for pictures in model.draw_many(captions)]
+    drawn = [pictures[0] for pictures in model.draw_many(captions, **dials)]
     frames = ["white" if right(picture, caption) else "black" for picture, caption in zip(drawn, captions)]
     return [expand(picture, 2, frame) for picture, frame in zip(drawn, frames)]
 
@@ -63,13 +66,20 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--name", default="", help="of the results; the folder's where not given")
     parser.add_argument("--limit", type=int, default=200, help="scenes of each group, examples of each task of texts")
+    parser.add_argument("--dials", nargs="+", default=[], metavar="NAME=VALUE", help="how diffusion draws")
     parser.add_argument("--out", type=Path, default=harness.RESULTS)
     words = parser.parse_args()
+    dials = {name: yaml.safe_load(value) for name, value in (dial.split("=", 1) for dial in words.dials)}
     report, model, found = harness.Report(words.name or words.model.name, words.out), pt.load(words.model), {}
-    learned = set(model.about["tasks"])
+    if isinstance(model, PictureModel):
+        learned = {"editing" if model.config.changes else "drawing"}
+    else:
+        learned = set(model.about["tasks"])
     for task in ("drawing", "captioning", "editing"):
         if task in learned:
-            judged = evaluate(str(words.model), task, "blocksworld", {}, {}, limit=words.limit, quiet=True)
+            judged = evaluate(
+                str(words.model), task, "blocksworld", {}, {}, limit=words.limit, drawing=dials, quiet=True
+            )
             for line in judged.lines():
                 report.say(line)
             found[task] = judged.to_dict()
@@ -81,9 +91,9 @@ def main() -> None:
         report.say(f"tasks of texts, {words.limit} examples each")
         texts = {task: [one.right for one in ask_all(model, task, unseen(task, words.limit))] for task in TASKS}
         found["texts"] = shares(report, texts | {"all of them": [one for each in texts.values() for one in each]})
-    report.save(found)
+    report.save(found | ({"dials": dials} if dials else {}))
     if "drawing" in learned:
-        sheet = contact_sheet(drawings(model, 8), columns=8, scale=3)
+        sheet = contact_sheet(drawings(model, 8, dials), columns=8, scale=3)
         sheet.save(words.out / f"{report.name}.png")
 
 

@@ -1,18 +1,19 @@
 """Predictable scaling: small networks say what a larger one will come to, before it is trained.
 
-    python benchmarks/scaling.py --work FOLDER
+    python benchmarks/scaling.py --data-dir DATA
 
-Networks of one layer and several widths learn texts of blocks world, each on 20 tokens a parameter, the learning rate
+Networks of one layer and several widths learn to go on with books, each on 20 tokens a parameter, the learning rate
 falling to 0 at each run's own end. A law with an irreducible term is fitted to their last validation losses. What it
 says of a network of more than 20 times the compute of the largest goes into results/scaling-prediction.json; only then
 is that network trained, and the prediction held to it.
 
-A run that has ended is kept in FOLDER; the same command goes on with the next. A prediction that is there is not made
+A run that has ended is kept in --work; the same command goes on with the next. A prediction that is there is not made
 again: it holds for the runs it was made of.
 """
 
 import argparse
 import json
+import os
 import resource
 import shutil
 import sys
@@ -21,7 +22,7 @@ from typing import Any
 
 import harness
 
-SMALL, LARGE = (16, 20, 24, 28), 80
+SMALL, LARGE = (16, 24, 32, 40, 48), 128
 SEEDS = (0, 1)
 ROWS, LENGTH, TOKENS_A_PARAMETER = 8, 128, 20
 RECIPE = """
@@ -29,8 +30,9 @@ model: {{system: generalist, depth: 1, dim: {dim}, heads: {heads}, width: {width
 seed: {seed}
 tokenizer: {{kind: bpe, size: 512, rows: 5000}}
 data:
+  folder: {data}
   sources:
-    - {{task: text, from: blocksworld, validation: blocksworld, limit: {texts}}}
+    - {{task: text, from: books/train.parquet, validation: books/validation.parquet, limit: {texts}}}
 training: {{steps: {steps}, batch_rows: {rows}, context_length: {length}, precision: float32, optimizer: muon, lr: 3e-3,
   schedule: cosine, warmup: 0.1, save_every: 0, keep: 1}}
 evaluation: {{every: {steps}}}
@@ -42,6 +44,7 @@ def recipe_of(options: argparse.Namespace, dim: int, seed: int) -> Path:
     parameters = 13 * dim**2 + 512 * dim  # matrices of 4 + 9 dim x dim, and the tied embedding at the most
     steps = max(4, round(TOKENS_A_PARAMETER * parameters / (ROWS * LENGTH) / options.shorter))
     said = {"dim": dim, "heads": max(1, dim // 16), "width": 3 * dim, "seed": seed, "texts": options.texts}
+    said["data"] = json.dumps(str(options.data_dir.resolve()))
     path = options.work / "recipes" / f"width-{dim}-seed-{seed}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(RECIPE.format(**said, steps=steps, rows=ROWS, length=LENGTH))
@@ -112,13 +115,15 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/scaling-benchmark"), help="where runs are kept")
     parser.add_argument("--small", type=int, nargs="+", default=SMALL, metavar="WIDTH", help="of the small runs")
     parser.add_argument("--large", type=int, default=LARGE, metavar="WIDTH", help="of the run that is predicted")
-    parser.add_argument("--texts", type=int, default=110_000, help="examples to learn from")
+    parser.add_argument("--data-dir", type=Path, default=os.environ.get("POLYTASK_DATA", "."),
+                        help="holds books/train.parquet and validation.parquet; default $POLYTASK_DATA")  # fmt: skip
+    parser.add_argument("--texts", type=int, default=1500, help="parts of books to learn from")
     parser.add_argument("--shorter", type=int, default=1, help="divide every run's steps by this")
     parser.add_argument("--quick", action="store_true", help="small widths and few steps: does the script work?")
     parser.add_argument("--out", type=Path, default=harness.RESULTS)
     options = parser.parse_args()
     if options.quick:
-        options.small, options.large, options.texts, options.shorter = (8, 12, 16), 24, 1000, 100
+        options.small, options.large, options.texts, options.shorter = (8, 12, 16), 24, 50, 100
     options.work.mkdir(parents=True, exist_ok=True)
     options.out.mkdir(parents=True, exist_ok=True)
     report = harness.Report("scaling", options.out)

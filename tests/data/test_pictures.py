@@ -224,6 +224,15 @@ def test_what_a_batch_holds(pictures, tokenizer):
         assert (ids[~mask] == tokenizer.special["<|pad|>"]).all()
 
 
+def test_captions_are_as_long_as_the_longest_in_steps(pictures, tokenizer):
+    loader = PictureLoader(pictures, tokenizer, 5, text_length=64, mixture=Mixture({"shades": 1.0}))
+    for step in range(3):
+        batch = loader.batch(step)
+        longest = int(batch.mask.sum(1).max())
+        assert batch.ids.shape == batch.mask.shape == (5, 8 * -(-longest // 8))
+        assert batch.ids.shape[1] < 64
+
+
 def test_labels_have_one_number_for_all_sources(pictures, tokenizer):
     loader = PictureLoader(pictures, tokenizer, 8, text_length=32, mixture=Mixture({"blocks": 1.0}))
     batch = loader.batch(0)

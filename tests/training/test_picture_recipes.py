@@ -23,15 +23,16 @@ FEW = [
     "training.steps=2", "training.warmup=1", "training.batch_rows=4", "evaluation.every=2", "data.sources.0.limit=24",
     "data.sources.0.validation=null", "data.held_out=0.2",
 ]  # fmt: skip
+EFFICIENT = ["model.channels=32", "model.multipliers=[1,1]", "model.blocks=1", "model.attention=[16]",
+             "model.reader_dim=64"]  # fmt: skip
 SMALL = {
     "clip-blocks": ["model.layers=1", "model.dim=64", "model.text_layers=1", "model.text_dim=64", "model.embed=32"],
     "dvae-blocks": ["model.width=8", "model.first=16"],
-    "imagen-blocks": ["model.channels=32", "model.multipliers=[1,1]", "model.attention=[16]", "model.reader_dim=64"],
+    "imagen-blocks": EFFICIENT,
     "imagen-64-blocks": ["model.multipliers=[1,1,1]", "model.reader_dim=64"],
-    "edit-blocks": ["model.channels=32", "model.multipliers=[1,1]", "model.blocks=1", "model.attention=[16]",
-                    "model.reader_dim=64"],
+    "edit-blocks": EFFICIENT,
     "unclip-prior-blocks": ["model.layers=1", "model.dim=64"],
-    "unclip-blocks": ["model.channels=32", "model.multipliers=[1,1]", "model.attention=[16]", "model.reader_dim=64"],
+    "unclip-blocks": EFFICIENT,
     "unclip-64-blocks": ["model.multipliers=[1,1]"],
     "mnist-digits": ["model.channels=32", "model.multipliers=[1,1]", "model.attention=[]"],
     "cifar10": ["model.channels=32", "model.multipliers=[1,1]", "model.attention=[]"],
@@ -277,7 +278,7 @@ def test_dials_out_of_range_are_named(words, sentence, runs):
 
 
 def test_mistakes_of_prompts_and_folders_are_named(runs):
-    with pytest.raises(TooLong, match=r"The prompt has \d+ tokens, but this model reads 63"):
+    with pytest.raises(TooLong, match=r"The prompt has \d+ tokens, but this model reads 31"):
         polytask.load(runs / "imagen-blocks").draw("a zebra of quilts " * 30)
     with pytest.raises(ConfigError, match="no 'seven'"):
         polytask.load(runs / "mnist-digits").draw("seven")

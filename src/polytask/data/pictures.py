@@ -24,12 +24,16 @@ if TYPE_CHECKING:
     from polytask.tokenizers.text import TextTokenizer
 
 
+STRIDE = 8  # tokens by which captions grow: few shapes for what is compiled, and little padding
+
+
 @dataclass
 class PictureBatch:
     """B pictures of one size, each with a caption.
 
     pixels     (B, 3, H, W) float32 in [-1, 1]
-    ids        (B, L) int64, the caption's tokens; the padding token behind them
+    ids        (B, L) int64, the caption's tokens, the padding token behind them; L as the longest of the batch has, in
+               steps of 8
     mask       (B, L) bool, True where `ids` holds a token of the caption
     labels     (B,) int64, the number of the picture's label; -1 where it has none
     sources    (B,) int64, which source a picture came from; -1 for a row that fills up the last batch of a validation
@@ -180,18 +184,18 @@ class _Words:
     ) -> tuple[np.ndarray, np.ndarray]:
         """ids (B, L) int64 and mask (B, L); a caption that is None stays empty. keys: of each caption of training, by
         which it is cut anew."""
-        ids = np.zeros((len(captions), self.length), np.int64)
-        mask = np.zeros((len(captions), self.length), bool)
         if self.tokenizer is None:
-            return ids, mask
+            return np.zeros((len(captions), 0), np.int64), np.zeros((len(captions), 0), bool)
         special = self.tokenizer.special
-        ids[:] = special["<|pad|>"]
         texts = [caption or "" for caption in captions]
         if self.dropout is None or keys is None:
             tokens = self.tokenizer.encode_lists(texts)
         else:
             cuts = [self.dropout.cut(self.tokenizer, *key) for key in keys]
             tokens = [cut([text])[0] for cut, text in zip(cuts, texts, strict=True)]
+        longest = 1 + max(map(len, tokens), default=0)
+        shape = len(captions), min(self.length, STRIDE * -(-longest // STRIDE))
+        ids, mask = np.full(shape, special["<|pad|>"], np.int64), np.zeros(shape, bool)
         for row, found in enumerate(tokens):
             if captions[row] is not None:
                 whole = [*found[: self.length - 1], special["<|end|>"]]
