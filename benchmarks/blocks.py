@@ -61,6 +61,36 @@ def shares(report: harness.Report, found: dict[str, list[bool]]) -> dict[str, fl
     return {name: sum(judged) / len(judged) for name, judged in found.items()}
 
 
+def learned(model: Any) -> set[str]:
+    """What a model is judged on: tasks, "questions" about pictures, and "texts" for all tasks of those."""
+    if isinstance(model, PictureModel):
+        return {"editing" if model.config.changes else "drawing"}
+    names = {source["name"] for source in model.about["data"]}
+    found = {"drawing", "captioning", "editing"} & set(model.about["tasks"])
+    return found | ({"questions"} if "seen" in names else set()) | ({"texts"} if set(TASKS) <= names else set())
+
+
+def judged(report: harness.Report, path: Path, limit: int, dials: dict[str, Any]) -> dict[str, Any]:
+    """The figures of all that a model learned, which are told, too."""
+    model, found = pt.load(path), {}
+    kinds = learned(model)
+    for task in ("drawing", "captioning", "editing"):
+        if task in kinds:
+            figures = evaluate(str(path), task, "blocksworld", {}, {}, limit=limit, drawing=dials, quiet=True)
+            for line in figures.lines():
+                report.say(line)
+            found[task] = figures.to_dict()
+    if "questions" in kinds:
+        report.say(f"questions about pictures, {3 * limit}, and as many about new pairs")
+        asked = {name: questions(model, 3 * limit, split) for name, split in QUESTIONS.items()}
+        found["questions"] = shares(report, asked)
+    if "texts" in kinds:
+        report.say(f"tasks of texts, {limit} examples each")
+        texts = {task: [one.right for one in ask_all(model, task, unseen(task, limit))] for task in TASKS}
+        found["texts"] = shares(report, texts | {"all of them": [one for each in texts.values() for one in each]})
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
@@ -70,30 +100,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=harness.RESULTS)
     words = parser.parse_args()
     dials = {name: yaml.safe_load(value) for name, value in (dial.split("=", 1) for dial in words.dials)}
-    report, model, found = harness.Report(words.name or words.model.name, words.out), pt.load(words.model), {}
-    if isinstance(model, PictureModel):
-        learned = {"editing" if model.config.changes else "drawing"}
-    else:
-        learned = set(model.about["tasks"])
-    for task in ("drawing", "captioning", "editing"):
-        if task in learned:
-            judged = evaluate(
-                str(words.model), task, "blocksworld", {}, {}, limit=words.limit, drawing=dials, quiet=True
-            )
-            for line in judged.lines():
-                report.say(line)
-            found[task] = judged.to_dict()
-    if "captioning" in learned:
-        report.say(f"questions about pictures, {3 * words.limit}, and as many about new pairs")
-        asked = {name: questions(model, 3 * words.limit, split) for name, split in QUESTIONS.items()}
-        found["questions"] = shares(report, asked)
-    if set(TASKS) <= learned:
-        report.say(f"tasks of texts, {words.limit} examples each")
-        texts = {task: [one.right for one in ask_all(model, task, unseen(task, words.limit))] for task in TASKS}
-        found["texts"] = shares(report, texts | {"all of them": [one for each in texts.values() for one in each]})
+    report = harness.Report(words.name or words.model.name, words.out)
+    found = judged(report, words.model, words.limit, dials)
     report.save(found | ({"dials": dials} if dials else {}))
-    if "drawing" in learned:
-        sheet = contact_sheet(drawings(model, 8, dials), columns=8, scale=3)
+    if "drawing" in found:
+        sheet = contact_sheet(drawings(pt.load(words.model), 8, dials), columns=8, scale=3)
         sheet.save(words.out / f"{report.name}.png")
 
 

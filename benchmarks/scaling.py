@@ -24,7 +24,7 @@ import harness
 
 SMALL, LARGE = (16, 24, 32, 40, 48), 128
 SEEDS = (0, 1)
-ROWS, LENGTH, TOKENS_A_PARAMETER = 8, 128, 20
+ROWS, LENGTH, TOKENS_A_PARAMETER = 2, 128, 20
 RECIPE = """
 model: {{system: generalist, depth: 1, dim: {dim}, heads: {heads}, width: {width}}}
 seed: {seed}
@@ -33,7 +33,7 @@ data:
   folder: {data}
   sources:
     - {{task: text, from: books/train.parquet, validation: books/validation.parquet, limit: {texts}}}
-training: {{steps: {steps}, batch_rows: {rows}, context_length: {length}, precision: float32, optimizer: muon, lr: 3e-3,
+training: {{steps: {steps}, batch_rows: {rows}, context_length: {length}, precision: float32, optimizer: muon, lr: 2e-3,
   schedule: cosine, warmup: 0.1, save_every: 0, keep: 1}}
 evaluation: {{every: {steps}}}
 """

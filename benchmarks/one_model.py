@@ -1,0 +1,97 @@
+"""One model for all beside models of one kind each, at the same total compute: recipe `multimodal-blocks`.
+
+    polytask train dvae-blocks
+    python benchmarks/one_model.py --work FOLDER
+
+Besides the model of the recipe, others of the same network, rate and schedule learn drawing, captions, edits, questions
+about pictures, or the tasks of texts alone, each in the share of the steps that its sources have of the weights: all of
+them together take as many steps, and see as many examples of each source, as the one. Judged as in blocks.py.
+
+A run that was stopped goes on with the same command, and one that has ended is kept in FOLDER.
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import blocks
+import harness
+
+from polytask.run.assembly import read_recipe
+
+ALONE = {
+    "drawing": {"drawing"},
+    "captioning": {"captioning"},
+    "editing": {"editing"},
+    "questions": {"seen", "sorted"},
+    "texts": {"answering", "summarization", "translation", "text", "chat", "code", "classification", "infilling"},
+}
+FIGURES = {
+    "drawing": ("drawing", "metrics", "right"), "captioning": ("captioning", "metrics", "right"),
+    "editing": ("editing", "metrics", "right"), "questions": ("questions", "right"), "texts": ("texts", "all of them"),
+}  # fmt: skip
+
+
+def variant(recipe: Any, names: set[str] | None) -> Any:
+    """The recipe with some of its sources alone, in their share of the steps; with all of them it is the recipe."""
+    if names is None:
+        return recipe
+    sources = [source for source in recipe.data.sources if source.name in names]
+    share = sum(source.weight for source in sources) / sum(source.weight for source in recipe.data.sources)
+    tasks = {source.task for source in sources}
+    watched = [
+        one for one in recipe.evaluation.tasks if one.task in tasks and ((one.name == "seen") == ("seen" in names))
+    ]
+    return recipe.model_copy(update={
+        "data": recipe.data.model_copy(update={"sources": sources}),
+        "training": recipe.training.model_copy(update={"steps": max(2, round(share * recipe.steps))}),
+        "evaluation": recipe.evaluation.model_copy(update={"tasks": watched}),
+    })  # fmt: skip
+
+
+def trained(options: argparse.Namespace, name: str) -> Path:
+    """The folder of a run, which is trained, or goes on, unless it has ended."""
+    file, out = options.work / f"{name}.yaml", options.work / name
+    recipe = variant(read_recipe("multimodal-blocks", options.set), ALONE.get(name))
+    file.write_text(recipe.dump())
+    ended = options.work / f"{name}.ended"
+    if not ended.is_file():
+        command = [sys.executable, "-m", "polytask.cli.main", "train", str(file), "--out", str(out)]
+        subprocess.run([*command, *(["--resume"] if out.exists() else [])], check=True)
+        ended.touch()
+    return out
+
+
+def figure(found: dict[str, Any], kind: str) -> float:
+    for key in FIGURES[kind]:
+        found = found[key]
+    return float(found)  # type: ignore[arg-type]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("runs/one-model"), help="where runs are kept")
+    parser.add_argument("--limit", type=int, default=200, help="scenes of each group, examples of each task of texts")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="changes to the recipe")
+    parser.add_argument("--only", choices=["one", *ALONE], help="train this run alone, and judge nothing")
+    parser.add_argument("--out", type=Path, default=harness.RESULTS)
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    if options.only:
+        trained(options, options.only)
+        return
+    folders = {name: trained(options, name) for name in ("one", *ALONE)}
+    report = harness.Report("one-model", options.out)
+    found = {}
+    for name, folder in folders.items():
+        report.say(f"\n{name}")
+        found[name] = blocks.judged(report, folder, options.limit, {})
+    rows = [[kind, f"{figure(found['one'], kind):.1%}", f"{figure(found[kind], kind):.1%}"] for kind in ALONE]
+    report.table(["fully right", "one model for all", "alone, in its share of the steps"], rows)
+    report.save(found)
+
+
+if __name__ == "__main__":
+    main()
