@@ -313,6 +313,15 @@ def test_mistakes_about_labels_are_named(runs, tmp_path, change, sentence):
         train_recipe(small("digits-classifier", runs, [change]), tmp_path / "run", callbacks=[])
 
 
+@pytest.mark.parametrize(("value", "sentence"), [
+    ("[1.0, 0.1, 0]", "must take at least one update"), ("[1.0, 0.1]", r"is \[start, end, updates\]"),
+])  # fmt: skip
+def test_mistakes_in_what_is_annealed_are_named(runs, tmp_path, value, sentence):
+    recipe = small("dvae-blocks", runs, ["model.levels=[]", f"training.dials={{temperature: {value}}}"])
+    with pytest.raises(ConfigError, match=sentence):
+        train_recipe(recipe, tmp_path / "run", callbacks=[])
+
+
 def test_mistakes_in_frozen_networks_are_named(runs, tmp_path):
     recipe = small("unclip-prior-blocks", runs, [f"model.clip.from={runs / 'imagen-blocks'}"])
     with pytest.raises(ConfigError, match="holds a DiffusionConfig, not a CLIPConfig"):

@@ -23,6 +23,12 @@ class Annealing:
     end: float
     updates: int
 
+    def __post_init__(self) -> None:
+        if self.updates < 1:
+            raise ConfigError(
+                f"training.dials: [{self.start}, {self.end}, {self.updates}] must take at least one update."
+            )
+
     def at(self, step: int) -> float:
         done = min(step / self.updates, 1.0)
         return self.end + (self.start - self.end) * (1 + math.cos(math.pi * done)) / 2
