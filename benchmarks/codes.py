@@ -32,12 +32,13 @@ SIZES = ["model.width=32", "model.first=64", "data.sources.0.limit=30000"]
 
 def variants(steps: int) -> dict[str, list[str]]:
     """Changes to the recipe."""
+    rising = max(1, steps // 10)
     falling, weak = f"[1.0, 0.0625, {round(0.8 * steps)}]", f"[0.25, 0.0625, {round(0.8 * steps)}]"
     learned = ["model.levels=[]", "model.codes=512"]
     return {
         "finite scalars": ["model.levels=[8,8,8]"],
         "codebook, as published": [
-            *learned, f"training.dials={{spread: 0.1, temperature: {falling}, weight: [0.0, 6.6, {max(1, steps // 10)}]}}",
+            *learned, f"training.dials={{spread: 0.1, temperature: {falling}, weight: [0.0, 6.6, {rising}]}}",
         ],
         "codebook, no divergence": [
             *learned, f"training.dials={{spread: 0.1, temperature: {falling}, weight: [0.0, 0.0, 1]}}",
