@@ -20,12 +20,12 @@ class TransformerConfig(Part):
 
     attention: one part for all layers, or several that take turns (GPT-3: dense, banded, dense, ...); they may differ
     in their window and pattern alone, since all layers share one cache. feedforward: one part, or several that take
-    turns (GLaM: dense, experts, ...). grid: where codes of pictures stand in theirs. embedding_norm: one more norm, of
-    the embeddings (BLOOM). tied: the output matrix is the embedding. output_bias: one learned number for each logit.
-    logit_scale: what hidden states are multiplied by before the last product (PaLM: 1/sqrt(dim)). logit_cap: logits are
-    bent to stay within +-cap (Gemma 2, section 2). prefix: what comes before the answer is seen from both sides (a
-    prefix language model, Raffel et al. 2020, section 3.2.1). scale_embedding: embeddings are multiplied by sqrt(dim).
-    final_norm: one more norm after the last layer, which pre-norm networks need.
+    turns (GLaM: dense, experts, ...). embedding_norm: one more norm, of the embeddings (BLOOM). tied: the output matrix
+    is the embedding. output_bias: one learned number for each logit. logit_scale: what hidden states are multiplied by
+    before the last product (PaLM: 1/sqrt(dim)). logit_cap: logits are bent to stay within +-cap (Gemma 2, section 2).
+    prefix: what comes before the answer is seen from both sides (a prefix language model, Raffel et al. 2020, section
+    3.2.1). scale_embedding: embeddings are multiplied by sqrt(dim). final_norm: one more norm after the last layer,
+    which pre-norm networks need. grid: where codes of pictures stand in theirs.
     """
 
     vocab_size: int
@@ -36,7 +36,6 @@ class TransformerConfig(Part):
     feedforward: Part | tuple[Part, ...] = MLP(width=2048)
     norm: Part = LayerNorm()
     position: Part = Learned()
-    grid: Grid | None = None
     placement: Placement = "pre"
     embedding_norm: Part | None = None
     encoder_layers: int = 0
@@ -49,6 +48,7 @@ class TransformerConfig(Part):
     final_norm: bool = True
     dropout: float = 0.0
     initialization: str = "gpt"
+    grid: Grid | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("vocab_size", 1), ("context_length", 1), ("layers", 1), ("dim", 1), ("encoder_layers", 0)):
