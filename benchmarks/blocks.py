@@ -4,7 +4,8 @@
     python benchmarks/blocks.py runs/dalle-blocks
     polytask train multimodal-blocks && python benchmarks/blocks.py runs/multimodal-blocks
     polytask train vision-blocks && python benchmarks/blocks.py runs/vision-blocks
-    polytask train imagen-blocks && python benchmarks/blocks.py runs/imagen-blocks --dials steps=20 guidance=2
+    polytask train imagen-blocks
+    python benchmarks/blocks.py runs/imagen-blocks --dials steps=20 guidance=2 sampler=dpm_solver
 
 Of what the model learned: drawing, captioning and editing on 200 scenes of 1, 2 and 3 objects each and 200 with pairs
 of colour and shape that training never showed; 600 questions about pictures; the tasks of texts on 200 examples each,

@@ -431,3 +431,21 @@ def test_parameters_are_counted_without_building(runs):
         config = polytask.interop.networks.read(runs / name).config
         assert built.parameters(config) == sum(p.numel() for p in config.build().parameters())
     assert Path(runs / "imagen-64-blocks" / "model" / "parts" / "base" / "tokenizer.json").is_file()
+
+
+@pytest.mark.parametrize(("name", "changes", "sentence"), [
+    ("imagen-64-blocks", ["model.pixels=32"], "must be more than the 32 of the picture that is enlarged"),
+    ("edit-blocks", ["training.dials.drop=0.5"], "a third at most"),
+    ("edit-blocks", ["training.dials.blur=0.6"], "sees no picture made worse"),
+    ("imagen-blocks", ["training.dials.drop=1.5"], "drop=1.5 must be a share"),
+])  # fmt: skip
+def test_mistakes_about_what_is_seen_beside_noise_are_named(name, changes, sentence, runs, tmp_path):
+    with pytest.raises(ConfigError, match=sentence):
+        train_recipe(small(name, runs, changes), tmp_path / "run", callbacks=[])
+
+
+def test_what_changes_pictures_is_nothing_to_enlarge(runs, tmp_path):
+    with pytest.raises(ConfigError, match="edit-blocks changes pictures and draws none"):
+        train_recipe(
+            small("imagen-64-blocks", runs, [f"model.base.from={runs / 'edit-blocks'}"]), tmp_path, callbacks=[]
+        )

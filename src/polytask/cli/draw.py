@@ -44,12 +44,11 @@ ENLARGING: dict[str, Any] = {
         _option("Noise in the smaller picture, from 0 to 1; 0,0.1,0.3 or search: what fits best by a CLIP."),
     ],
 }
-CHANGING: dict[str, Any] = {
-    "picture_guidance": Annotated[
-        float | None,
-        _option("Of a model that follows instructions: how closely it keeps to the picture; 1.5 unless said."),
-    ],
-}
+PICTURE_GUIDANCE = Annotated[
+    float | None,
+    _option("Of a model that follows instructions: how closely it keeps to the picture; 1.5 unless said."),
+]
+CHANGING: dict[str, Any] = {"picture_guidance": PICTURE_GUIDANCE}
 BY_TOKENS: dict[str, Any] = {
     "temperature": Annotated[float | None, _option("Of a model that draws token by token, as of texts.")],
     "top_k": Annotated[int | None, _option("Of the same: sample among so many tokens; 0 is all.")],

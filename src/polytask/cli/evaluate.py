@@ -7,7 +7,7 @@ import typer
 
 from polytask.cli.ask import MODEL
 from polytask.cli.command import console, pairs
-from polytask.cli.draw import CANDIDATES, CLIP, GUIDANCE, SAMPLER, STEPS
+from polytask.cli.draw import CANDIDATES, CLIP, GUIDANCE, PICTURE_GUIDANCE, SAMPLER, STEPS
 from polytask.cli.sampling import with_sampling
 from polytask.cli.tune import COLUMNS, DATA, FIELDS, TASK
 
@@ -37,6 +37,7 @@ def evaluate(
     ] = False,
     steps: STEPS = None,
     guidance: GUIDANCE = None,
+    picture_guidance: PICTURE_GUIDANCE = None,
     sampler: SAMPLER = None,
     candidates: CANDIDATES = None,
     clip: CLIP = None,
@@ -56,7 +57,14 @@ def evaluate(
     """Evaluate a model on a file of a task."""
     from polytask.run.evaluate import evaluate as run_evaluate
 
-    drawing = {"steps": steps, "guidance": guidance, "sampler": sampler, "candidates": candidates, "clip": clip}
+    drawing = {
+        "steps": steps,
+        "guidance": guidance,
+        "picture_guidance": picture_guidance,
+        "sampler": sampler,
+        "candidates": candidates,
+        "clip": clip,
+    }
     named, shared = pairs(columns or [], "--columns"), pairs(field or [], "--field")
     report = run_evaluate(
         model, task, data, named, shared, where=pairs(where or [], "--where"), split=split, limit=limit,

@@ -57,8 +57,8 @@ class PictureBatch:
         return self._with(lambda tensor: tensor.pin_memory())
 
     def _with(self, change: "Callable[[Tensor], Tensor]") -> "PictureBatch":
-        given = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: change(tensor) for name, tensor in given.items() if tensor is not None})
+        held = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: change(tensor) for name, tensor in held.items() if tensor is not None})
 
     @property
     def seen(self) -> int:

@@ -47,6 +47,11 @@ class DiffusionConfig(Part):
             raise ConfigError("diffusion: classes need a width in unet.pooled, such as 4 unet.channels")
         if self.unet.low != bool(self.low_pixels):
             raise ConfigError("diffusion: low_pixels says how large the picture is that a U-Net with low=true sees")
+        if self.low_pixels > self.unet.pixels or (self.changes and self.unet.augmentation):
+            raise ConfigError(
+                f"model.pixels={self.unet.pixels} must be more than the {self.low_pixels} of the picture that is "
+                "enlarged."
+            )
 
     @property
     def enlarges(self) -> bool:

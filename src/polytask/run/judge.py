@@ -56,7 +56,7 @@ def evaluate_drawing(
     def draw(rows: list[dict[str, Any]], done: int) -> list[Any]:
         if model.config.changes:
             before, told = [row["image"] for row in rows], [row["instruction"] for row in rows]
-            return [pictures[0] for pictures in model.edit_many(before, told, **apart(drawing, done))]
+            return [pictures[0] for pictures in model.edit_many(before, told, resize=True, **apart(drawing, done))]
         drawn = model.draw_many([row["caption"] for row in rows], **ranking, **apart(drawing, done))
         return [pictures[0] for pictures in drawn]
 

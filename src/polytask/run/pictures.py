@@ -64,6 +64,11 @@ class Frozen:
                     f"model.{name}: {self.recipe.model.frozen[name]} holds a {type(one.config).__name__}, not a "
                     f"{wanted.__name__}; name the folder of another run."
                 )
+        if (base := self.folder("base")) is not None and base.config.changes:
+            raise ConfigError(
+                f"model.base: {self.recipe.model.frozen['base']} changes pictures and draws none; name a run that "
+                "draws, such as runs/imagen-blocks."
+            )
 
     @cached_property
     def folders(self) -> dict[str, Any]:

@@ -13,8 +13,6 @@ const DIALS = [
   { name: "steps", label: "Steps", of: DIFFUSION, step: 1, min: 1, help: "Passes of the network for a picture." },
   { name: "guidance", label: "Guidance", of: DIFFUSION, step: 0.5, min: 0, max: 20, slider: true,
     help: "How strongly it is led to what is asked; 1 is not at all." },
-  { name: "picture_guidance", label: "Picture guidance", of: DIFFUSION, step: 0.25, min: 0, max: 20, more: true,
-    help: "Of a model that follows instructions: how closely it keeps to the picture." },
   { name: "sampler", label: "Sampler", of: DIFFUSION, options: ["ddim", "ddpm", "euler", "heun", "dpm_solver"],
     help: "How noise is taken away." },
   { name: "threshold", label: "Threshold", of: DIFFUSION, options: ["static", "dynamic", "none"], more: true,

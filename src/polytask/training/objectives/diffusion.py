@@ -60,10 +60,18 @@ class Denoising:
     def __post_init__(self) -> None:
         if self.bsr and self.blur:
             raise ConfigError(f"training.dials: blur={self.blur} and bsr exclude each other; leave one out.")
+        for name in ("drop", "drop_pooled"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"training.dials: {name}={getattr(self, name)} must be a share from 0 to 1.")
 
     def loss(self, model: Diffusion, batch: "PictureBatch") -> Loss:
         generator = None if model.training else Generator(batch.pixels.device).manual_seed(0)
         config = model.config
+        if config.changes and (self.drop > 1 / 3 or self.blur or self.bsr):
+            raise ConfigError(
+                "training.dials: a network that changes pictures leaves out text, picture and both in a share `drop` "
+                "each, a third at most, and sees no picture made worse; leave blur and bsr out."
+            )
         pixels, low = self._cut(batch, config, generator)
         noise = _normal(pixels, generator)
         seen = self._seen(model, batch, pixels, low, noise, generator)
