@@ -11,6 +11,18 @@ from polytask.cli.draw import CANDIDATES, CLIP, GUIDANCE, PICTURE_GUIDANCE, SAMP
 from polytask.cli.sampling import with_sampling
 from polytask.cli.tune import COLUMNS, DATA, FIELDS, TASK
 
+TEMPLATE = Annotated[
+    list[str] | None,
+    typer.Option(help="Of a CLIP: a text with {} for the label; several are averaged; or: published."),
+]
+JUDGE = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Of drawings: a classifier, or a CLIP, by whose features they are compared with real pictures.",
+    ),
+]
+
 
 @with_sampling
 def evaluate(
@@ -41,17 +53,8 @@ def evaluate(
     sampler: SAMPLER = None,
     candidates: CANDIDATES = None,
     clip: CLIP = None,
-    template: Annotated[
-        list[str] | None,
-        typer.Option(help="Of a CLIP: a text with {} for the label; several are averaged; or: published."),
-    ] = None,
-    judge: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Of drawings: a classifier, or a CLIP, by whose features they are compared with real pictures.",
-        ),
-    ] = None,
+    template: TEMPLATE = None,
+    judge: JUDGE = None,
     wish: Any = None,
 ) -> None:
     """Evaluate a model on a file of a task."""
