@@ -182,7 +182,7 @@ class Painter:
             if given is not None:
                 pull = GUIDED if wish.picture_guidance is None else wish.picture_guidance
                 before = given.to(self.device).repeat_interleave(wish.n, 0).split(1)
-                requests = [replace(one, low=low, picture_guidance=pull) for one, low in zip(requests, before)]
+                requests = [replace(one, low=seen, picture_guidance=pull) for one, seen in zip(requests, before)]
             if low is None:
                 return self.engine.run(requests)
             return self._enlarged(requests, low, wish, None if aim is None else aim.repeated(wish.n))
