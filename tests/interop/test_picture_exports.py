@@ -1,6 +1,7 @@
 """A model that draws token by token, exported and imported again: it draws and describes the same, bit for bit."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from typer.testing import CliRunner
 import polytask
 from polytask.cli.main import app
 from polytask.errors import CheckpointError
-from polytask.interop import picture_tokenizer
+from polytask.interop import hf, picture_tokenizer
 from polytask.interop.folder import fingerprint
 from polytask.nn.cache import Context
 from tests.serving.artists import by_tokens, picture
@@ -42,18 +43,30 @@ def test_it_draws_and_describes_the_same(folders):
 
 
 def test_what_others_read_of_it(folders):
-    """transformers has the same likelihood of a picture's ids, and sees nothing of the folder beside."""
+    """transformers has the same likelihood of texts, and sees nothing of the folder beside."""
     import transformers
 
     model = polytask.load(folders[0])
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folders[1]).eval()
-    (ids,) = model.tokenizer.pictures.read([picture()])
-    ids = torch.tensor([[model.tokenizer.special["<|text|>"], *ids]])
+    ids = torch.tensor([[model.tokenizer.special["<|text|>"], *model.tokenizer.encode("a red circle")]])
     with torch.no_grad():
         places = torch.arange(ids.shape[1])[None]
         ours = model.network.logits(model.network(ids, Context(places)))
         assert (theirs(ids).logits - ours).abs().max() < 1e-4
     assert "texts alone" in " ".join(folders[3].split())
+
+
+def test_vectors_of_rows_and_columns_come_along(folders, tmp_path):
+    ours, *others = (polytask.load(folder).network for folder in folders[:3])
+    assert all(torch.equal(other.grid.weight, ours.grid.weight) for other in others)
+    assert all(other.config.grid == ours.config.grid for other in others)
+    with pytest.raises(CheckpointError, match="export it with its tokenizer"):
+        hf.export(tmp_path / "alone", ours)
+    copy = tmp_path / "copy"
+    shutil.copytree(folders[1], copy)
+    (copy / picture_tokenizer.FOLDER / picture_tokenizer.GRID).write_bytes(b"nothing")
+    with pytest.raises(CheckpointError, match="holds no vectors of rows and columns"):
+        polytask.load(copy)
 
 
 def test_a_layout_of_dalle_is_kept(tmp_path):

@@ -22,11 +22,12 @@ from polytask.models.vision_language import VisionLanguageConfig
 from polytask.models.vit import ViTConfig
 from polytask.nn.attention import Attention
 from polytask.nn.feedforward import MLP
+from polytask.nn.position import Grid
 from polytask.nn.quantizer import Categorical
 from polytask.pictures import PictureModel
 from polytask.pictures.painter import Painter
 from polytask.systems.gpt3 import gpt3
-from tests.inference.networks import TOKENIZER, loud, network
+from tests.inference.networks import TOKENIZER, network
 
 LENGTH = 24  # tokens of a caption
 UNET = UNetConfig(pixels=8, channels=16, multipliers=(1, 2), blocks=1, attention=(4,), groups=8, head_dim=16, text=16)
@@ -87,8 +88,9 @@ def by_tokens(context: int = 256) -> Model:
     """A decoder of texts and pictures of 8 x 8 pixels, 16 tokens each."""
     config = AutoencoderConfig(image=8, width=8, quantizer=Categorical(12), groups=1, blocks=1, first=8)
     tokenizer = TOKENIZER.with_pictures(Autoencoder(config).initialize(0))
-    config = network(context=context, vocab_size=tokenizer.pictures.vocabulary.size).config
-    return Model(loud(config), tokenizer)
+    vocabulary = tokenizer.pictures.vocabulary
+    grid = Grid(vocabulary.first, vocabulary.height, vocabulary.width)  # as recipes have it
+    return Model(network(context=context, vocab_size=vocabulary.size, grid=grid), tokenizer)
 
 
 def looking(context: int = 256) -> Model:

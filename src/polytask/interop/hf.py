@@ -27,6 +27,7 @@ from polytask.interop.atomic import atomic_folder
 from polytask.interop.rows import Row
 from polytask.models.config import TransformerConfig
 from polytask.models.networks import build
+from polytask.models.transformer import Transformer
 from polytask.nn.part import Part
 from polytask.registry import Registry, nearest
 from polytask.tokenizers.text import TextTokenizer
@@ -114,7 +115,13 @@ def is_folder(path: str | Path) -> bool:
 def read_config(path: str | Path) -> Any:
     """The network that a folder's config.json describes. Raises CheckpointError naming the key that we do not have."""
     words = _words(Path(path))
-    return _read(_family(words, Path(path)), words, Path(path))
+    return _with_grid(_read(_family(words, Path(path)), words, Path(path)), Path(path))
+
+
+def _with_grid(config: Any, path: Path) -> Any:
+    """With what only polytask reads of a folder."""
+    found = picture_tokenizer.read_grid(path)
+    return config if found is None else replace(config, grid=found[0])
 
 
 def family_of(path: str | Path) -> Family:
@@ -135,7 +142,7 @@ def load_network(
     path = Path(path)
     words = _words(path)
     family = _family(words, path)
-    config = config or _read(family, words, path)
+    config = _with_grid(_read(family, words, path), path) if config is None else config
     if "auto_map" in words:
         warnings.warn(
             f"{path} brings code of its own (auto_map in config.json), which was not run; polytask's own "
@@ -152,6 +159,8 @@ def load_network(
     with torch.no_grad():
         for row in sorted(rows, key=lambda row: (tensors[row.theirs].file, tensors[row.theirs].start)):
             _fill(row, tensors[row.theirs], network.get_parameter(row.ours))
+        if (beside := picture_tokenizer.read_grid(path)) is not None:
+            network.grid.weight.copy_(beside[1])
         network.fill_buffers()
         for copy, row in copies:
             _expect_same(copy, row, network.get_parameter(row.ours))
@@ -162,12 +171,16 @@ def export(
     path: str | Path, network: Any, tokenizer: TextTokenizer | None = None, *, shard_bytes: int = SHARD_BYTES
 ) -> None:  # fmt: skip
     """Writes a folder that transformers and others load, all of it or nothing. The picture tokenizer of a model that
-    reads or draws pictures goes beside, where polytask finds it again and others do not look.
+    reads or draws pictures goes beside, with its vectors of rows and columns, where polytask finds it again and others
+    do not look.
 
     Weights keep their precision; those above `shard_bytes` go into several files. Raises CheckpointError where no
     family holds the network, and where `path` exists.
     """
     family, words = describe(network.config)
+    grid = network.grid if isinstance(network, Transformer) else None
+    if grid is not None and (tokenizer is None or tokenizer.drawing is None):
+        raise CheckpointError("This network reads codes of pictures; export it with its tokenizer, which makes them.")
     rows = family.rows(network.config)
     by_name = {row.theirs: row for row in rows}
     ours = dict(network.named_parameters())
@@ -195,6 +208,8 @@ def export(
         if tokenizer is not None and theirs is not None:
             theirs.save(folder)
             picture_tokenizer.write(folder, tokenizer)
+            if grid is not None:
+                picture_tokenizer.write_grid(folder, grid)
 
 
 def describe(config: Part) -> tuple[Family, dict[str, Any]]:
@@ -243,7 +258,7 @@ def _differences(a: Part, b: Part) -> list[str]:
 
 def _comparable(config: Part) -> Part:
     if isinstance(config, TransformerConfig):
-        return replace(_unrolled(config), dropout=0.0, initialization="gpt")
+        return replace(_unrolled(config), dropout=0.0, initialization="gpt", grid=None)
     parts = {f.name: getattr(config, f.name) for f in fields(config)}
     return replace(config, **{n: _comparable(p) for n, p in parts.items() if isinstance(p, TransformerConfig)})
 

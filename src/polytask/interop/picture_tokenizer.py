@@ -2,15 +2,22 @@
 
 config.json, model.safetensors   the autoencoder that makes codes of pictures
 layout.json                      how texts and pictures lie among each other
+grid.safetensors                 vectors of rows and columns of codes, which formats of others have no place for
 """
 
 import json
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
 from polytask.errors import CheckpointError
+from polytask.nn.position import Grid, GridEmbedding
 from polytask.tokenizers.text import TextTokenizer
 
 FOLDER = "picture_tokenizer"
+GRID = "grid.safetensors"
 
 
 def write(model: Path, tokenizer: TextTokenizer) -> None:
@@ -37,3 +44,22 @@ def read(model: Path, tokenizer: TextTokenizer) -> TextTokenizer:
         return tokenizer.with_pictures(networks.load(folder, check=False), layout["text_length"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder / 'layout.json'} does not say how pictures are laid out: {error}") from None
+
+
+def write_grid(model: Path, grid: GridEmbedding) -> None:
+    """Puts a network's vectors of rows and columns beside the picture tokenizer of its folder."""
+    part = {name: str(getattr(grid.part, name)) for name in ("first", "height", "width")}
+    save_file({"weight": grid.weight.detach().contiguous()}, model / FOLDER / GRID, metadata=part)
+
+
+def read_grid(model: Path) -> tuple[Grid, Tensor] | None:
+    """What `write_grid` put there, None where it did not. Raises CheckpointError."""
+    file = model / FOLDER / GRID
+    if not file.is_file():
+        return None
+    try:
+        with safe_open(file, "pt") as opened:
+            part = {name: int(value) for name, value in opened.metadata().items() if name != "format"}
+            return Grid(**part), opened.get_tensor("weight")
+    except (OSError, ValueError, TypeError, AttributeError, SafetensorError) as error:
+        raise CheckpointError(f"{file} holds no vectors of rows and columns ({error}); copy it again.") from None

@@ -204,7 +204,7 @@ class PictureModel:
 
     def _wish(self, dials: Mapping[str, Any]) -> Drawing:
         wish = Drawing.of(dials)
-        if len(wish.levels) > 1 and not self.painter.told_of_noise:
+        if wish.augmentation != Drawing.augmentation and not self.painter.told_of_noise:
             raise ConfigError("drawing: augmentation is of a model that enlarges, told of noise; leave it out here.")
         if wish.picture_guidance is not None and not self.config.changes:
             raise ConfigError(
