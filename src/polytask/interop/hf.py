@@ -118,7 +118,7 @@ def read_config(path: str | Path) -> Any:
     return _with_grid(_read(_family(words, Path(path)), words, Path(path)), Path(path))
 
 
-def _with_grid(config: Any, path: Path) -> Any:
+def _with_grid(config: Any, path: Path) -> Part:
     """With what only polytask reads of a folder."""
     found = picture_tokenizer.read_grid(path)
     return config if found is None else replace(config, grid=found[0])
