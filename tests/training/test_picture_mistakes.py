@@ -1,0 +1,70 @@
+"""Mistakes in recipes of networks for pictures are one sentence each."""
+
+import pytest
+
+from polytask.errors import ConfigError
+from polytask.run.assembly import read_recipe
+from polytask.run.train import train_recipe
+from tests.training.picture_runs import small
+
+
+@pytest.mark.parametrize(("name", "changes", "sentence"), [
+    ("clip-blocks", ["training.objective=prefix"], "has one of its own"),
+    ("clip-blocks", ["training.tokens=100"], "learns from pictures; write steps"),
+    ("clip-blocks", ["training.label_smoothing=0.1"], "label_smoothing is of texts"),
+    ("digits-classifier", ["training.label_smoothing=0.1"], "write training.dials.smoothing"),
+    ("clip-blocks", ["model.dpeth=2"], "clip has no 'dpeth'"),
+    ("clip-blocks", ["data.sources.0.task=chat"], "task chat has no picture"),
+    ("clip-blocks", ["data.sources.0.task=editing"], "task editing has no picture with a caption"),
+    ("edit-blocks", ["data.sources.0.task=drawing"], "task drawing has no picture before and after an instruction"),
+    ("clip-blocks", ["model.prior.from=x"], r"model\.prior: clip reads no other network"),
+    ("imagen-blocks", ["model.attention=[7]"], "attention at 7"),
+    ("gpt3-tiny", ["training.dials.drop=0.1"], r"training\.dials: gpt3 has none"),
+])  # fmt: skip
+def test_mistakes_in_recipes_are_named(name, changes, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        read_recipe(name, changes)
+
+
+@pytest.mark.parametrize(("change", "sentence"), [
+    ("model.classes=2", "model.classes=2, but the data has"), ("training.dials={shift: 0.5}", "whole number of pixels"),
+    ("training.dials={flip: maybe}", "true or false"), ("training.dials={smoothing: 1.5}", "below 1"),
+])  # fmt: skip
+def test_mistakes_about_labels_are_named(runs, tmp_path, change, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        train_recipe(small("digits-classifier", runs, [change]), tmp_path / "run", callbacks=[])
+
+
+@pytest.mark.parametrize(("value", "sentence"), [
+    ("[1.0, 0.1, 0]", "must take at least one update"), ("[1.0, 0.1]", r"is \[start, end, updates\]"),
+])  # fmt: skip
+def test_mistakes_in_what_is_annealed_are_named(runs, tmp_path, value, sentence):
+    recipe = small("dvae-blocks", runs, ["model.levels=[]", f"training.dials={{temperature: {value}}}"])
+    with pytest.raises(ConfigError, match=sentence):
+        train_recipe(recipe, tmp_path / "run", callbacks=[])
+
+
+def test_mistakes_in_frozen_networks_are_named(runs, tmp_path):
+    recipe = small("unclip-prior-blocks", runs, [f"model.clip.from={runs / 'imagen-blocks'}"])
+    with pytest.raises(ConfigError, match="holds a DiffusionConfig, not a CLIPConfig"):
+        train_recipe(recipe, tmp_path / "run", callbacks=[])
+    with pytest.raises(ConfigError, match="did you mean 'drop'"):
+        train_recipe(small("imagen-blocks", runs, ["training.dials.dorp=1"]), tmp_path / "run", callbacks=[])
+
+
+@pytest.mark.parametrize(("name", "changes", "sentence"), [
+    ("imagen-64-blocks", ["model.pixels=32"], "must be more than the 32 of the picture that is enlarged"),
+    ("edit-blocks", ["training.dials.drop=0.5"], "a third at most"),
+    ("edit-blocks", ["training.dials.blur=0.6"], "sees no picture made worse"),
+    ("imagen-blocks", ["training.dials.drop=1.5"], "drop=1.5 must be a share"),
+])  # fmt: skip
+def test_mistakes_about_what_is_seen_beside_noise_are_named(name, changes, sentence, runs, tmp_path):
+    with pytest.raises(ConfigError, match=sentence):
+        train_recipe(small(name, runs, changes), tmp_path / "run", callbacks=[])
+
+
+def test_what_changes_pictures_is_nothing_to_enlarge(runs, tmp_path):
+    with pytest.raises(ConfigError, match="edit-blocks changes pictures and draws none"):
+        train_recipe(
+            small("imagen-64-blocks", runs, [f"model.base.from={runs / 'edit-blocks'}"]), tmp_path, callbacks=[]
+        )
