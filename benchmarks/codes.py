@@ -13,8 +13,6 @@ A run that was stopped goes on with the same command, and one that has ended is 
 
 import argparse
 import math
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -50,16 +48,9 @@ def variants(steps: int) -> dict[str, list[str]]:
 
 
 def trained(options: argparse.Namespace, name: str, changes: list[str]) -> Path:
-    """The folder of a run, which is trained, or goes on, unless it has ended."""
-    short = name.replace(", ", "-").replace(" ", "-")
-    file, out, ended = (options.work / f"{short}{end}" for end in (".yaml", "", ".ended"))
     steps = [f"training.steps={options.steps}", "training.schedule=wsd", "training.decay=0.4", "training.warmup=0.1"]
-    file.write_text(read_recipe("dvae-blocks", [*SIZES, *steps, *changes]).dump())
-    if not ended.is_file():
-        command = [sys.executable, "-m", "polytask.cli.main", "train", str(file), "--out", str(out)]
-        subprocess.run([*command, *(["--resume"] if out.exists() else [])], check=True)
-        ended.touch()
-    return out
+    recipe = read_recipe("dvae-blocks", [*SIZES, *steps, *changes])
+    return harness.trained(recipe, options.work, name.replace(",", "").replace(" ", "-"))
 
 
 @torch.inference_mode()

@@ -135,6 +135,17 @@ class Deadline:
         return None if self.end is None else max(1.0, self.end - time.monotonic())
 
 
+def trained(recipe: Any, work: Path, name: str) -> Path:
+    """The folder of a recipe's run, which is trained, or goes on where it was stopped, unless it has ended."""
+    file, out, ended = (work / f"{name}{end}" for end in (".yaml", "", ".ended"))
+    file.write_text(recipe.dump())
+    if not ended.is_file():
+        command = [sys.executable, "-m", "polytask.cli.main", "train", str(file), "--out", str(out)]
+        subprocess.run([*command, *(["--resume"] if out.exists() else [])], check=True)
+        ended.touch()
+    return out
+
+
 def median(runs: Sequence[Mapping[str, Any]], name: str) -> float:
     return statistics.median(run[name] for run in runs)
 

@@ -11,8 +11,6 @@ A run that was stopped goes on with the same command, and one that has ended is 
 """
 
 import argparse
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -52,16 +50,8 @@ def variant(recipe: Any, names: set[str] | None) -> Any:
 
 
 def trained(options: argparse.Namespace, name: str) -> Path:
-    """The folder of a run, which is trained, or goes on, unless it has ended."""
-    file, out = options.work / f"{name}.yaml", options.work / name
     recipe = variant(read_recipe("multimodal-blocks", options.set), ALONE.get(name))
-    file.write_text(recipe.dump())
-    ended = options.work / f"{name}.ended"
-    if not ended.is_file():
-        command = [sys.executable, "-m", "polytask.cli.main", "train", str(file), "--out", str(out)]
-        subprocess.run([*command, *(["--resume"] if out.exists() else [])], check=True)
-        ended.touch()
-    return out
+    return harness.trained(recipe, options.work, name)
 
 
 def figure(found: dict[str, Any], kind: str) -> float:

@@ -203,7 +203,8 @@ def _open(path: Path, size: int) -> Album:
         captions = json.loads((path / "captions.json").read_text())
         labels = np.load(path / "labels.npy")
         shape = (len(captions), size, size, 3)
-        files = [file for name in ("pixels.bin", "given.bin") if (file := path / name).exists() or name == "pixels.bin"]
+        given = path / "given.bin"
+        files = [path / "pixels.bin", *([given] if given.exists() else [])]
         if any(file.stat().st_size != int(np.prod(shape)) for file in files) or len(labels) != len(captions):
             raise ValueError("pictures, captions and labels are not equally many")
         pixels = [

@@ -144,11 +144,13 @@ def _of_drawing(
     from polytask.run.judge import evaluate_drawing
     from polytask.run.likeness import evaluate_likeness
 
-    if task not in ("drawing", "editing") or (judge and task == "editing"):
-        if judge and task == "editing":
-            raise ConfigError("--judge: it is of drawings; leave it out, and a rule judges what was changed.")
-        judged = "task drawing" if judge else "task drawing or, where it changes pictures, editing"
-        raise ConfigError(f"--task {task}: {folder} holds a model that draws; it is judged by {judged}.")
+    if task not in ("drawing", "editing"):
+        raise ConfigError(
+            f"--task {task}: {folder} holds a model that draws; it is judged by task drawing or, where it changes "
+            "pictures as an instruction says, editing."
+        )
+    if judge is not None and task == "editing":
+        raise ConfigError("--judge: it is of drawings; leave it out, and a rule judges what was changed.")
     ranking = {name: dials[name] for name in RANKING if name in dials}
     dials = {name: value for name, value in dials.items() if name not in RANKING}
     spec = SourceSpec(task, data, dict(columns), where=dict(where or {}), split=split)
