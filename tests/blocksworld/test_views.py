@@ -17,7 +17,7 @@ from polytask.blocksworld.language import read as read_description
 from polytask.blocksworld.questions import answer, read_question
 from polytask.blocksworld.read import read
 from polytask.blocksworld.scene import HELD_OUT, draw_scene, split_of
-from polytask.blocksworld.views import LABELS, VIEWS
+from polytask.blocksworld.views import LABELS, MOST_TURNS, VIEWS
 from polytask.errors import ConfigError, TaskError
 
 FIELDS = {
@@ -110,6 +110,26 @@ def test_questions_and_labels_follow_from_the_picture():
         assert there & set(row["labels"]) == {row["label"]}
 
 
+@pytest.mark.parametrize("split", SPLITS)
+def test_turns_are_of_one_picture_each_edit_of_what_the_last_one_made(split):
+    rows = list(examples("editing", 60, split=split, turns=3))
+    for number, (before, row) in enumerate(pairwise(rows), 1):
+        assert (row["image"] == before["edited"]) == (number % 3 > 0)
+        now = scene_of(row["image"])
+        for event in read_instruction(row["instruction"], now):
+            now = apply(event, now)
+        assert set(now) == set(scene_of(row["edited"]))
+        assert split_of(scene_of(row["edited"])) == split
+    assert len({row["id"] for row in rows}) == len(rows)
+    asked = list(examples("answering", 80, split=split, pixels=32, turns=MOST_TURNS))
+    for start in range(0, 80, MOST_TURNS):
+        same = asked[start : start + MOST_TURNS]
+        assert len({row["image"] for row in same}) == 1
+        assert len({row["question"] for row in same}) == MOST_TURNS
+        assert all(answer(read_question(r["question"]), scene_of(r["image"])).short == r["answers"][0] for r in same)
+    assert asked[0] == example("answering", 0, split=split, pixels=32) | {"id": asked[0]["id"]}
+
+
 def test_instructions_are_read_back_by_colour_and_shape_or_shape_alone():
     rng = Random(5)
     for _ in range(60):
@@ -125,6 +145,10 @@ def test_instructions_are_read_back_by_colour_and_shape_or_shape_alone():
 def test_mistakes_are_told():
     with pytest.raises(TaskError, match="did you mean 'drawing'"):
         example("drawin", 0)
+    with pytest.raises(ConfigError, match="whole number from 1 to 8"):
+        example("editing", 0, turns=9)
+    with pytest.raises(ConfigError, match="only answering and editing with pictures take turns"):
+        example("answering", 0, turns=2)
     with pytest.raises(ConfigError, match="takes no pixels; tasks with pictures: drawing, captioning"):
         example("translation", 0, pixels=32)
     with pytest.raises(ConfigError, match="32 to 1024"):

@@ -4,6 +4,8 @@ import io
 
 import numpy as np
 import PIL.Image
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -104,6 +106,31 @@ def test_parts_are_joined_with_their_pictures():
     found = joined([encode_documents(part, LOOKING) for part in parts])
     for name, value in vars(whole).items():
         np.testing.assert_array_equal(getattr(found, name), value)
+
+
+def test_rows_of_one_picture_become_one_document_that_shows_it_once(tmp_path):
+    """Questions about the same picture, and edits each of what the last one made."""
+    from polytask.data.prepare import prepare
+    from polytask.data.sources import SourceSpec
+
+    asked = [(1, "a"), (1, "b"), (1, "c"), (2, "a"), (2, "b"), (1, "d")]
+    columns = {"image": [picture(s) for s, _ in asked], "question": [q for _, q in asked], "answers": [["x"]] * 6}
+    pq.write_table(pa.table(columns), tmp_path / "asked.parquet")
+
+    def told(together):
+        source = SourceSpec("answering", str(tmp_path / "asked.parquet"), together=together, held_out=0.0)
+        store = prepare([source], LOOKING, cache=tmp_path / "cache").sources[0].train
+        parts = np.split(store.tokens, store.starts[1:])
+        texts = [LOOKING.decode([i for i in ids.tolist() if i < BYTES.vocab_size]) for ids in parts]
+        placeholders = [int((ids == LOOKING.sight.vocabulary.placeholder).sum()) for ids in parts]
+        return [(text, count // TOKENS) for text, count in zip(texts, placeholders)]
+
+    def said(*questions):
+        return "".join(f"Question: {one}x" for one in questions)
+
+    assert told(1) == [(said(one), 1) for _, one in asked]
+    assert told(8) == [(said("a", "b", "c"), 1), (said("a", "b"), 1), (said("d"), 1)]
+    assert told(2) == [(said("a", "b"), 1), (said("c"), 1), (said("a", "b"), 1), (said("d"), 1)]
 
 
 def test_what_is_cut_keeps_its_states(prepared):

@@ -17,7 +17,7 @@ from polytask.blocksworld.program import Stroke, picture, prompt, tests, write
 from polytask.blocksworld.questions import ask, draw_question
 from polytask.blocksworld.render import check_size
 from polytask.blocksworld.scene import GRID, Block, Scene, check_objects, check_split, count_scenes, draw_scene
-from polytask.blocksworld.views import PIXELS, VIEWS
+from polytask.blocksworld.views import MOST_TURNS, PIXELS, TURNS, VIEWS
 from polytask.errors import ConfigError, TaskError
 from polytask.registry import nearest
 
@@ -41,21 +41,26 @@ def example(
     objects: Sequence[int] = (1, 3),
     seed: int = 0,
     pixels: int | None = None,
+    turns: int = 1,
 ) -> dict[str, Any]:
     """Row number `index` of the task. Scenes have a number of blocks within `objects`, ends included, before events.
 
     pixels: how large pictures are, of tasks that have some (32 a side unless said); it gives answering and
-    classification a picture in place of a text. Raises TaskError for an unknown task, ConfigError for a split,
-    objects, index or size that there is not.
+    classification a picture in place of a text. turns: so many rows in a row are of one picture, each another question
+    about it or the next edit of what the last one made. Raises TaskError for an unknown task, ConfigError for a split,
+    objects, index, size or number of turns that there is not.
     """
-    make = check_view(task, pixels) if pixels is not None or task not in TASKS else check_task(task)
-    check_split(split)
-    fewest, most = check_objects(objects)
     if index < 0:
         raise ConfigError(f"Blocks world: index {index} is negative; rows count from 0.")
-    name = f"{split}-{fewest}-{most}-{seed}-{index}"
+    pictured = pixels is not None or task not in TASKS
+    scene_number, turn = divmod(index, _check_turns(task, turns, pictured))
+    make = check_view(task, pixels, turn) if pictured else check_task(task)
+    check_split(split)
+    fewest, most = check_objects(objects)
+    name = f"{split}-{fewest}-{most}-{seed}-{scene_number}"
     scene = draw_scene(_generator(name), split, (fewest, most))
-    return {"id": f"blocksworld-{task}-{name}", **make(_generator(f"{task}-{name}"), scene, split, most)}
+    row = make(_generator(f"{task}-{name}"), scene, split, most)
+    return {"id": f"blocksworld-{task}-{name}{f'-{turn}' if turns > 1 else ''}", **row}
 
 
 def examples(
@@ -67,9 +72,10 @@ def examples(
     objects: Sequence[int] = (1, 3),
     seed: int = 0,
     pixels: int | None = None,
+    turns: int = 1,
 ) -> Iterator[dict[str, Any]]:
     """Rows `start` to `start + count - 1` of the task."""
-    dials: dict[str, Any] = {"split": split, "objects": objects, "seed": seed, "pixels": pixels}
+    dials: dict[str, Any] = {"split": split, "objects": objects, "seed": seed, "pixels": pixels, "turns": turns}
     return (example(task, i, **dials) for i in range(start, start + count))
 
 
@@ -82,14 +88,23 @@ def distinct(task: str, objects: Sequence[int] = (1, 5)) -> int:
     return count_scenes(check_objects(objects)) * (len(PAIRS_OF_LANGUAGES) if task == "translation" else 1)
 
 
-def check_view(task: str, pixels: int | None) -> Callable[[Random, Scene, str, int], dict[str, Any]]:
+def _check_turns(task: str, turns: int, pictured: bool) -> int:
+    if not isinstance(turns, int) or not 1 <= turns <= MOST_TURNS:
+        raise ConfigError(f"Blocks world: turns={turns!r} must be a whole number from 1 to {MOST_TURNS}.")
+    if turns > 1 and not (pictured and task in TURNS):
+        raise ConfigError(f"Blocks world: only {' and '.join(TURNS)} with pictures take turns; leave them out.")
+    return turns
+
+
+def check_view(task: str, pixels: int | None, turn: int = 0) -> Callable[[Random, Scene, str, int], dict[str, Any]]:
     """The function that makes rows with pictures. Raises TaskError with the nearest name, ConfigError for a size."""
     if task not in VIEWS:
         if task in TASKS:
             raise ConfigError(f"Blocks world: task '{task}' takes no pixels; tasks with pictures: {', '.join(VIEWS)}.")
         raise TaskError(f"Blocks world has no task '{task}': {nearest(task, {*TASKS, *VIEWS})}")
     check_size(size := PIXELS if pixels is None else pixels)
-    return lambda generator, scene, split, most: VIEWS[task](generator, scene, split, most, size)
+    more = {"turn": turn} if turn else {}
+    return lambda generator, scene, split, most: VIEWS[task](generator, scene, split, most, size, **more)
 
 
 def check_task(task: str) -> Callable[[Random, Scene, str, int], dict[str, Any]]:

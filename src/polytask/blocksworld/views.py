@@ -16,8 +16,9 @@ from polytask.blocksworld.scene import PAIRS, SEEN, Scene
 
 PIXELS = 32  # a side, where nobody says another number
 LABELS = 8  # that a picture is classified among
+MOST_TURNS = 8  # every scene has so many different questions
 
-View = Callable[[Random, Scene, str, int, int], dict[str, Any]]
+View = Callable[..., dict[str, Any]]
 
 
 def _drawing(generator: Random, scene: Scene, split: str, most: int, pixels: int) -> dict[str, Any]:
@@ -29,8 +30,10 @@ def _captioning(generator: Random, scene: Scene, split: str, most: int, pixels: 
     return {"image": png(scene, pixels), "caption": say(full(scene)), "judge": "blocksworld"}
 
 
-def _editing(generator: Random, scene: Scene, split: str, most: int, pixels: int) -> dict[str, Any]:
+def _editing(generator: Random, scene: Scene, split: str, most: int, pixels: int, turn: int = 0) -> dict[str, Any]:
     events, after = draw_events(generator, scene, split, 1, most)
+    if turn:
+        return _editing(generator, after, split, most, pixels, turn - 1)
     told, now = [], scene
     for event in events:
         told.append(instruct(event, now, short=generator.random() < 0.5))
@@ -43,8 +46,12 @@ def _editing(generator: Random, scene: Scene, split: str, most: int, pixels: int
     }
 
 
-def _answering(generator: Random, scene: Scene, split: str, most: int, pixels: int) -> dict[str, Any]:
-    question, answer = draw_question(generator, scene)
+def _answering(generator: Random, scene: Scene, split: str, most: int, pixels: int, turn: int = 0) -> dict[str, Any]:
+    asked = [draw_question(generator, scene)]
+    while len(asked) <= turn:
+        one = draw_question(generator, scene)
+        asked += [] if one in asked else [one]
+    question, answer = asked[-1]
     return {"image": png(scene, pixels), "question": ask(question), "answers": [answer.short]}
 
 
@@ -66,3 +73,5 @@ VIEWS: dict[str, View] = {
     "classification": _classification,
 }
 """Tasks with pictures; a row of those that are in `generate.TASKS` too has a picture where `pixels` says how large."""
+TURNS = ("answering", "editing")
+"""Those of which several rows may be of one picture: each has its `turn`, from 0 on."""

@@ -250,7 +250,7 @@ def _tokenize(
     """Writes all documents of a source to (training, held out); is all of it plain text, and how many rows are read?"""
     rows, flat = 0, True
     refused: list[str] = []
-    with Workers(source.task, tokenizer, holdout, cores, dropout) as workers:
+    with Workers(source.task, tokenizer, holdout, cores, dropout, source.together) as workers:
         for count, (*sides, wrong) in workers.map(_batches(source, report)):
             rows += count
             refused += wrong

@@ -51,8 +51,11 @@ class SourceSpec:
     held_out     share kept for validation, where it differs from the run's
     validation   a file of the same columns to validate on, in place of a share held out
     objective    in place of the run's: "next_token", "prefix", "span_corruption", "seq2seq"
+    together     so many rows at most become one document of a decoder, of which each begins with the picture that the
+                 row before it showed, or drew: it is there once, and all that is asked of it follows
     options      of the reader: lines=True makes each line of a text file a document; of blocksworld: objects=[1, 3],
-                 pixels=64 (of a picture; answering and classification have none unless it is said)
+                 pixels=64 (of a picture; answering and classification have none unless it is said), turns=4 (rows of
+                 one picture: questions about it, or edits one after the other)
     clean        duplicates and benchmark rows to drop
     base         the folder that relative paths start from; else $POLYTASK_DATA, else the current folder
     """
@@ -69,6 +72,7 @@ class SourceSpec:
     licence: str = ""
     attribution: str = ""
     objective: str | None = None
+    together: int = 1
     options: Mapping[str, Any] = field(default_factory=dict)
     held_out: float | None = None
     validation: str | None = None
@@ -97,7 +101,7 @@ class SourceSpec:
 
         Raises DataError where the files are not there.
         """
-        parts: list[Any] = [self.fields, self.columns, self.where, self.limit, self.split, self.options]
+        parts: list[Any] = [self.fields, self.columns, self.where, self.limit, self.split, self.options, self.together]
         if self.clean is not None:
             parts.append(self.clean.fingerprint(self.base))
         parts.append(self.place().fingerprint())

@@ -23,6 +23,7 @@ from polytask.tokenizers.encode import encode_documents, joined
 from polytask.tokenizers.text import TextTokenizer
 
 if TYPE_CHECKING:
+    from polytask.tasks.segment import Segment
     from polytask.tasks.task import Task
 
 Side = dict[str, Any]  # what StoreWriter.add takes, and `plain`
@@ -41,14 +42,16 @@ def held_out(row: Mapping[str, Any], share: float) -> bool:
 
 def tokenize(
     rows: Sequence[Mapping[str, Any]], first: int, task: "Task", tokenizer: TextTokenizer, share: float,
-    dropout: Dropout | None = None,
+    dropout: Dropout | None = None, together: int = 1,
 ) -> tuple[Side, Side, list[str]]:  # fmt: skip
     """The documents of `rows` (training, held out), and a sentence for each row that the task refuses.
 
-    Rows are counted from `first`. dropout: each row of training is there as often as it says, cut in other ways.
+    Rows are counted from `first`. dropout: each document of training is there as often as it says, cut in other ways.
+    together: so many rows at most become one document, of which each begins with the picture that was there last.
     """
     sides = (_Documents([], [], []), _Documents([], [], []))
     refused = []
+    open_, joining = sides[0], 0  # where the last row went, and how many more may join it
     for number, row in enumerate(rows, first):
         try:
             segments = task.segments(check(task, row))
@@ -56,20 +59,32 @@ def tokenize(
         except Error as error:
             refused.append(f"row {number + 1}: {error}")
         else:
-            side = sides[held_out(row, share)]
-            side.segments.append(segments)
-            side.sizes.append(size)
-            side.numbers.append(number)
+            if joining and _goes_on(open_.segments[-1], segments):
+                open_.segments[-1] += segments[1:]
+                open_.sizes[-1] = tuple(map(sum, zip(open_.sizes[-1], size)))
+                joining -= 1
+                continue
+            open_, joining = sides[held_out(row, share)], together - 1
+            open_.segments.append(segments)
+            open_.sizes.append(size)
+            open_.numbers.append(number)
     return _side(sides[0], tokenizer, dropout), _side(sides[1], tokenizer), refused
 
 
+def _goes_on(before: list["Segment"], segments: list["Segment"]) -> bool:
+    """Does a row begin with the very picture that was shown or drawn last? Then it is not shown again."""
+    last = next((one for one in reversed(before) if isinstance(one, Image)), None)
+    first = segments[0]
+    return last is not None and isinstance(first, Image) and not first.target and first.data == last.data
+
+
 class _Documents(NamedTuple):
-    segments: list
-    sizes: list[tuple[int, int, int]]
+    segments: list[list["Segment"]]
+    sizes: list[tuple[int, ...]]
     numbers: list[int]
 
 
-def _size(segments: list) -> tuple[int, int, int]:
+def _size(segments: list["Segment"]) -> tuple[int, int, int]:
     """(bytes of the answers, characters, bytes). Raises DataError where there is no answer or no valid Unicode."""
     predicted = characters = total = 0
     answered = False
@@ -172,7 +187,8 @@ def work() -> None:
         except (EOFError, KeyboardInterrupt):
             return
         try:
-            answer = tokenize(question["rows"], question["first"], task, tokenizer, start["share"], dropout)
+            rows, first = question["rows"], question["first"]
+            answer = tokenize(rows, first, task, tokenizer, start["share"], dropout, start["together"])
         except Exception as error:
             send(sink, {"error": type(error).__name__, "sentence": str(error)})
         else:

@@ -32,8 +32,9 @@ class Workers:
 
     def __init__(
         self, task: "str | Task", tokenizer: "TextTokenizer", holdout: float, cores: int | None = None,
-        dropout: "Dropout | None" = None,
+        dropout: "Dropout | None" = None, together: int = 1,
     ):  # fmt: skip
+        self._together = together
         self._name, self._tokenizer, self._holdout, self._dropout = task, tokenizer, holdout, dropout
         self._task = get_task(task) if isinstance(task, str) else task
         # A task that a user's script defines or registers exists in this process alone.
@@ -76,7 +77,7 @@ class Workers:
             yield count, answer.result()
 
     def _here(self, batch: Rows, first: int) -> Answer:
-        return tokenize(batch, first, self._task, self._tokenizer, self._holdout, self._dropout)
+        return tokenize(batch, first, self._task, self._tokenizer, self._holdout, self._dropout, self._together)
 
     def _start(self) -> None:
         self._threads = ThreadPoolExecutor(self._cores)
@@ -92,7 +93,8 @@ class Workers:
             self._processes.append(process)
             assert process.stdin is not None
             about = {"task": self._name, "tokenizer": self._tokenizer.to_json(), "share": self._holdout}
-            send(process.stdin, about | {"dropout": self._dropout and vars(self._dropout)})
+            about |= {"dropout": self._dropout and vars(self._dropout), "together": self._together}
+            send(process.stdin, about)
             self._idle.put(process)
 
     def _ask(self, batch: Rows, first: int) -> Answer:

@@ -115,6 +115,7 @@ class Source(Section):
     held_out: float | None = Field(default=None, ge=0, lt=1)
     validation: str | None = None
     objective: ObjectiveName | None = None
+    together: int = Field(default=1, ge=1)
     options: dict[str, Any] = {}
     licence: str = ""
     attribution: str = ""
