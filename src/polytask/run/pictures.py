@@ -186,8 +186,8 @@ class PictureAssembly:
         return {name: lambda name=name: loader.validation_batches(name, VALIDATION_BATCHES) for name in held}
 
     def flops(self, loader: Any) -> float:
-        """Of a picture in training, forward and backward."""
-        return flops_of(self.config, self.frozen.text_length)
+        """Of a picture in training, forward and backward, with a caption as long as those of the first batch."""
+        return flops_of(self.config, loader.batch(0).ids.shape[1] or self.frozen.text_length)
 
     def saver(self, network: Any) -> Any:
         """The trainer's `save`: a folder that draws by itself, with the frozen networks in it."""

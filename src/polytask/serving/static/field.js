@@ -34,7 +34,7 @@ const isMask = (name, { type }) => type === "picture" && name === "mask";
 function control(task, name, field, first) {
   const id = `field-${task.name}-${name}`;
   const list = field.type === "list[str]";
-  const help = isMask(name, field) ? "paint what is to be drawn anew" : field.help;
+  const help = isMask(name, field) ? "paint where the picture may change" : field.help;
   const hint = [help, list ? "one a line" : ""].filter(Boolean).join("; ");
   const words = { id, name, label: title(name), described: hint ? `${id}-help` : undefined, required: field.required };
   const picture = field.type === "picture";
