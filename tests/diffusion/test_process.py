@@ -95,13 +95,27 @@ def test_bits_per_dimension_of_a_picture_that_is_known():
         return x0, torch.full_like(x0, -1.0)
 
     bits = process.bits_per_dimension(known, x0, schedule, torch.Generator().manual_seed(1))
-    prior = process.prior_bits(x0, schedule)
-    torch.testing.assert_close(bits, prior, atol=1e-4, rtol=0)
+    after, two_after = (float(schedule.alpha_bar[step]) for step in (0, 1))
+    least = (1 - after) / (1 - two_after) * (1 - two_after / after)  # the posterior's variance of step 1
+    rounding = process.discretized_log_likelihood(x0, process.Gaussian(x0, torch.full_like(x0, math.log(least))))
+    paid = process.prior_bits(x0, schedule) - rounding.flatten(1).mean(1) / math.log(2)
+    torch.testing.assert_close(bits, paid, atol=1e-4, rtol=0)
 
     def ignorant(x, t):
         return torch.zeros_like(x0), torch.full_like(x0, 1.0)
 
     assert (process.bits_per_dimension(ignorant, x0, schedule, torch.Generator().manual_seed(1)) > bits + 1).all()
+
+
+def test_no_choice_of_variance_makes_the_first_step_cost_without_bound():
+    """An estimate one level off, before the network has learned what to choose: one such picture once cost more than
+    all others of its batch, and the step was skipped as a spike."""
+    schedule = Schedule("linear", 1000)
+    x0 = torch.linspace(-0.9, 0.9, 48, dtype=torch.float64).view(1, 3, 4, 4)
+    t = torch.zeros(1, dtype=torch.int64)
+    for choice in (-1.0, 0.0, 1.0):
+        variance = torch.full_like(x0, choice)
+        assert 0 < process.bound(x0, x0, t, schedule, x0 + 2 / 255, variance).item() < 3
 
 
 def test_guidance():

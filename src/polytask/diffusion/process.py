@@ -82,15 +82,20 @@ def posterior(x0: Tensor, x: Tensor, now: Any, then: Any) -> Gaussian:
     """
     kept = now / then
     mean = then**0.5 * (1 - kept) / (1 - now) * x0 + kept**0.5 * (1 - then) / (1 - now) * x
-    return Gaussian(mean, _log((1 - then) / (1 - now) * (1 - kept), mean))
+    return Gaussian(mean, _log(_between(now, then), mean))
 
 
-def learned_range(output: Tensor, now: Any, then: Any) -> Tensor:
-    """Log-variance that a network chose by an output from -1 to 1: between that of the posterior and that of the step
-    (Nichol and Dhariwal 2021, equation 15)."""
+def learned_range(output: Tensor, now: Any, then: Any, least: Any = None) -> Tensor:
+    """Log-variance that a network chose by an output from -1 to 1: between that of the posterior, or `least`, a
+    variance, and that of the step (Nichol and Dhariwal 2021, equation 15)."""
     share = (output + 1) / 2
-    least, most = _log((1 - then) / (1 - now) * (1 - now / then), output), _log(1 - now / then, output)
-    return share * most + (1 - share) * least
+    least = _between(now, then) if least is None else least
+    return share * _log(1 - now / then, output) + (1 - share) * _log(least, output)
+
+
+def _between(now: Any, then: Any) -> Any:
+    """The posterior's variance."""
+    return (1 - then) / (1 - now) * (1 - now / then)
 
 
 def _log(variance: Any, like: Tensor) -> Tensor:
@@ -118,9 +123,14 @@ def discretized_log_likelihood(x0: Tensor, gaussian: Gaussian) -> Tensor:
 def bound(x0: Tensor, x: Tensor, t: Tensor, schedule: Schedule, estimate: Tensor, variance: Tensor) -> Tensor:
     """The term of the variational bound at the steps t (B,), in bits per dimension, (B,) (Nichol and Dhariwal 2021,
     section 2). estimate: of x0; variance: the output from -1 to 1 that chooses it.
+
+    The posterior of step 0 has no variance, and no picture is worth the bits that such certainty costs where it is
+    wrong: the least that may be chosen there is that of step 1, as in the authors' code.
     """
     now, then = schedule.at(t), torch.where((t > 0).view(-1, 1, 1, 1), schedule.at((t - 1).clamp(min=0)), 1.0)
-    chosen = Gaussian(posterior(estimate, x, now, then).mean, learned_range(variance, now, then))
+    noisy = t.clamp(min=min(1, schedule.steps - 1))
+    least = _between(schedule.at(noisy), schedule.at((noisy - 1).clamp(min=0)))
+    chosen = Gaussian(posterior(estimate, x, now, then).mean, learned_range(variance, now, then, least))
     distance = kl(posterior(x0, x, now, then), chosen)
     likelihood = discretized_log_likelihood(x0, chosen)
     nats = torch.where((t == 0).view(-1, 1, 1, 1), -likelihood, distance)
