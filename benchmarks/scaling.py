@@ -22,7 +22,7 @@ from typing import Any
 
 import harness
 
-SMALL, LARGE = (16, 24, 32, 40, 48), 128
+SMALL, LARGE = (24, 32, 48, 64, 80), 192
 SEEDS = (0, 1)
 ROWS, LENGTH, TOKENS_A_PARAMETER = 2, 128, 20
 RECIPE = """
@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--large", type=int, default=LARGE, metavar="WIDTH", help="of the run that is predicted")
     parser.add_argument("--data-dir", type=Path, default=os.environ.get("POLYTASK_DATA", "."),
                         help="holds books/train.parquet and validation.parquet; default $POLYTASK_DATA")  # fmt: skip
-    parser.add_argument("--texts", type=int, default=1500, help="parts of books to learn from")
+    parser.add_argument("--texts", type=int, default=4000, help="parts of books to learn from")
     parser.add_argument("--shorter", type=int, default=1, help="divide every run's steps by this")
     parser.add_argument("--quick", action="store_true", help="small widths and few steps: does the script work?")
     parser.add_argument("--out", type=Path, default=harness.RESULTS)

@@ -82,7 +82,7 @@ def test_a_stopped_run_saves_and_goes_on(tmp_path, whole, number):
     [
         {},
         {"optimizer": "adafactor", "lr": 0.1, "average_last": 2, "save_every": 4},
-        {"optimizer": "muon", "accumulate": 2, "checkpointing": True, "ema": 0.9},
+        {"optimizer": "muon", "accumulate": 2, "checkpointing": True, "ema": 0.9, "grid": True},
     ],
 )
 def test_two_processes_train_what_one_does(tmp_path, words):

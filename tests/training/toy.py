@@ -13,6 +13,7 @@ from polytask.nn.attention import Attention
 from polytask.nn.cache import Context
 from polytask.nn.experts import Experts
 from polytask.nn.feedforward import MLP
+from polytask.nn.position import Grid
 from polytask.training.callbacks import Callback
 from polytask.training.config import TrainingConfig
 from polytask.training.logs import read_log
@@ -23,10 +24,11 @@ from polytask.training.trainer import Trainer
 VOCABULARY, LENGTH, ROWS = 11, 12, 4
 
 
-def network(dropout=0.0, encoder_layers=0, tied=True, dtype=torch.float32, feedforward=MLP(32)):  # noqa: B008 a frozen value
+def network(dropout=0.0, encoder_layers=0, tied=True, dtype=torch.float32, feedforward=MLP(32), grid=None):  # noqa: B008 a frozen value
     config = TransformerConfig(
-        VOCABULARY, LENGTH, 2, 16, Attention(2), feedforward, dropout=dropout, encoder_layers=encoder_layers, tied=tied
-    )
+        VOCABULARY, LENGTH, 2, 16, Attention(2), feedforward, dropout=dropout, encoder_layers=encoder_layers, tied=tied,
+        grid=grid,
+    )  # fmt: skip
     return Transformer(config).initialize(seed=1).to(dtype)
 
 
@@ -75,14 +77,15 @@ class Steps(Callback):
 
 
 def main(out, words):
-    """words: JSON of TrainingConfig's fields, and of `resume`, `dropout`, `evaluate` and `experts`."""
+    """words: JSON of TrainingConfig's fields, and of `resume`, `dropout`, `evaluate`, `experts` and `grid`."""
     words = json.loads(words)
     resume, dropout, evaluate = words.pop("resume", False), words.pop("dropout", 0.1), words.pop("evaluate", False)
     feedforward = (MLP(32), Experts(4, 32, capacity=1.0)) if words.pop("experts", False) else MLP(32)
+    grid = Grid(5, 2, 2) if words.pop("grid", False) else None
     config = TrainingConfig(**{"steps": 40, "lr": 1e-2, "log_every": 1, "save_every": 5, **words})
     torch.set_num_threads(1)
     with joined() as world:
-        net, extra = network(dropout, feedforward=feedforward), {}
+        net, extra = network(dropout, feedforward=feedforward, grid=grid), {}
         if evaluate:
             context = Context(rows(0).positions, rows(0).documents)
             extra["validation"] = {"rows": lambda: [batches(world)(1000, 0)]}
