@@ -10,7 +10,7 @@ import pytest
 
 import polytask
 from polytask.serving.server import load
-from polytask.tasks.picture import png
+from polytask.tasks.picture import decode, fitted, png
 from tests.painters import LENGTH, picture, write_clip
 from tests.serving import artists
 from tests.serving.artists import url
@@ -92,11 +92,53 @@ def test_a_picture_goes_to_the_model_that_reads_it(http, clip):
     assert http.post("/v1/embeddings", json={"input": "a"}).json()["model"] == "texts"
 
 
+@pytest.mark.parametrize("templates", [None, ["a {}", "{}"]])
+def test_pictures_are_classified_by_labels_named_when_asked(http, clip, templates):
+    data = artists.picture()
+    example = {"image": url(data), "labels": ["a red", "green", "a"]} | ({"templates": templates} if templates else {})
+    answer = http.post("/v1/tasks/classify", json={"model": "clip", "example": example}).json()
+    expected = clip.probabilities([png(fitted(decode(data), 8))], example["labels"], templates)[0]
+    assert answer["answers"][0]["probabilities"] == pytest.approx(expected, abs=1e-5)
+    assert answer["answers"][0]["answer"] == max(expected, key=expected.get)
+    unnamed = http.post("/v1/tasks/classify", json={"example": example}).json()
+    assert unnamed["model"] == "tokens", "the first model that reads pictures"
+
+
+def test_a_text_alone_is_no_question_for_a_clip(folder):
+    with running(load({"clip": str(folder)}, LOADING)) as (address, _):
+        asked = {"example": {"text": "a", "labels": TEXTS}}
+        assert "No model" in refused(httpx.post(f"{address}/v1/tasks/classify", json=asked))["message"]
+
+
+@pytest.mark.parametrize(
+    ("example", "more", "words"),
+    [
+        ({"labels": TEXTS}, {}, "image"),
+        ({"image": "x y", "labels": TEXTS}, {}, "example.image"),
+        ({"image": url(b"GIF89a"), "labels": TEXTS}, {}, "example.image"),
+        ({"labels": TEXTS[:1]}, {}, "two texts or more"),
+        ({"labels": TEXTS, "templates": ["no place"]}, {}, "single {}"),
+        ({"labels": ["a", "long " * 40]}, {}, "this CLIP reads"),
+        ({"labels": ["a", "x" * 500_000]}, {}, "no 24 tokens hold"),
+        ({"labels": [str(i) for i in range(600)]}, {}, "512 texts are the most"),
+        ({"labels": TEXTS}, {"temperature": 0.5}, "'temperature'"),
+        ({"labels": TEXTS}, {"steps": 5}, "'steps'"),
+        ({"labels": TEXTS}, {"shots": [{}]}, "'shots'"),
+    ],
+)
+def test_mistakes_of_classifying_are_told(http, example, more, words):
+    if words not in ("image", "example.image"):
+        example = {"image": url(artists.picture()), **example}
+    said = refused(http.post("/v1/tasks/classification", json={"model": "clip", "example": example, **more}))
+    assert words in said["message"]
+
+
 def test_what_is_told_of_it(http, clip):
     about = http.get("/v1/models/clip").json()
-    assert (about["pixels"], about["max_model_len"], about["tasks"]) == (8, LENGTH, [])
+    assert (about["pixels"], about["max_model_len"], about["tasks"]) == (8, LENGTH, ["classification"])
     assert about["parameters"] == clip.info["parameters"]
-    assert http.get("/v1/tasks", params={"model": "clip"}).json()["data"] == []
+    (task,) = http.get("/v1/tasks", params={"model": "clip"}).json()["data"]
+    assert (task["path"], list(task["fields"])) == ("/v1/tasks/classify", ["image", "labels", "templates"])
     assert http.get("/health").status_code == 200
     assert 'polytask_running{model="clip"} 0.0' in http.get("/metrics").text
     said = refused(http.post("/v1/chat/completions", json={"model": "clip", "messages": []}))

@@ -49,7 +49,7 @@ class PictureMatcher:
         for one in given:
             if one.count("{}") != 1:
                 raise ConfigError(
-                    f"The template '{one}' has no single {{}} where a label goes, as 'a photo of a {{}}.'"
+                    f"The template '{one}' has no single {{}} where a label goes; say 'a photo of a {{}}' or the like."
                 )
         object.__setattr__(self, "templates", tuple(given))
 

@@ -75,9 +75,10 @@ async def small(served: Served, found: Sequence[tuple[str, bytes]]) -> list[byte
             f"{len(found)} pictures have {size} tokens, but this model reads {served.model.config.context_length}; "
             "send fewer."
         )
+    return await opening(lambda: [shrunk(data, pictures.size, param) for param, data in found])
 
-    def fit(param: str, data: bytes) -> bytes:
-        with naming(param):
-            return png(fitted(decode(data), pictures.size))
 
-    return await opening(lambda: [fit(*one) for one in found])
+def shrunk(data: bytes, side: int, param: str) -> bytes:
+    """The picture as a PNG of side x side pixels, cut to a square. Raises Refusal where it is broken."""
+    with naming(param):
+        return png(fitted(decode(data), side))

@@ -19,7 +19,7 @@ from polytask.serving.refusal import Refusal, unknown
 from polytask.serving.settings import Settings
 from polytask.serving.worker import Worker
 from polytask.tasks.picture import Picture
-from polytask.tasks.task import Field
+from polytask.tasks.task import Asking, Field, Task
 from polytask.tokenizers.text import TextTokenizer
 
 Loaded = Model | PictureModel | PictureMatcher
@@ -39,6 +39,10 @@ class Shelved(ABC):
         """What it can be asked."""
         return self.model.able
 
+    @abstractmethod
+    def asking(self, task: str) -> Asking:
+        """A task that it can be asked, with its fields."""
+
     @property
     @abstractmethod
     def about(self) -> dict[str, Any]:
@@ -55,6 +59,9 @@ class Served(Shelved):
 
     model: Model
     worker: Worker
+
+    def asking(self, task: str) -> Task:
+        return self.model.task(task)
 
     @property
     def about(self) -> dict[str, Any]:
@@ -95,8 +102,8 @@ def _expect_room(room: int | None, tokens: int, texts: Sequence[str]) -> None:
 
 
 @dataclass(frozen=True)
-class Diffused:
-    """A task of a model that draws by diffusion."""
+class Pictured:
+    """A task of a model that is none of language."""
 
     name: str
     fields: Mapping[str, Field]
@@ -104,8 +111,8 @@ class Diffused:
 
 _IMAGE = Field(Picture, help="the picture")
 DIFFUSED = {
-    "drawing": Diffused("drawing", {"caption": Field(help="what the picture is to show, or a label")}),
-    "editing": Diffused(
+    "drawing": Pictured("drawing", {"caption": Field(help="what the picture is to show, or a label")}),
+    "editing": Pictured(
         "editing",
         {
             "image": _IMAGE,
@@ -113,14 +120,24 @@ DIFFUSED = {
             "instruction": Field(help="what the whole is to show afterwards"),
         },
     ),
-    "variations": Diffused("variations", {"image": _IMAGE}),
+    "variations": Pictured("variations", {"image": _IMAGE}),
 }
-INSTRUCTED = Diffused(
+INSTRUCTED = Pictured(
     "editing",
     {
         "image": _IMAGE,
         "mask": Field(Picture, required=False, help="transparent where it may be changed; everywhere without one"),
         "instruction": Field(help="what is to be changed"),
+    },
+)
+
+
+MATCHED = Pictured(
+    "classification",
+    {
+        "image": _IMAGE,
+        "labels": Field(list[str], help="the possible labels, any texts"),
+        "templates": Field(list[str], required=False, help="texts into which a label is put at {}"),
     },
 )
 
@@ -140,8 +157,7 @@ class ServedPictures(Shelved):
             "steps": min(engine.model.config.steps for engine in self.model.engines),
         }  # fmt: skip
 
-    def asking(self, task: str) -> Diffused:
-        """A task's fields, as this model takes them."""
+    def asking(self, task: str) -> Pictured:
         return INSTRUCTED if task == "editing" and self.model.config.changes else DIFFUSED[task]
 
     def stats(self) -> dict[str, float]:
@@ -150,14 +166,17 @@ class ServedPictures(Shelved):
 
 @dataclass(kw_only=True)
 class ServedMatcher(Shelved):
-    """A CLIP, which makes vectors of texts and of pictures."""
+    """A CLIP, which makes vectors of texts and of pictures, and chooses the text that fits a picture best."""
 
     model: PictureMatcher
     worker: MatcherWorker
 
     @property
     def tasks(self) -> list[str]:
-        return []
+        return [MATCHED.name]
+
+    def asking(self, task: str) -> Pictured:
+        return MATCHED
 
     @property
     def about(self) -> dict[str, Any]:

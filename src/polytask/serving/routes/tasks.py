@@ -11,13 +11,14 @@ from starlette.responses import Response
 
 from polytask.inference.scoring import probabilities
 from polytask.inference.sequence import Completion, Request
+from polytask.pictures.matching import PLAIN
 from polytask.serving.asking import answer, new_id, note, note_prompt, now, streamed, submit, usage
 from polytask.serving.drawing import DIFFUSION, Asked, Diffusing, b64, finish, paint
 from polytask.serving.logprobs import chat_logprobs
-from polytask.serving.opening import sent, small
+from polytask.serving.opening import opening, sent, shrunk, small
 from polytask.serving.refusal import Json, unknown
 from polytask.serving.schema import MOST, STREAMED, Dials, Named, expect, sampling
-from polytask.serving.shelf import DIFFUSED, Served, ServedPictures, Shelf, Shelved
+from polytask.serving.shelf import DIFFUSED, Served, ServedMatcher, ServedPictures, Shelf, Shelved
 from polytask.serving.stream import DONE, EventStream, event, while_there
 from polytask.serving.worker import Job
 from polytask.tasks import TASKS, Segment, Task, Text, check, prompt
@@ -26,6 +27,7 @@ from polytask.tasks.scoring import written
 from polytask.tasks.task import Asking, draws
 
 router = APIRouter()
+MOST_LABELS = 512  # texts that a CLIP reads for one request
 VERBS = {
     "generate": "text", "translate": "translation", "answer": "answering", "summarize": "summarization",
     "classify": "classification", "infill": "infilling", "caption": "captioning", "draw": "drawing", "edit": "editing",
@@ -54,18 +56,20 @@ async def tasks(http: HttpRequest, model: str | None = None) -> Response:
 @router.post("/v1/tasks/{name}", responses=STREAMED)
 async def ask(http: HttpRequest, name: str, body: TaskBody) -> Response:
     """The answer to an example. Where the answers are a given set, each comes with its probability."""
-    served, own = _find(http, body.model, name)
+    served, own = _find(http, body.model, name, body.example)
     note(http, task=own)
     note_prompt(http, _told(served, own, body.example))
     frame = {"id": new_id("task"), "created": now(), "model": served.name, "task": own}
     if isinstance(served, ServedPictures):
         return await _paint(http, served, own, body, frame)
+    if isinstance(served, ServedMatcher):
+        return await _match(http, served, own, body, frame)
     assert isinstance(served, Served)
     for dial in DIFFUSION:
         expect(
             getattr(body, dial) is None, f"'{dial}': '{served.name}' does not draw by diffusion; leave it out.", dial
         )
-    task = served.model.task(own)
+    task = served.asking(own)
     body.example, *shots = await _opened(served, task, [body.example, *(body.shots or ())])
     body.shots = shots
     choices = task.choices(check(task, body.example))
@@ -87,7 +91,7 @@ async def ask(http: HttpRequest, name: str, body: TaskBody) -> Response:
     return Json({**frame, "object": "task.answer", "answers": answers, "usage": usage(requests, written)})
 
 
-def _find(http: HttpRequest, model: str | None, name: str) -> tuple[Shelved, str]:
+def _find(http: HttpRequest, model: str | None, name: str, example: Mapping[str, Any]) -> tuple[Shelved, str]:
     """A model that can be asked a task, and what the task is called there. Raises Refusal."""
     shelf: Shelf = http.app.state.shelf
     known = {*VERBS, *TASKS, *DIFFUSED, *(task for each in shelf for task in each.tasks)}
@@ -97,15 +101,20 @@ def _find(http: HttpRequest, model: str | None, name: str) -> tuple[Shelved, str
     def own(each: Shelved) -> str:
         return name if name in each.tasks else VERBS.get(name, name)
 
-    served = shelf.able(model, lambda each: own(each) in each.tasks, f"knows the task '{name}'")
+    def fits(each: Shelved) -> bool:
+        if own(each) not in each.tasks or model is not None:
+            return own(each) in each.tasks
+        pictured = example.get("image") is not None
+        return each.about["pixels"] is not None if pictured else not isinstance(each, ServedMatcher)
+
+    served = shelf.able(model, fits, f"knows the task '{name}'")
     note(http, model=served.name)
     return served, own(served)
 
 
 def _told(served: Shelved, task: str, example: Mapping[str, Any]) -> dict[str, Any]:
     """An example for the log, which holds no pictures."""
-    fields = served.model.task(task).fields if isinstance(served, Served) else DIFFUSED[task].fields
-    pictures = {name for name, field in fields.items() if field.type is Picture}
+    pictures = {name for name, field in served.asking(task).fields.items() if field.type is Picture}
     return {name: "[picture]" if name in pictures else value for name, value in example.items()}
 
 
@@ -145,13 +154,7 @@ async def _paint(
     expect(not body.shots, f"'shots': '{served.name}' learns nothing on the spot; leave them out.", "shots")
     expect((body.n or 1) <= MOST, f"'n': {MOST} pictures are the most of a request.", "n", None)
     expect((body.seed or 0) >= 0, "'seed': a model that draws by diffusion takes seeds from 0 on.", "seed", None)
-    fields = DIFFUSED[task].fields
-    files = {
-        name: sent(value, f"example.{name}")
-        for name, value in body.example.items()
-        if name in fields and fields[name].type is Picture and value is not None
-    }
-    example = check(DIFFUSED[task], {**body.example, **files})
+    example = _checked(served, task, body)
     words = example.get("caption") or example.get("instruction") or ""
     asked = Asked(words, example.get("image") or b"", example.get("mask"), "example.")
     drawn = await paint(http, served, task, asked, body.wish(body.n, body.seed), body.resize)
@@ -159,13 +162,50 @@ async def _paint(
     return _whole(http, body, frame, answers, 0)
 
 
+async def _match(
+    http: HttpRequest, served: ServedMatcher, task: str, body: TaskBody, frame: dict[str, Any]
+) -> Response:  # fmt: skip
+    """The label that a CLIP chooses, with the probability of each."""
+    for name in (*Dials.model_fields, *DIFFUSION, "max_tokens", "logprobs", "shots"):
+        expect(
+            getattr(body, name) is None,
+            f"'{name}': '{served.name}' chooses among labels and writes nothing; leave it out.",
+            name,
+        )
+    example, model = _checked(served, task, body), served.model
+    labels, templates = example["labels"], example.get("templates")
+    many = len(labels) * len(templates or PLAIN)
+    expect(many <= MOST_LABELS, f"'example.labels': {MOST_LABELS} texts are the most of a request, and these are "
+           f"{many}.", "example.labels", None)  # fmt: skip
+    served.expect_short(*labels)
+    picture = await opening(lambda: shrunk(example["image"], model.matcher.side, "example.image"))
+
+    async def shares() -> dict[str, float]:
+        async with served.worker.admitted():
+            return await served.worker.run(lambda: model.probabilities([picture], labels, templates)[0])
+
+    found = await while_there(http, shares())
+    answers = [{**_plain(0, max(found, key=found.__getitem__)), "probabilities": found}]
+    return _whole(http, body, frame, answers, 0)
+
+
+def _checked(served: Shelved, task: str, body: TaskBody) -> dict[str, Any]:
+    """The example with the files of its pictures. Raises TaskError and Refusal."""
+    asking = served.asking(task)
+    files = {
+        name: sent(value, f"example.{name}")
+        for name, value in body.example.items()
+        if name in asking.fields and asking.fields[name].type is Picture and value is not None
+    }
+    return check(asking, {**body.example, **files})
+
+
 def _described(served: Shelved, name: str) -> dict[str, Any]:
     verb = next((verb for verb, own in VERBS.items() if own == name and verb not in served.tasks), name)
-    if isinstance(served, ServedPictures):
+    if not isinstance(served, Served):
         return {"name": name, "path": f"/v1/tasks/{verb}", "fields": _fields(served.asking(name)), "choices": None,
                 "metrics": [], "own": False}  # fmt: skip
-    assert isinstance(served, Served)  # a CLIP has no tasks
-    task = served.model.task(name)
+    task = served.asking(name)
     choices = task.choices({key: "" for key, field in task.fields.items() if field.required})
     named = [written(one) for one in choices] if choices else None
     return {"name": name, "path": f"/v1/tasks/{verb}", "fields": _fields(task), "choices": named,

@@ -34,7 +34,7 @@ const DIALS = [
 
 const values = read();
 
-/** What is set of the dials of a kind ("text", "tokens" of a picture, "diffusion"), under the names of requests. */
+/** What is set of the dials of a kind ("text", "tokens" of a picture, "diffusion", "choice": none), under the names of requests. */
 export function dials(kind) {
   const set = {};
   for (const { name, options } of dialsOf(kind)) if (options ? values[name] : Number.isFinite(values[name])) set[name] = values[name];
@@ -55,6 +55,7 @@ export function showDials(place, kind) {
   const more = parts(true);
   const texts = kind === "text";
   place.dataset.kind = kind;
+  if (!controls.length) return place.replaceChildren(el("p", { className: "help" }, "There is nothing to set."));
   place.replaceChildren(
     ...(texts ? [toggle()] : []),
     ...parts(false),

@@ -8,8 +8,9 @@ const ROUTES = {
   variations: { path: "images/variations", form: true },
 };
 
-/** What kind of dials a task has: of texts, of pictures made of tokens, of diffusion. */
+/** What kind of dials a task has: of texts, of pictures made of tokens, of diffusion; none where a CLIP chooses. */
 export function kindOf(model, task) {
+  if (task?.fields.labels && !task.fields.text) return "choice";
   if (!(task?.name in ROUTES) || task.own) return "text";
   return model.steps ? "diffusion" : "tokens";
 }
@@ -25,9 +26,10 @@ export function chatRequest(model, messages, pictures, format) {
 
 /** The answer to one example of a task. */
 export function taskRequest(model, task, given) {
-  const asked = alternatives();
+  const kind = kindOf(model, task);
+  const asked = kind === "text" && alternatives();
   const example = Object.fromEntries(Object.entries(given).map(([name, value]) => [name, value.url ?? value]));
-  const body = { model: model.id, example, ...dials("text") };
+  const body = { model: model.id, example, ...dials(kind) };
   if (asked) body.logprobs = asked;
   const pictures = Object.values(given).filter((value) => value.url);
   return { path: `tasks/${encodeURIComponent(task.name)}`, body, pictures };
