@@ -133,6 +133,7 @@ def test_a_learned_variance_is_bound_and_leaves_the_mean_alone():
     assert torch.equal(grads[0.0][:3], grads[0.001][:3])
     assert float(grads[0.0][3:].abs().max()) == 0
     assert float(grads[0.001][3:].abs().max()) > 0
+    assert Denoising().loss(network, pictures()).judged == "mse", "step 0 alone costs far more bits than any other"
 
 
 def test_what_is_random_depends_on_seed_and_step_alone(tmp_path):

@@ -34,6 +34,15 @@ class Faulty(LanguageModelling):
         return Loss(good.sum * factor, good.weight, good.token_losses)
 
 
+class Uneven(Faulty):
+    """Its sum varies by its nature, and it names what does not."""
+
+    def loss(self, model, batch):
+        found = super().loss(model, batch)
+        calm = LanguageModelling.loss(self, model, batch).sum.detach()
+        return found._replace(log={"calm": calm}, judged="calm")
+
+
 class Weights(Callback):
     def __init__(self, net):
         self.net, self.seen, self.events = net, [], []
@@ -45,11 +54,11 @@ class Weights(Callback):
         self.events.append((step, message))
 
 
-def faulty(out, faults, steps=60, **words):
+def faulty(out, faults, steps=60, kind=Faulty, **words):
     net = network()
     watch = Weights(net)
     config = TrainingConfig(steps, lr=1e-3, log_every=1, schedule="constant", **words)
-    return Trainer(net, Faulty(faults), batches(), config, out, callbacks=[watch]), watch
+    return Trainer(net, kind(faults), batches(), config, out, callbacks=[watch]), watch
 
 
 def same(one, two):
@@ -92,6 +101,15 @@ def test_a_bad_step_is_skipped_and_reported(tmp_path, factor):
     assert not same(watch.seen[49], watch.seen[50])
     assert all(torch.isfinite(tensor).all() for tensor in watch.seen[-1].values())
     assert {"step": 50, "event": watch.events[0][1]} in read_log(tmp_path / "log.jsonl")
+
+
+def test_what_varies_by_its_nature_is_no_spike(tmp_path):
+    run, watch = faulty(tmp_path / "uneven", {50: 50.0, 55: 50.0}, kind=Uneven)
+    assert run.run().step == 60
+    assert not watch.events
+    run, watch = faulty(tmp_path / "no-number", {50: float("nan")}, kind=Uneven)
+    run.run()
+    assert [step for step, _ in watch.events] == [50]
 
 
 def test_several_bad_steps_in_a_row_end_the_run(tmp_path):

@@ -26,6 +26,7 @@ class Figures:
     tokens: int = 0
     norm: float = 0.0
     stop: bool = False  # somebody asked one of the processes to stop
+    judged: str = "loss"  # by which a step is compared with those before it
 
     def mean(self, name: str = "loss") -> float:
         total, weight = self.sums[name]
@@ -37,7 +38,7 @@ class Figures:
     def by_source(self) -> dict[str, list[float]]:
         """Sum and weight of the losses of each source in the batch, or of all where sources are not counted."""
         parts = {name: pair for name, pair in self.sums.items() if name.startswith("loss/") and pair[1]}
-        return parts or {"loss": self.sums["loss"]}
+        return parts or {self.judged: self.sums[self.judged]}
 
     def add(self, other: "Figures") -> None:
         for name, (total, weight) in other.sums.items():
@@ -114,21 +115,21 @@ def backward(
     The sum of losses is divided once, by the weight of all `accumulate` batches on all processes, so the gradient does
     not depend on how rows are split over batches and processes (a mean of means would weigh tokens unequally).
     """
-    row, tokens, logged = None, 0, []
+    row, tokens, logged, judged = None, 0, [], "loss"
     for micro in range(accumulate):
         batch, count = fetch(micro)
         synchronize_gradients(module, micro == accumulate - 1)
         with precision(batch.sources.device, precision_name):
             loss = module(batch)
         loss.sum.backward()
-        logged = sorted(loss.log)
+        logged, judged = sorted(loss.log), loss.judged
         values = tally(loss, batch, len(sources))
         row = values if row is None else row + values
         tokens += count
     assert row is not None
     row = torch.cat([row, row.new_tensor([tokens, float(stop)])])
     *values, tokens, stopped = world.sum(row).tolist()
-    figures = Figures(read_tally(values, sources, logged), int(tokens), stop=stopped > 0)
+    figures = Figures(read_tally(values, sources, logged), int(tokens), stop=stopped > 0, judged=judged)
     weight = figures.sums["loss"][1]
     # fully_shard takes the mean over processes; we want the sum.
     figures.norm = scale_gradients(module, world.size / weight if weight else 0.0)

@@ -14,12 +14,14 @@ class Loss(NamedTuple):
     weight         scalar: what `sum` is to be divided by
     token_losses   (B, T) without gradient, in nats, for the losses by source; None where there are no tokens
     log            more sums to show, each divided by `weight`
+    judged         by which of them a step is compared with those before it, where the sum itself varies by its nature
     """
 
     sum: Tensor
     weight: Tensor
     token_losses: Tensor | None = None
     log: Mapping[str, Tensor] = {}
+    judged: str = "loss"
 
 
 class Objective(Protocol):
