@@ -150,6 +150,21 @@ def test_it_learns_the_embeddings_of_pictures_by_their_texts():
     assert not torch.allclose(found, guided)
 
 
-def test_a_text_of_another_length_is_refused():
-    with pytest.raises(ConfigError, match="pad or cut"):
-        Prior(config())(torch.zeros(1, EMBED), torch.zeros(1), torch.zeros(1, 5, EMBED), torch.zeros(1, EMBED))
+def test_padding_may_be_left_out(pair):
+    _, ours = pair
+    generator = torch.Generator().manual_seed(2)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    x, text, embedding, t = normal(3, EMBED), normal(3, LENGTH, EMBED), normal(3, EMBED), torch.tensor([0, 40, 999])
+    mask = torch.arange(LENGTH) < torch.tensor([1, 2, 3])[:, None]
+    padded, none = ours(x, t, text, embedding, mask), torch.zeros_like(mask)
+    torch.testing.assert_close(ours(x, t, text[:, :3], embedding, mask[:, :3]), padded)
+    torch.testing.assert_close(ours(x, t, text[:, :0], embedding), ours(x, t, text, embedding, none))
+
+
+def test_a_text_that_is_too_long_is_refused():
+    long = torch.zeros(1, LENGTH + 1, EMBED)
+    with pytest.raises(ConfigError, match="cut them"):
+        Prior(config())(torch.zeros(1, EMBED), torch.zeros(1), long, torch.zeros(1, EMBED))

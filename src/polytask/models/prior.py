@@ -113,18 +113,17 @@ class Prior(nn.Module):
         self, x: Tensor, t: Tensor, text: Tensor, embedding: Tensor, mask: Tensor | None = None
     ) -> Tensor:  # fmt: skip
         """The clean embedding (B, E), scaled, for a noised one x (B, E) at steps t (B,), the text's states (B, L, D)
-        and embedding (B, E); mask (B, L) is False where a text has no token.
+        and embedding (B, E); mask (B, L) is False where a text has no token. What is behind a text has places of its
+        own, so that padding may be left out.
 
-        Raises ConfigError where L is not the text's length, since the tokens behind have places of their own.
+        Raises ConfigError where L is above the text's length.
         """
-        if text.shape[1] != self.config.text_length:
-            raise ConfigError(
-                f"prior: {text.shape[1]} states of a text were given, and it reads {self.config.text_length}; pad or "
-                "cut them."
-            )
+        length, most = text.shape[1], self.config.text_length
+        if length > most:
+            raise ConfigError(f"prior: {length} states of a text were given, and it reads {most}; cut them.")
         parts = [self.embedding_input(embedding), self.step_input(self.steps(t).to(x.dtype)), self.noised_input(x)]
         others = torch.stack([*parts, self.query.to(x.dtype).expand(len(x), -1)], dim=1)
-        states = torch.cat([self.text_input(text), others], dim=1) + self.position
+        states = torch.cat([self.text_input(text) + self.position[:length], others + self.position[most:]], dim=1)
         places = torch.arange(states.shape[1], device=x.device).expand(len(x), -1)
         real = None if mask is None else torch.cat([mask, mask.new_ones(len(x), OTHERS)], dim=1)
         context = Context(places, None if real is None else real.long())
@@ -154,15 +153,18 @@ def draw_embeddings(
     draw: goes from noise (B, E, 1, 1) to what is clean by a denoiser that predicts x0. guidance: weight of the text
     over none (1: no guidance).
     """
+    if mask is not None:  # what is padding in every text is not looked at
+        longest = 1 + int(mask.any(0).nonzero().max()) if mask.any() else 0
+        text, mask = text[:, :longest], mask[:, :longest]
     many = [None if x is None else x.repeat_interleave(candidates, 0) for x in (text, embedding, mask)]
     states, directions, real = many
     assert states is not None and directions is not None  # noqa: PT018
-    none = torch.zeros(states.shape[:2], dtype=torch.bool, device=states.device)
+    silent = states[:, :0]
 
     def denoise(x: Tensor, t: Tensor) -> Tensor:
         said = prior(x[..., 0, 0], t, states, directions, real)
         if guidance != 1.0:
-            free = prior(x[..., 0, 0], t, states, torch.zeros_like(directions), none)
+            free = prior(x[..., 0, 0], t, silent, torch.zeros_like(directions))
             said = torch.lerp(free, said, guidance)
         return said[..., None, None]
 

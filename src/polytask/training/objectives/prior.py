@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from polytask.models.clip import CLIP
@@ -27,8 +26,7 @@ class DiffusionPrior:
 
     def loss(self, model: Prior, batch: "PictureBatch") -> Loss:
         real = batch.sources >= 0
-        more = model.config.text_length - batch.ids.shape[1]
-        ids, mask = F.pad(batch.ids[real], (0, more)), F.pad(batch.mask[real], (0, more))
+        ids, mask = batch.ids[real], batch.mask[real]
         with torch.no_grad():
             clean = model.scaled(self.clip.encode_image(batch.pixels[real]))
             text, states = self.clip.encode_text(ids, mask), self.clip.text_states(ids, mask)
