@@ -11,8 +11,10 @@ from PIL import Image
 
 from polytask.model import Model
 from polytask.pictures import PictureModel
+from polytask.pictures.matching import PictureMatcher
 from polytask.tasks.picture import png
 from tests.inference.networks import TOKENIZER, network
+from tests.painters import write_clip
 from tests.serving import artists, picturing
 from tests.serving.browsing import NAMELESS, PHONE, SMALL, browser, dial, opened, serving, settled
 from tests.serving.conftest import until
@@ -381,3 +383,18 @@ def test_a_phone_shows_pictures_in_its_width(opened):
     assert page.evaluate(NAMELESS) == []
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert page.evaluate("[...document.querySelectorAll('main img:not([alt])')].length") == 0
+
+
+def test_a_clip_chooses_among_labels_and_has_nothing_to_set(browser, opened, tmp_path_factory):
+    clip = PictureMatcher.load(write_clip(tmp_path_factory.mktemp("models") / "clip"))
+    with serving({"clip": clip}) as address:
+        page = opened("#classification", address=address)
+        page.set_input_files("#field-classification-image", file(photo()))
+        page.fill("#field-classification-labels", "a red\ngreen\na")
+        submit(page)
+        page.locator(".result .choices").wait_for()
+        expected = clip.probabilities([photo()], ["a red", "green", "a"])[0]
+        rows = page.locator(".choices li").all()
+        assert {row.locator("span").first.text_content().split(" (")[0] for row in rows} == expected.keys()
+        assert page.locator(".choices .chosen").text_content().startswith(max(expected, key=expected.get))
+        assert "nothing to set" in page.locator("#dials").inner_text()
