@@ -7,10 +7,12 @@ Besides the model of the recipe, others of the same network, rate and schedule l
 about pictures, or the tasks of texts alone, each in the share of the steps that its sources have of the weights: all of
 them together take as many steps, and see as many examples of each source, as the one. Judged as in blocks.py.
 
-A run that was stopped goes on with the same command, and one that has ended is kept in FOLDER.
+A run that was stopped goes on with the same command, and one that has ended is kept in FOLDER. `--only drawing` does
+one of them; the results gather what all of them came to.
 """
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ ALONE = {
     "questions": {"seen", "sorted"},
     "texts": {"answering", "summarization", "translation", "text", "chat", "code", "classification", "infilling"},
 }
+RUNS = ["one", *ALONE]
 FIGURES = {
     "drawing": ("drawing", "metrics", "right"), "captioning": ("captioning", "metrics", "right"),
     "editing": ("editing", "metrics", "right"), "questions": ("questions", "right"), "texts": ("texts", "all of them"),
@@ -54,10 +57,14 @@ def trained(options: argparse.Namespace, name: str) -> Path:
     return harness.trained(recipe, options.work, name)
 
 
-def figure(found: dict[str, Any], kind: str) -> float:
+def figure(found: dict[str, Any], name: str, kind: str) -> str:
+    """How much of a kind a run does right; a dash where it has not been judged."""
+    if name not in found:
+        return "-"
+    value = found[name]
     for key in FIGURES[kind]:
-        found = found[key]
-    return float(found)  # type: ignore[arg-type]
+        value = value[key]
+    return f"{value:.1%}"
 
 
 def main() -> None:
@@ -65,22 +72,22 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/one-model"), help="where runs are kept")
     parser.add_argument("--limit", type=int, default=200, help="scenes of each group, examples of each task of texts")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="changes to the recipe")
-    parser.add_argument("--only", choices=["one", *ALONE], help="train this run alone, and judge nothing")
+    parser.add_argument("--only", nargs="+", choices=RUNS, default=RUNS, metavar="RUN",
+                        help=f"of {', '.join(RUNS)}; figures of others stay as the results have them")  # fmt: skip
     parser.add_argument("--out", type=Path, default=harness.RESULTS)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    if options.only:
-        trained(options, options.only)
-        return
-    folders = {name: trained(options, name) for name in ("one", *ALONE)}
+    kept = options.out / "one-model.json"
+    found = json.loads(kept.read_text())["runs"] if kept.is_file() else {}
+    folders = {name: trained(options, name) for name in options.only}
     report = harness.Report("one-model", options.out)
-    found = {}
     for name, folder in folders.items():
         report.say(f"\n{name}")
         found[name] = blocks.judged(report, folder, options.limit, {})
-    rows = [[kind, f"{figure(found['one'], kind):.1%}", f"{figure(found[kind], kind):.1%}"] for kind in ALONE]
+    rows = [[kind, figure(found, "one", kind), figure(found, kind, kind)] for kind in ALONE]
+    report.say()
     report.table(["fully right", "one model for all", "alone, in its share of the steps"], rows)
-    report.save(found)
+    report.save({"runs": found})
 
 
 if __name__ == "__main__":
