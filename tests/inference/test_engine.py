@@ -1,7 +1,9 @@
 """Answers of the engine against the same network read anew for each token, however requests are batched."""
 
+import gc
 import itertools
 import threading
+import weakref
 
 import pytest
 import torch
@@ -239,6 +241,26 @@ def test_a_cancelled_request_leaves_the_others_alone(decoder):
         alone = Engine(decoder, TOKENIZER).run([handles[i].request])[0]
         assert [c.ids for c in handles[i].result()] == [c.ids for c in alone]
     assert engine.pool.free == engine.pool.total
+
+
+def test_an_engine_goes_when_it_is_let_go(decoder):
+    """At once: its cache must not wait for Python to look for circles, for training scores with a new one each time."""
+    gc.collect()
+    gc.disable()
+    try:
+        engine = Engine(decoder, TOKENIZER)
+        asked = [Request(p, Sampling(max_tokens=5, n=n)) for p, n in zip(prompts(3), (2, 1, 1), strict=True)]
+        handles = [engine.submit(one) for one in asked]
+        handles[2].cancel()
+        assert len(handles[0].result()) == 2
+        text = "".join(handles[1])
+        assert text == handles[1].result()[0].text
+        assert "".join(handles[1]) == "", "who asks again is not kept waiting"
+        gone = weakref.ref(engine)
+        del engine
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_a_failure_ends_what_it_touched_and_nothing_else(decoder):

@@ -23,6 +23,10 @@ class Event:
     token: tuple[int, dict[int, float]] | None = None
 
 
+def _nothing(*_: object) -> None:
+    """What a handle does once its request has ended."""
+
+
 @dataclass(eq=False)
 class Handle:
     """A request under way: wait for its answers, iterate over the text of the first, or cancel it.
@@ -56,6 +60,7 @@ class Handle:
                 self.step()
             piece = self._pieces.get()
             if piece is None:
+                self._pieces.put(None)  # for whoever asks again
                 if self.error is not None:
                     raise self.error
                 return
@@ -74,6 +79,8 @@ class Handle:
         self.completions[sample] = completion
         if sample == 0:
             self._pieces.put(None)
+        if self.done:
+            self._let_go()
 
     def rank(self, completion: Completion) -> list[Completion]:
         """Takes one of `best_of` answers; once all have come, the best n of them in order."""
@@ -85,6 +92,12 @@ class Handle:
     def fail(self, error: BaseException) -> None:
         self.error = error
         self._pieces.put(None)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Of the engine. A group and its sequences hold each other, and through the handle they would keep the engine
+        and its cache, gigabytes perhaps, until Python looks for such circles."""
+        self.step = self.withdraw = _nothing
 
 
 class Awaited(Protocol[T_co]):
