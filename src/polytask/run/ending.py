@@ -29,15 +29,17 @@ def next_commands(model: Path, tasks: Iterable[str] = ()) -> list[str]:
 
 def _picturing(model: Path) -> list[str]:
     """Commands for a network for pictures; those that draw nothing by themselves are looked at."""
-    folder, config = shlex.quote(str(model)), networks.read(model, check=False).config
+    folder, found = shlex.quote(str(model)), networks.read(model, check=False)
+    config, places = found.config, [one.get("from") for one in found.about.get("data", ())]
+    data = "blocksworld" if "blocksworld" in places else "FILE"  # only a world that is generated can be named here
     drawn = [
         f"polytask draw {folder} PROMPT --n 4 --out drawings",
-        f"polytask eval {folder} --task drawing --data blocksworld",
+        f"polytask eval {folder} --task drawing --data {data}",
     ]
     if isinstance(config, DiffusionConfig) and config.changes:
         drawn = [
             f"polytask edit {folder} PICTURE INSTRUCTION --n 4 --out drawings",
-            f"polytask eval {folder} --task editing --data blocksworld",
+            f"polytask eval {folder} --task editing --data {data}",
         ]
     told = [f"polytask classify {folder} --image PICTURE", f"polytask eval {folder} --task classification --data FILE"]
     kinds = {DiffusionConfig: drawn, ClassifierConfig: told}
