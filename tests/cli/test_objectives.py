@@ -55,3 +55,14 @@ def test_the_model_can_be_asked(polytask, learnt, text, label):
     result = polytask("ask", out, "classification", "--text", text, "--labels", "good", "bad", "--json")
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["answer"] == label
+
+
+def test_an_encoder_decoder_takes_rows_one_by_one(polytask, recipe, tmp_path):
+    words = (
+        *PLAIN,
+        "model={system: transformer, layers: 1, dim: 32, heads: 2, width: 64}",
+        "data.sources.0.together=3",
+    )
+    result = polytask("train", recipe, "--out", tmp_path / "run", "--set", *words)
+    assert result.exit_code == 2
+    assert "learns a document's last answer alone; leave it out." in " ".join(result.stderr.split())

@@ -18,6 +18,7 @@ from tests.training.picture_runs import small
     ("clip-blocks", ["data.sources.0.task=editing"], "task editing has no picture with a caption"),
     ("edit-blocks", ["data.sources.0.task=drawing"], "task drawing has no picture before and after an instruction"),
     ("clip-blocks", ["model.prior.from=x"], r"model\.prior: clip reads no other network"),
+    ("clip-blocks", ["data.sources.0.together=2"], "documents of a decoder"),
     ("imagen-blocks", ["model.attention=[7]"], "attention at 7"),
     ("gpt3-tiny", ["training.dials.drop=0.1"], r"training\.dials: gpt3 has none"),
 ])  # fmt: skip

@@ -26,7 +26,7 @@ import numpy as np
 from polytask.data.mixture import Mixture, expect_names
 from polytask.data.prepare import cache_folder, locked, parts_of, share_of
 from polytask.data.tokenize import held_out
-from polytask.errors import ConfigError, DataError
+from polytask.errors import DataError
 from polytask.tasks.picture import Fit, decode, fitted
 
 if TYPE_CHECKING:
@@ -86,13 +86,11 @@ def prepare_pictures(
 
     A row's picture is its field `image`, its caption `caption`, else its `label`; of editing it is `edited`, made of
     `image` by `instruction`. Raises DataError where a source has no pictures, or more than one in a hundred that cannot
-    be read; ConfigError for two sources of one name, and where rows are to stand together.
+    be read; ConfigError for two sources of one name.
     """
     expect_names([source.name for source in sources])
     root, found, labels = cache_folder(cache), [], []
     for source in sources:
-        if source.together > 1:
-            raise ConfigError(f"Source '{source.name}': `together` makes documents of a decoder; leave it out.")
         share = share_of(source, holdout)
         folder = root / f"pictures-{_key(source, size, fit, share)}"
         with locked(folder.with_suffix(".lock")):

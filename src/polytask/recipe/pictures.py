@@ -83,3 +83,5 @@ def _check_training(recipe: "Recipe") -> None:
     for source in recipe.data.sources:
         if source.task not in fitting:
             raise ConfigError(f"data.sources: task {source.task} has no {wanted}; {nearest(source.task, fitting)}")
+        if source.together > 1:
+            raise ConfigError("data.sources: `together` makes documents of a decoder of texts; leave it out.")

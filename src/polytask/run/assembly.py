@@ -52,6 +52,12 @@ class Assembly:
         if encoder != (chosen == "seq2seq"):
             kind = "an encoder-decoder, which learns by seq2seq" if encoder else "a decoder, which has no seq2seq"
             raise ConfigError(f"training.objective={chosen}: the model is {kind}.")
+        for source in self.recipe.data.sources if encoder else []:
+            if source.together > 1:
+                raise ConfigError(
+                    f"data.sources: '{source.from_}' has `together`, and an encoder-decoder learns a document's last "
+                    "answer alone; leave it out."
+                )
         return chosen
 
     def loader(self, world: "World | None" = None) -> Loader:
