@@ -138,6 +138,8 @@ class Deadline:
 def trained(recipe: Any, work: Path, name: str) -> Path:
     """The folder of a recipe's run, which is trained, or goes on where it was stopped, unless it has ended."""
     file, out, ended = (work / f"{name}{end}" for end in (".yaml", "", ".ended"))
+    if ended.is_file() and file.read_text() != recipe.dump():
+        sys.exit(f"{out} was trained by another recipe; name another folder for --work.")
     file.write_text(recipe.dump())
     if not ended.is_file():
         command = [sys.executable, "-m", "polytask.cli.main", "train", str(file), "--out", str(out)]

@@ -57,9 +57,9 @@ def trained(options: argparse.Namespace, name: str) -> Path:
     return harness.trained(recipe, options.work, name)
 
 
-def figure(found: dict[str, Any], name: str, kind: str) -> str:
-    """How much of a kind a run does right; a dash where it has not been judged."""
-    if name not in found:
+def figure(found: dict[str, Any], name: str, kind: str, said: dict[str, Any]) -> str:
+    """How much of a kind a run does right; a dash where it has not been judged, or with other settings."""
+    if name not in found or found[name]["settings"] != said:
         return "-"
     value = found[name]
     for key in FIGURES[kind]:
@@ -81,10 +81,12 @@ def main() -> None:
     found = json.loads(kept.read_text())["runs"] if kept.is_file() else {}
     folders = {name: trained(options, name) for name in options.only}
     report = harness.Report("one-model", options.out)
+    changed = [one for one in options.set if not one.startswith("tokenizer.pictures.from=")]
+    said = {"limit": options.limit, "set": changed}
     for name, folder in folders.items():
         report.say(f"\n{name}")
-        found[name] = blocks.judged(report, folder, options.limit, {})
-    rows = [[kind, figure(found, "one", kind), figure(found, kind, kind)] for kind in ALONE]
+        found[name] = blocks.judged(report, folder, options.limit, {}) | {"settings": said, "machine": report.machine}
+    rows = [[kind, figure(found, "one", kind, said), figure(found, kind, kind, said)] for kind in ALONE]
     report.say()
     report.table(["fully right", "one model for all", "alone, in its share of the steps"], rows)
     report.save({"runs": found})

@@ -63,9 +63,13 @@ def run_one(asked: dict[str, Any]) -> None:
 
 def trained(options: argparse.Namespace, dim: int, seed: int) -> tuple[Path, float]:
     """(the folder of a run, the seconds of CPU time it took), of a run that is kept or is made now."""
+    name = f"width-{dim}-seed-{seed}"
+    kept, written = options.work / f"{name}.json", options.work / "recipes" / f"{name}.yaml"
+    before = written.read_text() if kept.is_file() else None
     recipe = recipe_of(options, dim, seed)
-    out = options.work / recipe.stem
-    kept = options.work / f"{recipe.stem}.json"
+    if before not in (None, recipe.read_text()):
+        sys.exit(f"{options.work / name} was trained by another recipe; name another folder for --work.")
+    out = options.work / name
     if not kept.is_file():
         shutil.rmtree(out, ignore_errors=True)  # of a run that was cut off
         asked = {"recipe": str(recipe), "out": str(out)}

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from polytask.data.loader import Loader
-from polytask.data.prepare import Prepared, PreparedSource
+from polytask.data.prepare import Prepared, PreparedSource, prepare
+from polytask.data.sources import SourceSpec
 from polytask.data.store import Store, StoreWriter
 from polytask.tasks.segment import Image, Text
 from polytask.tokenizers import TextTokenizer, encode_documents
@@ -110,9 +111,6 @@ def test_parts_are_joined_with_their_pictures():
 
 def test_rows_of_one_picture_become_one_document_that_shows_it_once(tmp_path):
     """Questions about the same picture, and edits each of what the last one made."""
-    from polytask.data.prepare import prepare
-    from polytask.data.sources import SourceSpec
-
     asked = [(1, "a"), (1, "b"), (1, "c"), (2, "a"), (2, "b"), (1, "d")]
     columns = {"image": [picture(s) for s, _ in asked], "question": [q for _, q in asked], "answers": [["x"]] * 6}
     pq.write_table(pa.table(columns), tmp_path / "asked.parquet")
@@ -131,6 +129,19 @@ def test_rows_of_one_picture_become_one_document_that_shows_it_once(tmp_path):
     assert told(1) == [(said(one), 1) for _, one in asked]
     assert told(8) == [(said("a", "b", "c"), 1), (said("a", "b"), 1), (said("d"), 1)]
     assert told(2) == [(said("a", "b"), 1), (said("c"), 1), (said("a", "b"), 1), (said("d"), 1)]
+
+
+def test_pictures_decide_what_is_held_out_where_rows_stand_together(tmp_path, monkeypatch):
+    """However rows are cut into pieces of work, and beyond so many as may stand together."""
+    rows = [{"image": picture(s), "question": q, "answers": ["x"]} for s in range(40) for q in "abcde"]
+    monkeypatch.setattr("polytask.data.prepare._BATCH_ROWS", 7)
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "asked.parquet")
+    source = SourceSpec("answering", str(tmp_path / "asked.parquet"), together=3, held_out=0.3)
+    made = prepare([source], LOOKING, cache=tmp_path / "cache").sources[0]
+    train, held = ({one.tobytes() for one in side.pixels} for side in (made.train, made.validation))
+    assert not train & held
+    assert len(train | held) == 40
+    assert 4 <= len(held) <= 20
 
 
 def test_what_is_cut_keeps_its_states(prepared):

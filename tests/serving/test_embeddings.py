@@ -107,7 +107,19 @@ def test_pictures_are_classified_by_labels_named_when_asked(http, clip, template
 def test_a_text_alone_is_no_question_for_a_clip(folder):
     with running(load({"clip": str(folder)}, LOADING)) as (address, _):
         asked = {"example": {"text": "a", "labels": TEXTS}}
-        assert "No model" in refused(httpx.post(f"{address}/v1/tasks/classify", json=asked))["message"]
+        assert "'image' is missing" in refused(httpx.post(f"{address}/v1/tasks/classify", json=asked))["message"]
+
+
+def test_many_labels_are_read_one_by_one_and_each_counts_once(http):
+    example = {"image": url(artists.picture()), "labels": [*(f"a {i}" for i in range(511)), "a 0"]}
+    answer = http.post("/v1/tasks/classify", json={"model": "clip", "example": example}).json()["answers"][0]
+    assert len(answer["probabilities"]) == 511
+    assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_column_that_a_task_lacks_is_no_picture(http):
+    asked = {"example": {"text": "a", "image": "photo.png"}, "max_tokens": 2}
+    assert http.post("/v1/tasks/generate", json=asked).json()["model"] == "texts"
 
 
 @pytest.mark.parametrize(
@@ -121,6 +133,7 @@ def test_a_text_alone_is_no_question_for_a_clip(folder):
         ({"labels": ["a", "long " * 40]}, {}, "this CLIP reads"),
         ({"labels": ["a", "x" * 500_000]}, {}, "no 24 tokens hold"),
         ({"labels": [str(i) for i in range(600)]}, {}, "512 texts are the most"),
+        ({"labels": ["a", "b"], "templates": ["{}" + "x" * 500_000]}, {}, "no 24 tokens hold"),
         ({"labels": TEXTS}, {"temperature": 0.5}, "'temperature'"),
         ({"labels": TEXTS}, {"steps": 5}, "'steps'"),
         ({"labels": TEXTS}, {"shots": [{}]}, "'shots'"),

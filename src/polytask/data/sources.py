@@ -52,7 +52,8 @@ class SourceSpec:
     validation   a file of the same columns to validate on, in place of a share held out
     objective    in place of the run's: "next_token", "prefix", "span_corruption", "seq2seq"
     together     so many rows at most become one document of a decoder, of which each begins with the picture that the
-                 row before it showed, or drew: it is there once, and all that is asked of it follows
+                 row before it showed, or drew: it is there once, and all that is asked of it follows; the
+                 picture decides whether they are held out, and together they should fit a row of the context
     options      of the reader: lines=True makes each line of a text file a document; of blocksworld: objects=[1, 3],
                  pixels=64 (of a picture; answering and classification have none unless it is said), turns=4 (rows of
                  one picture: questions about it, or edits one after the other)

@@ -33,7 +33,8 @@ _JSON = json.JSONEncoder(sort_keys=True, ensure_ascii=False, default=str)
 
 
 def held_out(row: Mapping[str, Any], share: float) -> bool:
-    """Does an example belong to the held-out ones? Its content alone decides, so duplicates stay together."""
+    """Does an example belong to the held-out ones? Its content alone decides, so duplicates stay together; where rows
+    may stand together, the picture of the first one."""
     if share <= 0:
         return False
     digest = hashlib.blake2b(_JSON.encode(row).encode("utf-8", "surrogatepass"), digest_size=8).digest()
@@ -64,7 +65,8 @@ def tokenize(
                 open_.sizes[-1] = tuple(map(sum, zip(open_.sizes[-1], size)))
                 joining -= 1
                 continue
-            open_, joining = sides[held_out(row, share)], together - 1
+            decides = {"image": segments[0].data} if together > 1 and isinstance(segments[0], Image) else row
+            open_, joining = sides[held_out(decides, share)], together - 1
             open_.segments.append(segments)
             open_.sizes.append(size)
             open_.numbers.append(number)

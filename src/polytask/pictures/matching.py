@@ -94,6 +94,7 @@ class PictureMatcher:
         """How probable each label is for each picture, given that one of them fits (section 3.1.2)."""
         if isinstance(labels, str) or len(set(labels)) < 2:
             raise TaskError(f"labels={labels!r} are a list of two texts or more.")
+        labels = list(dict.fromkeys(labels))  # one that is given twice counts once
         asked = self if templates is None else replace(self, templates=templates)
         shares = asked.logits(images, labels).softmax(-1).tolist()
         return [dict(zip(labels, row, strict=True)) for row in shares]

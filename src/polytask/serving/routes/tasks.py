@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from typing import Annotated, Any, get_args, get_origin
 
 from fastapi import APIRouter
@@ -11,7 +12,6 @@ from starlette.responses import Response
 
 from polytask.inference.scoring import probabilities
 from polytask.inference.sequence import Completion, Request
-from polytask.pictures.matching import PLAIN
 from polytask.serving.asking import answer, new_id, note, note_prompt, now, streamed, submit, usage
 from polytask.serving.drawing import DIFFUSION, Asked, Diffusing, b64, finish, paint
 from polytask.serving.logprobs import chat_logprobs
@@ -101,13 +101,17 @@ def _find(http: HttpRequest, model: str | None, name: str, example: Mapping[str,
     def own(each: Shelved) -> str:
         return name if name in each.tasks else VERBS.get(name, name)
 
-    def fits(each: Shelved) -> bool:
-        if own(each) not in each.tasks or model is not None:
-            return own(each) in each.tasks
-        pictured = example.get("image") is not None
-        return each.about["pixels"] is not None if pictured else not isinstance(each, ServedMatcher)
+    def able(each: Shelved) -> bool:
+        return own(each) in each.tasks
 
-    served = shelf.able(model, fits, f"knows the task '{name}'")
+    def fits(each: Shelved) -> bool:
+        """Whether it takes a picture where there is one, and none where there is none."""
+        if example.get("image") is None:
+            return not isinstance(each, ServedMatcher)
+        return each.about["pixels"] is not None or "image" not in each.asking(own(each)).fields
+
+    fitting = next((each.name for each in shelf if able(each) and fits(each)), None)
+    served = shelf.able(model or fitting, able, f"knows the task '{name}'")
     note(http, model=served.name)
     return served, own(served)
 
@@ -173,16 +177,19 @@ async def _match(
             name,
         )
     example, model = _checked(served, task, body), served.model
-    labels, templates = example["labels"], example.get("templates")
-    many = len(labels) * len(templates or PLAIN)
+    labels = example["labels"]
+    if example.get("templates"):
+        model = replace(model, templates=example["templates"])
+    many = len(labels) * len(model.templates)
     expect(many <= MOST_LABELS, f"'example.labels': {MOST_LABELS} texts are the most of a request, and these are "
            f"{many}.", "example.labels", None)  # fmt: skip
-    served.expect_short(*labels)
+    for template in model.templates:  # each of its texts is read by itself
+        served.expect_short(template.replace("{}", max(labels, key=len, default="")))
     picture = await opening(lambda: shrunk(example["image"], model.matcher.side, "example.image"))
 
     async def shares() -> dict[str, float]:
         async with served.worker.admitted():
-            return await served.worker.run(lambda: model.probabilities([picture], labels, templates)[0])
+            return await served.worker.run(lambda: model.probabilities([picture], labels)[0])
 
     found = await while_there(http, shares())
     answers = [{**_plain(0, max(found, key=found.__getitem__)), "probabilities": found}]
