@@ -178,7 +178,8 @@ def test_export_gives_transformers_the_same_bits(name, tmp_path):
     assert all(torch.equal(before[key], after[key]) for key in before if "embed_positions" not in key)
     plain = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float64).eval()
     words = {"input_ids": ids_of(2, 14), "decoder_input_ids": ids_of(2, 11)}
-    assert torch.equal(again(**words).logits, plain(**words).logits)
+    # Sums of the same weights differ in their last bits where memory is aligned in another way (MKL on AMD).
+    torch.testing.assert_close(again(**words).logits, plain(**words).logits, rtol=1e-12, atol=1e-12)
     assert hf.read_config(tmp_path / "out") == ours.config
 
 

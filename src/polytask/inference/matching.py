@@ -76,7 +76,7 @@ class Matcher:
         """Unit vectors (B, E) of pictures (B, 3, H, W) in [-1, 1], resized where they have another size."""
         if pixels.shape[-2:] != (self.side, self.side):
             size = (self.side, self.side)
-            pixels = F.interpolate(pixels, size=size, mode="bicubic", antialias=True).clamp(-1, 1)
+            pixels = F.interpolate(pixels.float(), size=size, mode="bicubic", antialias=True).clamp(-1, 1)
         given = pixels.to(self.device, self.network.log_scale.dtype)
         return torch.cat([self.network.encode_image(part) for part in given.split(TOGETHER)])
 

@@ -118,10 +118,11 @@ class Denoising:
         return part, None if low is None else low[..., top : top + side, left : left + side]
 
     def _smaller(self, pixels: Tensor, side: int, generator: Generator | None) -> Tensor:
-        if self.bsr:
-            return bsr(pixels, side, generator)
-        low = F.interpolate(pixels, size=side, mode="area")
-        return blurred(low, self.blur) if self.blur else low
+        with torch.autocast(pixels.device.type, enabled=False):  # pixels of bfloat16 cannot be resized on a CPU
+            if self.bsr:
+                return bsr(pixels, side, generator)
+            low = F.interpolate(pixels, size=side, mode="area")
+            return blurred(low, self.blur) if self.blur else low
 
     def _seen(
         self, model: Diffusion, batch: "PictureBatch", pixels: Tensor, low: Tensor | None, noise: Tensor,
