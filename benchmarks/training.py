@@ -288,7 +288,8 @@ def measure(options: argparse.Namespace, names: list[str], report: harness.Repor
         for name in [name for name in runs if name not in failed]:
             try:
                 runs[name].append(harness.ask(__file__, [*words, "--contend", name], limit=deadline.left))
-                print(f"{name}: {runs[name][-1]['tokens_per_second']:,.0f} tokens/s", flush=True)
+                if (rate := runs[name][-1].get("tokens_per_second")) is not None:  # the products alone have none
+                    print(f"{name}: {rate:,.0f} tokens/s", flush=True)
             except RuntimeError as error:
                 failed.add(name)
                 report.say(f"{name}: left out. {error}")
