@@ -167,7 +167,7 @@ def test_attention_over_blocks_on_cuda(heads, kv_heads, width, window, rotary, d
         assert gpu.takes(q)
         mine = view.attend(0, q, k, v, turn=turn, window=window)
         q, k = (q, k) if turn is None else (turn(q), turn(k))
-        wanted = other._by_torch(caches[1].keys[0], caches[1].values[0], q, k, v, window, None, None, None)
+        wanted = other._by_torch(caches[1].keys[0], caches[1].values[0], q, k, v, window, None, None, None, None)
     assert off(mine, wanted) < TYPES[dtype]
     assert off(caches[0].keys, caches[1].keys) < 1e-2
     torch.testing.assert_close(caches[0].values, caches[1].values, rtol=0, atol=0)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from polytask.nn.position import Turn
 
 KINDS = (torch.bfloat16, torch.float16, torch.float32)
-SPAN = 128  # keys that one program reads
+SPAN = 64  # keys that one program reads at least
 SPLITS = 32  # programs for one head of one row at most
 
 

@@ -1,15 +1,21 @@
 """Kernels in Triton for decoding on a GPU; `nn.kernels.gpu` says when they are called. Sums are in float32.
 
 Attention splits the keys of a head over programs and joins what they found, as flash-decoding does (Dao et al. 2023).
+
+Each lets the next one start at once and waits for the last one to end before it touches what a kernel of the same
+step has written (programmatic dependent launch, from Hopper on): the first weights of a product are on their way by
+then. What earlier steps wrote may be read before, since every step begins with kernels of torch, which start late.
 """
 
 # pyright: reportIndexIssue=false, reportAttributeAccessIssue=false
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
 import triton  # type: ignore[import-not-found]
 import triton.language as tl  # type: ignore[import-not-found]
 from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait  # type: ignore[import-not-found]
 
 from polytask.nn.kernels.gpu import span
 from polytask.nn.kernels.library import Norm
@@ -18,10 +24,38 @@ if TYPE_CHECKING:
     from polytask.nn.position import Turn
 
 LOWEST = tl.constexpr(-1e30)
+TILE, WARPS = 64, 4  # keys that are looked at together, and by how many warps
 PART = 2048  # logits that one program of `choose` reads
 
 
 ACTIVATIONS = ("", "relu", "gelu", "gelu_tanh", "silu", "relu_squared")
+
+
+@cache
+def early(device: torch.device) -> bool:
+    """Whether a kernel may start before the last one has ended."""
+    return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (9, 0)
+
+
+def tile(out: int, width: int) -> tuple[int, int, int]:
+    """How many rows a program multiplies, columns at a time, and its warps: what was quickest on an H100."""
+    if width <= 1024:
+        return (4, 512, 4) if out >= 8192 else (2, 512, 2)
+    if width <= 2048 and out < 8192:
+        return 2, 1024, 4
+    return (4, 1024, 4) if out >= 2048 else (2, 1024, 8)
+
+
+@triton.jit
+def _begin(EARLY: tl.constexpr):
+    if EARLY:
+        gdc_launch_dependents()
+
+
+@triton.jit
+def _await(EARLY: tl.constexpr):
+    if EARLY:
+        gdc_wait()
 
 
 def product(
@@ -30,12 +64,12 @@ def product(
     """norm(x), or what an activation makes of x, times weight (out, in); of an x twice as wide the first half gates."""
     out, width = weight.shape
     y = torch.empty(*x.shape[:-1], out, dtype=x.dtype, device=x.device)
-    rows = 8 if out >= 8192 else 4 if out >= 2048 else 2
-    step = 512 if width % 512 == 0 else 256
+    rows, step, warps = tile(out, width)
     _product[(triton.cdiv(out, rows),)](
         x, weight, bias, onto, y, norm.scale, norm.bias, out, norm.eps, norm.offset, width,
         triton.next_power_of_2(width), norm.kind, bias is not None, onto is not None, norm.bias is not None,
-        ACTIVATIONS.index(activation), x.shape[-1] > width, rows, step, num_warps=4,
+        ACTIVATIONS.index(activation), x.shape[-1] > width, rows, step, early(x.device), num_warps=warps,
+        launch_pdl=early(x.device),
     )  # fmt: skip
     return y
 
@@ -56,23 +90,31 @@ def _active(x, KIND: tl.constexpr):
 
 
 @triton.jit
+def _rows(weight, row, out, start, WIDTH: tl.constexpr, STEP: tl.constexpr):
+    """STEP columns of the rows of a weight, from `start` on."""
+    at = start + tl.arange(0, STEP)
+    inside = (row < out)[:, None] & (at < WIDTH)[None, :]
+    return tl.load(weight + row.to(tl.int64)[:, None] * WIDTH + at[None, :], mask=inside, other=0.0)
+
+
+@triton.jit
 def _product(
     x, weight, bias, onto, y, norm_scale, norm_bias, out, eps, offset, WIDTH: tl.constexpr, PADDED: tl.constexpr,
     NORM: tl.constexpr, BIASED: tl.constexpr, ADDED: tl.constexpr, SHIFTED: tl.constexpr, ACTIVATION: tl.constexpr,
-    GATED: tl.constexpr, ROWS: tl.constexpr, STEP: tl.constexpr,
+    GATED: tl.constexpr, ROWS: tl.constexpr, STEP: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    # Weights are asked for before anything is known of x's norm, which is applied to their sums.
+    # Weights are asked for before anything is known of x or its norm, which is applied to their sums.
+    _begin(EARLY)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    first = _rows(weight, row, out, 0, WIDTH, STEP)
+    _await(EARLY)
     total = tl.zeros((ROWS, STEP), tl.float32)
     gains = tl.zeros((ROWS, STEP), tl.float32)
     shifts = tl.zeros((ROWS, STEP), tl.float32)
     for start in tl.static_range(0, WIDTH, STEP):
         at = start + tl.arange(0, STEP)
         inside = at < WIDTH
-        taken = tl.load(
-            weight + row.to(tl.int64)[:, None] * WIDTH + at[None, :], mask=(row < out)[:, None] & inside[None, :],
-            other=0.0,
-        ).to(tl.float32)  # fmt: skip
+        taken = (first if start == 0 else _rows(weight, row, out, start, WIDTH, STEP)).to(tl.float32)
         value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
         if NORM > 0:
             gain = tl.load(norm_scale + at, mask=inside, other=0.0).to(tl.float32) + offset
@@ -125,11 +167,12 @@ def attend(
     _part[(rows, kv_heads, splits)](
         q, k, v, keys, values, tables, positions, cos, sin, parts, q.stride(2), q.stride(1), k.stride(2), k.stride(1),
         v.stride(2), v.stride(1), keys.stride(0), values.stride(0), tables.stride(0), positions.stride(0), scale,
-        window or 0, group, padded, width, turned, neighbours, BLOCK, 64, each, num_warps=4,
+        window or 0, group, padded, width, turned, neighbours, BLOCK, TILE, each, early(q.device), num_warps=WARPS,
+        launch_pdl=early(q.device),
     )  # fmt: skip
     _join[(rows, heads)](
         parts, positions, y, positions.stride(0), window or 0, kv_heads, group, width, each, splits,
-        triton.next_power_of_2(splits), num_warps=4,
+        triton.next_power_of_2(splits), early(q.device), num_warps=4, launch_pdl=early(q.device),
     )  # fmt: skip
     return y.transpose(1, 2)
 
@@ -156,53 +199,71 @@ def _partner(channel, TURNED: tl.constexpr, NEIGHBOURS: tl.constexpr):
 
 
 @triton.jit
+def _kept(store, table, start, first, place, channel, BLOCK: tl.constexpr, TILE: tl.constexpr, WIDTH: tl.constexpr):
+    """What a head has of TILE places from `start` on, and which of them are seen."""
+    at = start + tl.arange(0, TILE)
+    seen = (at < place) & (at >= first)
+    block = tl.load(table + at // BLOCK, mask=seen, other=0).to(tl.int64)
+    slot = (block * BLOCK + at % BLOCK)[:, None] * WIDTH + channel[None, :]
+    return tl.load(store + slot, mask=seen[:, None], other=0.0), seen
+
+
+@triton.jit
+def _more(query, taken, values, seen, top, mass, total, scale):
+    """The highest score, the mass by it and the sum of values, with what more keys give."""
+    scores = tl.dot(query, tl.trans(taken), input_precision="ieee") * scale
+    scores = tl.where(seen[None, :], scores, LOWEST)
+    higher = tl.maximum(top, tl.max(scores, axis=1))
+    odds = tl.where(seen[None, :], tl.exp(scores - higher[:, None]), 0.0)
+    fall = tl.exp(top - higher)
+    total = total * fall[:, None] + tl.dot(odds.to(values.dtype), values, input_precision="ieee")
+    return higher, mass * fall + tl.sum(odds, axis=1), total
+
+
+@triton.jit
 def _part(
     q, k, v, keys, values, tables, positions, cos, sin, parts, q_row, q_head, k_row, k_head, v_row, v_head,
     keys_head, values_head, table_row, position_row, scale, window, GROUP: tl.constexpr, PADDED: tl.constexpr,
     WIDTH: tl.constexpr, TURNED: tl.constexpr, NEIGHBOURS: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr,
-    SPAN: tl.constexpr,
+    SPAN: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """What SPAN keys give the queries of a head: the highest score, the mass by it, and the sum of values."""
+    _begin(EARLY)
     row, head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     place = tl.load(positions + row * position_row).to(tl.int32)
     first = tl.where(window > 0, tl.maximum(place + 1 - window, 0), 0)
     begin = split * SPAN
     if (begin <= place) & (begin + SPAN > first):
         channel, member = tl.arange(0, WIDTH), tl.arange(0, PADDED)
+        table = tables + row * table_row
+        keys += head.to(tl.int64) * keys_head
+        values += head.to(tl.int64) * values_head
+        taken, seen = _kept(keys, table, begin, first, place, channel, BLOCK, TILE, WIDTH)
+        given, _ = _kept(values, table, begin, first, place, channel, BLOCK, TILE, WIDTH)
+        newest = tl.load(table + place // BLOCK).to(tl.int64) * BLOCK + place % BLOCK
         partner = _partner(channel, TURNED, NEIGHBOURS)
         cos_row, sin_row = cos + row * TURNED, sin + row * TURNED
         start_q = q + row * q_row + (head * GROUP + member[:, None]) * q_head
         real = (member < GROUP)[:, None] & (channel >= 0)[None, :]
+        last = (channel >= 0) & (place < begin + SPAN)  # the new token's own key, which no program reads from the cache
+        start_k = k + row * k_row + head * k_head
+        _await(EARLY)
         query = _turned(
             start_q + channel[None, :], start_q + partner[None, :], cos_row, sin_row, channel[None, :], real, TURNED
         )
+        new = _turned(start_k + channel, start_k + partner, cos_row, sin_row, channel, last, TURNED)
+        value = tl.load(v + row * v_row + head * v_head + channel, mask=last, other=0.0)
         top = tl.full((PADDED,), LOWEST, tl.float32)
         mass = tl.zeros((PADDED,), tl.float32)
         total = tl.zeros((PADDED, WIDTH), tl.float32)
-        for start in range(begin, tl.minimum(begin + SPAN, place), TILE):
-            key = start + tl.arange(0, TILE)
-            seen = (key < place) & (key >= first)
-            block = tl.load(tables + row * table_row + key // BLOCK, mask=seen, other=0).to(tl.int64)
-            slot = (block * BLOCK + key % BLOCK)[:, None] * WIDTH + channel[None, :]
-            taken = tl.load(keys + head.to(tl.int64) * keys_head + slot, mask=seen[:, None], other=0.0)
-            scores = tl.dot(query, tl.trans(taken), input_precision="ieee") * scale
-            scores = tl.where(seen[None, :], scores, LOWEST)
-            higher = tl.maximum(top, tl.max(scores, axis=1))
-            odds = tl.where(seen[None, :], tl.exp(scores - higher[:, None]), 0.0)
-            fall = tl.exp(top - higher)
-            taken = tl.load(values + head.to(tl.int64) * values_head + slot, mask=seen[:, None], other=0.0)
-            total = total * fall[:, None] + tl.dot(odds.to(taken.dtype), taken, input_precision="ieee")
-            mass = mass * fall + tl.sum(odds, axis=1)
-            top = higher
-        if place < begin + SPAN:  # the new token's own key, which no program reads from the cache
-            start_k = k + row * k_row + head * k_head
-            whole = channel >= 0
-            new = _turned(start_k + channel, start_k + partner, cos_row, sin_row, channel, whole, TURNED)
-            value = tl.load(v + row * v_row + head * v_head + channel)
-            block = tl.load(tables + row * table_row + place // BLOCK).to(tl.int64)
-            slot = (block * BLOCK + place % BLOCK) * WIDTH + channel
-            tl.store(keys + head.to(tl.int64) * keys_head + slot, new)
-            tl.store(values + head.to(tl.int64) * values_head + slot, value)
+        top, mass, total = _more(query, taken, given, seen, top, mass, total, scale)
+        for start in range(begin + TILE, tl.minimum(begin + SPAN, place), TILE):
+            taken, seen = _kept(keys, table, start, first, place, channel, BLOCK, TILE, WIDTH)
+            given, _ = _kept(values, table, start, first, place, channel, BLOCK, TILE, WIDTH)
+            top, mass, total = _more(query, taken, given, seen, top, mass, total, scale)
+        if place < begin + SPAN:
+            tl.store(keys + newest * WIDTH + channel, new)
+            tl.store(values + newest * WIDTH + channel, value)
             score = tl.sum(query.to(tl.float32) * new.to(tl.float32)[None, :], axis=1) * scale
             higher = tl.maximum(top, score)
             odds, fall = tl.exp(score - higher), tl.exp(top - higher)
@@ -219,10 +280,12 @@ def _part(
 @triton.jit
 def _join(
     parts, positions, y, position_row, window, kv_heads, GROUP: tl.constexpr, WIDTH: tl.constexpr, SPAN: tl.constexpr,
-    splits, PADDED: tl.constexpr,
+    splits, PADDED: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
+    _begin(EARLY)
     row, head = tl.program_id(0), tl.program_id(1)
     place = tl.load(positions + row * position_row).to(tl.int32)
+    _await(EARLY)
     first = tl.where(window > 0, tl.maximum(place + 1 - window, 0), 0)
     split, channel = tl.arange(0, PADDED), tl.arange(0, WIDTH)
     real = (split * SPAN <= place) & (split * SPAN + SPAN > first)
@@ -239,14 +302,21 @@ def choose(logits: Tensor, kinds: Tensor, state: Tensor, records: Tensor, tie: f
     rows, vocabulary = logits.shape
     count = triton.cdiv(vocabulary, PART)
     parts = torch.empty(rows, 5, count, dtype=torch.float32, device=logits.device)
-    _ranked[(rows, count)](logits, kinds, state, parts, logits.stride(0), state.stride(0), vocabulary, PART)
+    soon = early(logits.device)
+    _ranked[(rows, count)](
+        logits, kinds, state, parts, logits.stride(0), state.stride(0), vocabulary, PART, soon, launch_pdl=soon
+    )
     padded = triton.next_power_of_2(count)
-    _chosen[(rows,)](parts, state, records, state.stride(0), records.stride(0), count, tie, padded)
+    _chosen[(rows,)](
+        parts, state, records, state.stride(0), records.stride(0), count, tie, padded, soon, launch_pdl=soon
+    )
 
 
 @triton.jit
-def _ranked(logits, kinds, state, parts, logit_row, state_row, vocabulary, PART: tl.constexpr):
+def _ranked(logits, kinds, state, parts, logit_row, state_row, vocabulary, PART: tl.constexpr, EARLY: tl.constexpr):
     """Of PART logits: the best and the second that may come, where the best is, and all of their mass."""
+    _begin(EARLY)
+    _await(EARLY)
     row, part, count = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
     at = part * PART + tl.arange(0, PART)
     x = tl.load(logits + row.to(tl.int64) * logit_row + at, mask=at < vocabulary, other=LOWEST).to(tl.float32)
@@ -265,8 +335,10 @@ def _ranked(logits, kinds, state, parts, logit_row, state_row, vocabulary, PART:
 
 
 @triton.jit
-def _chosen(parts, state, records, state_row, record_row, count, tie, PADDED: tl.constexpr):
+def _chosen(parts, state, records, state_row, record_row, count, tie, PADDED: tl.constexpr, EARLY: tl.constexpr):
     """The best of all parts becomes the row's next id; see `inference.graphs` for the columns of state and records."""
+    _begin(EARLY)
+    _await(EARLY)
     row, part = tl.program_id(0), tl.arange(0, PADDED)
     real = part < count
     start = parts + row * 5 * count + part
