@@ -10,6 +10,7 @@ from polytask.training.parallel.tensors import like, unsplit
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic iteration, steep at 0: fast, and near 1 rather than exact
 ITERATIONS = 5
+TOGETHER = 1 << 24  # numbers of matrices that are made orthogonal at once
 
 
 class Muon(torch.optim.Optimizer):
@@ -31,21 +32,40 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure=None):  # type: ignore[override]
-        for group in self.param_groups:
-            moved = [parameter for parameter in group["params"] if parameter.grad is not None]
-            by_shape: dict[torch.Size, list[nn.Parameter]] = {}
-            for parameter in moved:
-                by_shape.setdefault(parameter.shape, []).append(parameter)
-            for alike in by_shape.values():
-                self._move(alike, group)
+        moved = [(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
+        moved.sort(key=lambda one: sorted(one[0].shape[-2:]))
+        run, size = [], 0
+        for one in moved:
+            if run and size + one[0].numel() > TOGETHER:
+                self._move(run)
+                run, size = [], 0
+            run.append(one)
+            size += one[0].numel()
+        self._move(run)
 
-    def _move(self, parameters: list[nn.Parameter], group: dict) -> None:
-        """One batched iteration for all matrices of a shape: small ones would leave the machine idle one by one."""
-        directions = torch.stack([unsplit(self._direction(parameter, group["momentum"])) for parameter in parameters])
-        flat = directions.flatten(0, -3).to(self.dtype)  # (N, R, C)
-        pieces = flat.split(group["parts"] or flat.shape[-2], dim=-2)
-        updates = torch.cat([orthogonalize(piece) * (0.2 * max(piece.shape[-2:]) ** 0.5) for piece in pieces], dim=-2)
-        for parameter, update in zip(parameters, updates.view_as(directions)):
+    def _move(self, moved: list[tuple[nn.Parameter, dict[str, Any]]]) -> None:
+        """One batched iteration for all matrices of a size, lying or standing: small ones would leave the machine idle
+        one by one."""
+        pieces, places = [], []  # matrices (N, R, C), no higher than wide, and of each parameter how many
+        for parameter, group in moved:
+            direction = unsplit(self._direction(parameter, group["momentum"])).to(self.dtype)
+            split = direction.reshape(-1, *direction.shape[-2:]).split(group["parts"] or direction.shape[-2], dim=-2)
+            pieces += [piece.mT if piece.shape[-2] > piece.shape[-1] else piece for piece in split]
+            places.append([piece.shape for piece in split])
+        by_size: dict[torch.Size, list[int]] = {}
+        for index, piece in enumerate(pieces):
+            by_size.setdefault(piece.shape[-2:], []).append(index)
+        for alike in by_size.values():
+            counts = [len(pieces[index]) for index in alike]
+            made = orthogonalize(torch.cat([pieces[index] for index in alike])) * (
+                0.2 * pieces[alike[0]].shape[-1] ** 0.5
+            )
+            for index, update in zip(alike, made.split(counts)):
+                pieces[index] = update
+        found = iter(pieces)
+        for (parameter, group), shapes in zip(moved, places):
+            own = [piece if piece.shape == shape else piece.mT for shape, piece in zip(shapes, found)]
+            update = torch.cat(own, dim=-2).view(parameter.shape)
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
             parameter.sub_(like(update.to(parameter.dtype), parameter), alpha=group["lr"])
 
