@@ -55,9 +55,7 @@ def __getattr__(name: str) -> Any:
     if name == "load":
         return import_module("polytask.run.ask").open_any
     if name == "__version__":
-        from importlib.metadata import version
-
-        return version("polytask")
+        return import_module("polytask.runtime").version()
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'polytask' has no attribute '{name}'")

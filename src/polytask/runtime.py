@@ -226,7 +226,7 @@ def facts(measure: bool = True) -> list[Fact]:
     device = pick_device()
     found = [
         Fact("python", platform.python_version(), sys.version_info >= (3, 11), "polytask needs Python 3.11 or newer."),
-        Fact("polytask", _version("polytask"), hint=""),
+        Fact("polytask", version(), hint=""),
         Fact("torch", torch.__version__),
         Fact("system", f"{platform.system()} {platform.machine()}"),
         Fact("cores", f"{cores()} of {os.cpu_count()}"),
@@ -259,12 +259,13 @@ def _compiler() -> Fact:
     return Fact("compiler", compiler() or "none; training.compile needs one on a CPU, nothing else does")
 
 
-def _version(package: str) -> str:
-    from importlib.metadata import PackageNotFoundError, version
+def version(package: str = "polytask") -> str:
+    """Of an installed package; "" where there is none, as where polytask's source is used as it lies."""
+    from importlib import metadata
 
     try:
-        return version(package)
-    except PackageNotFoundError:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
         return ""
 
 
@@ -286,9 +287,9 @@ def _disk(folder: Path) -> Fact:
 
 def _libraries() -> list[Fact]:
     wanted = ("numpy", "tokenizers", "safetensors", "pydantic", "pyyaml", "pyarrow", "sacrebleu", "rouge-score")
-    missing = [name for name in wanted if not _version(name)]
+    missing = [name for name in wanted if not version(name)]
     extras = {"clean": "rensa", "eval": "lm-eval", "tensorboard": "tensorboard"}
-    there = [extra for extra, package in extras.items() if _version(package)]
+    there = [extra for extra, package in extras.items() if version(package)]
     return [
         Fact("libraries", f"{len(wanted) - len(missing)} of {len(wanted)}", not missing,
              f"Missing: {', '.join(missing)}. Install with: pip install polytask"),

@@ -3,8 +3,14 @@
 import json
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
+
+from polytask.interop.folder import write_model
+from polytask.models.catalogue import build_config
+from polytask.models.transformer import Transformer
+from polytask.tokenizers.text import TextTokenizer
 
 VERBS = [
     "demo", "plan", "train", "tune", "eval", "ask", "generate", "chat", "translate", "answer", "summarize", "code",
@@ -34,6 +40,22 @@ def test_help_imports_little():
     assert "Usage" in done.stdout
     heavy = ("torch", "numpy", "pyarrow", "tokenizers", "transformers", "matplotlib", "safetensors")
     assert [name for name in heavy if f"'{name}'" in done.stdout] == [], done.stderr
+
+
+def test_the_version_is_that_of_the_package(polytask):
+    assert polytask("--version").stdout == f"polytask {metadata.version('polytask')}\n"
+
+
+def test_source_that_is_not_installed_keeps_models(tmp_path, monkeypatch):
+    """As on a machine where it is only put on the path."""
+
+    def missing(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", missing)
+    network = Transformer(build_config("generalist", depth=1, dim=16, vocab_size=300)).initialize(0)
+    write_model(tmp_path, network, TextTokenizer.bytes())
+    assert json.loads((tmp_path / "config.json").read_text())["polytask"] == ""
 
 
 def test_help_lists_every_verb(polytask):

@@ -1,5 +1,7 @@
 """polytask VERB: from raw files to answers."""
 
+from typing import Annotated
+
 import typer
 
 from polytask.cli import (
@@ -34,6 +36,23 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 WORDS = {"allow_extra_args": True, "ignore_unknown_options": True}  # the task's fields are options too
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from polytask import runtime
+
+        typer.echo(f"polytask {runtime.version()}".rstrip())
+        raise typer.Exit
+
+
+@app.callback()
+def _every(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which one this is.")
+    ] = False,
+) -> None:
+    pass
 
 
 def _verb(name: str, function: object, panel: str, free: bool = False) -> None:

@@ -6,7 +6,6 @@ The objective and the length of rows are not part of it: they are applied when r
 """
 
 import hashlib
-import importlib.metadata
 import inspect
 import json
 import logging
@@ -21,6 +20,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from polytask import runtime
 from polytask.data.clean import Report
 from polytask.data.mixture import Mixture, expect_names
 from polytask.data.store import Counts, Store, StoreWriter
@@ -169,7 +169,7 @@ def _key(source: "SourceSpec", tokenizer: "TextTokenizer", holdout: float, dropo
     code = Path(file).read_bytes() if file and os.path.exists(file) else b""
     parts: list[Any] = [
         _FORMAT,
-        importlib.metadata.version("polytask") if _installed() else "",
+        runtime.version(),
         [part.fingerprint() for part in parts_of(source)],
         repr(task),
         hashlib.sha256(code).hexdigest(),
@@ -178,14 +178,6 @@ def _key(source: "SourceSpec", tokenizer: "TextTokenizer", holdout: float, dropo
         *([] if dropout is None else [repr(dropout)]),
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
-
-
-def _installed() -> bool:
-    try:
-        importlib.metadata.version("polytask")
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 @contextmanager

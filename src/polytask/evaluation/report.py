@@ -3,9 +3,9 @@
 import math
 import platform
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from polytask import runtime
 from polytask.evaluation.intervals import Interval
 
 SHOWN = 60  # characters of a sample's parts in `lines`
@@ -75,10 +75,7 @@ def versions() -> dict[str, str]:
     """Of what decides figures: polytask, torch, python."""
     import torch
 
-    try:
-        own = version("polytask")
-    except PackageNotFoundError:
-        own = "unknown"
+    own = runtime.version() or "unknown"
     return {"polytask": own, "torch": str(torch.__version__), "python": platform.python_version()}
 
 

@@ -16,7 +16,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from polytask import runtime
 from polytask.errors import CheckpointError, ConfigError, TokenizerError
 from polytask.interop import hf, hub, picture_tokenizer
 from polytask.interop.atomic import atomic_folder, sha256, verify
@@ -60,7 +60,7 @@ def write_model(
 ) -> None:  # fmt: skip
     """Puts a model's files into an existing folder (see `atomic_folder`); `weights` stand in for the network's own."""
     description = {
-        "polytask": version("polytask"),
+        "polytask": runtime.version(),
         "architecture": to_plain(network.config),
         "about": dict(about or {}),
     }

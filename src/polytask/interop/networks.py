@@ -11,7 +11,6 @@ checksums.json       SHA-256 of every other file
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from polytask import runtime
 from polytask.errors import CheckpointError, ConfigError, Error
 from polytask.interop import hf
 from polytask.interop.atomic import atomic_folder, share_files, verify
@@ -56,7 +56,7 @@ def write(
 ) -> None:  # fmt: skip
     """Puts a network's files into an existing folder; `weights` stand in for its own, parts are copied."""
     description = {
-        "polytask": version("polytask"),
+        "polytask": runtime.version(),
         "architecture": to_plain(network.config),
         "about": dict(about or {}),
     }

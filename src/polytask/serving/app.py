@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
@@ -13,6 +12,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 
+from polytask import runtime
 from polytask.errors import Error
 from polytask.serving.gate import Gate
 from polytask.serving.metrics import Figures, Gauge
@@ -38,7 +38,7 @@ def create_app(models: Mapping[str, Loaded], settings: Settings | None = None) -
     """An ASGI app that serves these models by their names. Its workers run until `app.state.shelf.close()`."""
     settings, figures = settings or Settings(), Figures()
     app = FastAPI(
-        title="polytask", version=version("polytask"), docs_url=None, redoc_url=None, telemetry=QUIET,
+        title="polytask", version=runtime.version() or "unknown", docs_url=None, redoc_url=None, telemetry=QUIET,
         lifespan=_lifespan, responses={"4XX": {"model": ErrorAnswer}, "5XX": {"model": ErrorAnswer}},
     )  # fmt: skip
     app.state.settings, app.state.figures, app.state.life = settings, figures, Life()
