@@ -21,7 +21,6 @@ from polytask.nn.experts import Experts
 from polytask.nn.feedforward import ACTIVATIONS, GatedMLP
 from polytask.nn.norm import RMSNorm
 from polytask.nn.part import from_plain, to_plain
-from polytask.nn.quant import quantize
 from polytask.training import adapters
 from tests.inference.networks import TOKENIZER, greedy, network, prompts
 
@@ -325,12 +324,8 @@ def test_an_answer_does_not_depend_on_what_shares_its_batch(capacity):
         assert answer.ids == greedy(built, prompt, 10)
 
 
-def test_int8_and_adapters_leave_experts_as_they_are():
+def test_adapters_leave_experts_as_they_are():
     ids, seen = torch.randint(19, (2, 12)), Context(torch.arange(12).expand(2, -1))
-    built = Transformer(config()).initialize(0).eval()
-    before = built(ids, seen)
-    assert not [name for name in quantize(built) if "blocks.1.feedforward" in name]
-    torch.testing.assert_close(built(ids, seen), before, rtol=0, atol=0.05)
     built = Transformer(config()).initialize(0).eval()
     assert not [name for name in adapters.apply(built, adapters.LoRA()) if "blocks.1.feedforward" in name]
     built(ids, seen).sum().backward()

@@ -3,11 +3,26 @@
 import pytest
 import torch
 
+from polytask.inference.engine import Engine
+from polytask.inference.sampling import Sampling
+from polytask.inference.sequence import Request
 from polytask.models.catalogue import build_config
 from polytask.models.transformer import Transformer
 from polytask.nn.cache import Context
+from polytask.nn.experts import Experts
 from polytask.nn.kernels.library import LOADER
-from polytask.nn.quant import Int4Linear, Int8Linear, QuantizedLinear, pack, quantize, quantize_groups, unpack
+from polytask.nn.quant import (
+    Int4Linear,
+    Int8Linear,
+    QuantizedExperts,
+    QuantizedLinear,
+    pack,
+    quantize,
+    quantize_groups,
+    unpack,
+)
+from polytask.run.bench import bytes_per_token
+from tests.inference.networks import TOKENIZER, network
 
 LENGTH = 48
 
@@ -52,6 +67,39 @@ def test_a_layer_is_the_same_with_and_without_kernels(kind, monkeypatch):
     assert (rounded - many).norm() < 0.01 * many.norm()
     assert torch.equal(half.scales, scales)
     assert half.scales.dtype == scales.dtype
+
+
+@pytest.mark.parametrize(("kind", "off"), [(Int8Linear, 1e-3), (Int4Linear, 1e-3)])
+@pytest.mark.parametrize("gated", [True, False])
+@torch.no_grad()
+def test_experts_are_those_of_their_rounded_matrices(kind, off, gated):
+    torch.manual_seed(0)
+    layer = Experts(4, 96, top_k=2, gated=gated).build(64).eval()
+    for parameter in layer.parameters():
+        parameter.normal_()
+    small = QuantizedExperts(layer, kind).eval()
+    for whole, quantized in ((layer.first, small.opening), (layer.down, small.closing)):
+        for matrix, one in zip(whole, quantized, strict=True):
+            matrix.copy_(one(torch.eye(matrix.shape[1])).T)
+    for rows in (1, 40):
+        x = torch.randn(2, rows, 64)
+        assert (small(x) - layer(x)).norm() < off * layer(x).norm()
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@torch.no_grad()
+def test_a_network_of_experts_is_quantised_as_a_whole(bits):
+    built = network("glam", layers=4, dim=64, heads=4, experts=4).eval()
+    read = bytes_per_token(built)
+    names = quantize(built, bits)
+    assert sum(isinstance(module, QuantizedExperts) for module in built.modules()) == 2
+    assert not any(isinstance(module, torch.nn.Linear) for module in built.modules())
+    assert "output" in names
+    assert bytes_per_token(built) < read / 2
+    prompts = [torch.randint(256, (length,)).tolist() for length in (3, 9, 5)]
+    requests = [Request(ids, Sampling(max_tokens=8)) for ids in prompts]
+    together = [one.ids for (one,) in Engine(built, TOKENIZER).run(requests)]
+    assert together == [Engine(built, TOKENIZER).run([request])[0][0].ids for request in requests]
 
 
 @pytest.fixture(scope="module")

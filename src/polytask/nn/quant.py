@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polytask.nn import surgery
+from polytask.nn.experts import ExpertsLayer, Groups
 from polytask.nn.kernels.library import NO_NORM, Norm
 from polytask.nn.kernels.products import FEW, alike, kernels, made_up, many
 from polytask.nn.stacked import Stacked
@@ -143,20 +144,44 @@ class Int4Linear(QuantizedLinear):
         return many(x, weight, self.bias)
 
 
+class QuantizedExperts(ExpertsLayer):
+    """A layer of experts whose matrices are quantised layers of their own; its router stays as it is."""
+
+    def __init__(self, layer: ExpertsLayer, kind: type[QuantizedLinear]):
+        nn.Module.__init__(self)
+        self.part, self.router, self.activation = layer.part, layer.router, layer.activation
+        self.opening = nn.ModuleList(kind(matrix, None) for matrix in layer.first)
+        self.closing = nn.ModuleList(kind(matrix, None) for matrix in layer.down)
+
+    def _experts(self, tokens: Tensor, gates: Tensor, groups: Groups) -> Tensor:
+        given = tokens.index_select(0, groups.assignments // gates.shape[1])  # (A + 1, D)
+        results, start = torch.zeros_like(given), 0
+        for opening, closing, end in zip(self.opening, self.closing, groups.ends.tolist(), strict=True):
+            if end > start:
+                results[start:end] = closing(self._inner(opening(given[start:end])))
+            start = end
+        return F.embedding_bag(groups.places, results, mode="sum", per_sample_weights=gates.to(results.dtype))
+
+
 def quantize(network: nn.Module, bits: Bits = 8) -> list[str]:
-    """Quantises every linear layer in place, the output matrix in 8 bits whatever `bits`; the names of the layers.
+    """Quantises every linear layer and all experts in place, the output matrix in 8 bits whatever `bits`; the names of
+    the layers.
 
     Embeddings stay as they are: they are looked up by row. Where they are the output matrix too, its product gets a
-    copy in 8 bits: some bytes more, and less to read for each token. Layers of experts and their routers are no linear
-    layers and stay.
+    copy in 8 bits: some bytes more, and less to read for each token.
     """
     output = getattr(network, "output_weight", None)
     kind = {8: Int8Linear, 4: Int4Linear}[bits]
 
     def wanted(_: str, module: nn.Module) -> bool:
-        return type(module) in (nn.Linear, Stacked) and module.weight is not output
+        return type(module) in (nn.Linear, Stacked, ExpertsLayer) and getattr(module, "weight", None) is not output
 
-    names = surgery.replace(network, wanted, lambda layer: kind(layer.weight, layer.bias))  # type: ignore[arg-type]
+    def quantized(layer: nn.Module) -> nn.Module:
+        if isinstance(layer, ExpertsLayer):
+            return QuantizedExperts(layer, kind)
+        return kind(layer.weight, layer.bias)  # type: ignore[arg-type]
+
+    names = surgery.replace(network, wanted, quantized)
     if output is not None:
         network.output = Int8Linear(output, None)
         names.append("output")

@@ -105,17 +105,18 @@ def kind(network: Transformer) -> str:
 
 def bytes_per_token(network: Transformer) -> int:
     """Bytes of the weights that one token reads: of tables a row, of experts those it chooses."""
-    total = 0
+    total, share = 0.0, {}
+    for layer in network.modules():
+        if isinstance(layer, ExpertsLayer):
+            share |= dict.fromkeys(set(layer.modules()) - {layer.router}, layer.part.top_k / layer.part.count)
     for name, module in network.named_modules():
         own = sum(t.nbytes for t in (*module.parameters(recurse=False), *module.buffers(recurse=False)))
         if name.startswith("encoder") or isinstance(module, PositionEmbedding):
             own = 0
         elif module is network.embedding:
             own = own if network.output is None else 0
-        elif isinstance(module, ExpertsLayer):
-            own = own * module.part.top_k // module.part.count
-        total += own
-    return total
+        total += own * share.get(module, 1)
+    return round(total)
 
 
 def bandwidth(device: torch.device = CPU, seconds: float = 1.0) -> float:
