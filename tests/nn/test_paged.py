@@ -1,5 +1,6 @@
 """Attention over blocks against the formula, for each token by itself."""
 
+import itertools
 import math
 
 import pytest
@@ -92,18 +93,19 @@ def alone(kind, rows, window, memory):
 
 
 def side_by_side(rows, window, memory):
-    """As a GPU does: rows of as many tokens in one call."""
+    """As a GPU does: several rows in one call, filled up to the longest."""
     start = 0
-    for count in sorted({row.count for row in rows}):
-        for whole in (False, True):
-            group = [r for r in rows if r.count == count and bool(r.read or not memory) is whole]
-            if group and (not memory or len({bool(r.read) for r in rows if r.count == count}) == 1):
-                yield Packet(group, slice(start, start + count * len(group)), window, memory, CPU)
-                start += count * len(group)
-        if memory and len({bool(r.read) for r in rows if r.count == count}) > 1:
-            for row in (r for r in rows if r.count == count):
-                yield Packet([row], slice(start, start + count), window, memory, CPU)
-                start += count
+    for _, group in itertools.groupby(rows, key=lambda row: bool(row.read) or not memory):
+        group = list(group)
+        count = sum(row.count for row in group)
+        yield Packet(group, slice(start, start + count), window, memory, CPU)
+        start += count
+
+
+def test_a_gpu_attends_to_rows_of_like_lengths_together():
+    rows = [Row([n], 0, count) for n, count in enumerate((1, 1, 2, 9, 12, 16))] + [Row([*range(9, 80)], 0, 1100)] * 2
+    made = packets.packets(rows, None, False, WIDTH, torch.device("meta"))
+    assert [[row.count for row in packet.rows] for packet in made] == [[1, 1, 2], [9, 12, 16], [1100], [1100]]
 
 
 def test_what_rows_share_is_read_once():

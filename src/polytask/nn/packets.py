@@ -17,6 +17,7 @@ BLOCK = 16
 SHORT = 8  # tokens of a row, up to which it is read by products, or beside others
 SMALL = 4096  # numbers of a head's keys, up to which torch's kernel is the fastest for one query, by far
 SHARED = 4  # blocks that rows must have in common to be read together
+BESIDE = 1 << 20  # queries times keys, filled up, that a GPU attends to in one call
 
 
 @dataclass(frozen=True)
@@ -61,14 +62,17 @@ def joined(parts: Sequence[slice], device: torch.device) -> "slice | Tensor":
 
 
 class Sight:
-    """The keys (B, S) that rows of as many tokens each (B, T) may see, of their own or of what an encoder read."""
+    """The keys (B, S) that rows of tokens (B, T) may see, of their own or of what an encoder read.
+
+    T is what the longest row has; what others lack is filled up with queries that stand for nothing.
+    """
 
     def __init__(
         self, rows: Sequence[Row], window: int | None, memory: bool, device: torch.device,
         pattern: Pattern | None = None,
     ):  # fmt: skip
         self.rows, self.window, self.device, self.causal, self.pattern = rows, window, device, not memory, pattern
-        self.count = rows[0].count
+        self.count = max(row.count for row in rows)
         self.tables = [row.memory if memory else row.table for row in rows]
         self.ends = [row.read if memory else row.end for row in rows]
         # Keys before a window of all tokens are not read at all.
@@ -144,6 +148,7 @@ class Packet(Sight):
         super().__init__(rows, window, memory, device, pattern)
         self.tokens = tokens
         alone = len(rows) == 1
+        self.queries, self.real = (None, None) if len({row.count for row in rows}) == 1 else self._filled()
         self.index = joined(runs(self.tables[0], self.firsts[0], self.ends[0]), device) if alone else self._gathered()
 
     def _gathered(self) -> Tensor:
@@ -154,6 +159,13 @@ class Packet(Sight):
         places = blocks[:, :, None] * BLOCK + torch.arange(BLOCK, device=self.device)
         places = places.flatten(1)[:, : self.length]
         return torch.where(self._real, places, places[:, :1]).flatten()
+
+    def _filled(self) -> tuple[Tensor, Tensor]:
+        """Which token is each of the queries (B T,), a row's last one where it has no more; where each token is."""
+        counts = torch.tensor([row.count for row in self.rows])[:, None]
+        column = torch.arange(self.count)
+        queries = (counts.cumsum(0) - counts + column.minimum(counts - 1)).flatten()
+        return queries.to(self.device), (column < counts).flatten().nonzero()[:, 0].to(self.device)
 
     def attend(
         self, q: Tensor, keys: Tensor, values: Tensor, scale: float | None, cap: float | None, scorer: Scorer | None
@@ -168,8 +180,10 @@ class Packet(Sight):
         mask = None if causal else self.bias(q.dtype) if written_out else self.mask
         if len(self.rows) == 1:
             return mix(q[:, :, self.tokens], k, v, mask, causal, scale, cap, scores)
-        q = q[0, :, self.tokens].unflatten(1, (len(self.rows), self.count)).transpose(0, 1)
-        return mix(q, k, v, mask, causal, scale, cap, scores).transpose(0, 1).flatten(1, 2)[None]
+        q = q[0, :, self.tokens] if self.queries is None else q[0, :, self.tokens][:, self.queries]
+        q = q.unflatten(1, (len(self.rows), self.count)).transpose(0, 1)
+        mixed = mix(q, k, v, mask, causal, scale, cap, scores).transpose(0, 1).flatten(1, 2)[None]
+        return mixed if self.real is None else mixed[:, :, self.real]
 
     def _take(self, store: Tensor) -> Tensor:
         taken = pieces.take(store, self.index)
@@ -221,7 +235,7 @@ def packets(
     """All rows of a step, in order, for heads of `width`.
 
     A CPU reads rows of few tokens by products if they are `precise` (scores in bfloat16 would not be), other devices as
-    many rows as possible at once.
+    many rows of like lengths as possible at once.
     """
     made, start = [], 0
     cpu = device.type == "cpu"
@@ -238,7 +252,7 @@ def _groups(rows: Sequence[Row], window: int | None, memory: bool, device: torch
     groups: list[list[Row]] = []
     for row in rows:
         last = groups[-1] if groups else None
-        if last and max(row.count, last[0].count) <= SHORT and _fits(last, row, window, memory, device):
+        if last and _fits(last, row, window, memory, device):
             last.append(row)
         else:
             groups.append([row])
@@ -249,7 +263,10 @@ def _fits(group: list[Row], row: Row, window: int | None, memory: bool, device: 
     if memory and not (row.read and group[0].read):
         return False
     if device.type != "cpu":
-        return row.count == group[0].count
-    if window is not None and not memory:
+        counts = [one.count for one in (*group, row)]
+        last = max(one.read if memory else one.end for one in (*group, row))
+        alike = max(counts) <= 2 * min(counts) and len(counts) * max(counts) * last <= BESIDE
+        return max(counts) == 1 or alike
+    if max(row.count, group[0].count) > SHORT or (window is not None and not memory):
         return False
     return common([group[0], row], memory) >= SHARED
