@@ -2,9 +2,10 @@
 
     python benchmarks/drawing.py runs/dalle-blocks runs/imagen-blocks
 
-Of a model that draws token by token: each number of pictures, likeliest tokens, by the engine and by the loop that a
-reader of the network would write, which runs all rows through it and keeps no keys and values; both must draw the same
-tokens, but for near ties. Medians of turns. Of one that draws by diffusion: pictures a second, from captions to PNGs.
+Of a model that draws token by token: each number of pictures, likeliest tokens, by the engine and by two loops that a
+reader of the network would write, which run all rows through it, one without keeping keys and values and one over a
+cache of its own; all must draw the same tokens, but for near ties. Medians of turns. Of one that draws by diffusion:
+pictures a second, from captions to PNGs.
 """
 
 import argparse
@@ -20,8 +21,10 @@ import torch
 import polytask as pt
 from polytask.data.sources import SourceSpec, read
 from polytask.inference import drawing
+from polytask.inference.runner import places_in_pictures
 from polytask.inference.sampling import Sampling
 from polytask.nn.cache import Context
+from polytask.nn.packets import BLOCK, Row
 from polytask.pictures import PictureModel
 from polytask.tasks import get_task, prompt
 from polytask.tasks.picture import png
@@ -33,24 +36,46 @@ def captions(count: int) -> list[str]:
 
 
 @torch.inference_mode()
-def plain_loop(model: Any, prompts: list[list[int]]) -> list[list[int]]:
+def loop(model: Any, prompts: list[list[int]], cached: bool) -> list[list[int]]:
     """Prompts are as long as each other, or their pictures begin in different places: groups of one length."""
     vocabulary, network, drawn = model.tokenizer.pictures.vocabulary, model.network, {}
     for length in {len(ids) for ids in prompts}:
         mine = [i for i, ids in enumerate(prompts) if len(ids) == length]
-        ids = torch.tensor([prompts[i] for i in mine])
+        ids, each = torch.tensor([prompts[i] for i in mine]), -(-(length + vocabulary.tokens) // BLOCK)
+        cache = network.new_cache(len(mine) * each) if cached else None
         for _ in range(vocabulary.tokens):
-            positions = torch.arange(ids.shape[1]).expand_as(ids)
-            logits = network.logits(network(ids, Context(positions))[:, -1])
+            hidden = _whole(network, ids) if cache is None else _last(network, cache, ids, length, each)
+            logits = network.logits(hidden)
             chosen = logits[:, vocabulary.first : vocabulary.size].argmax(-1, keepdim=True) + vocabulary.first
             ids = torch.cat([ids, chosen], dim=1)
         drawn |= zip(mine, ids[:, length:].tolist())
     return [drawn[i] for i in range(len(prompts))]
 
 
+def _whole(network: Any, ids: torch.Tensor) -> torch.Tensor:
+    return network(ids, Context(torch.arange(ids.shape[1]).expand_as(ids)))[:, -1]
+
+
+def _last(network: Any, cache: Any, ids: torch.Tensor, length: int, each: int) -> torch.Tensor:
+    """The same of what is not in the cache yet: the prompt, or one token of each row."""
+    rows, end = ids.shape
+    start = 0 if end == length else end - 1
+    view = cache.view([Row(range(i * each, (i + 1) * each), start, end - start) for i in range(rows)])
+    context = Context(torch.arange(start, end).repeat(rows)[None], cache=view)
+    context.grid = places_in_pictures(network, [(row, start, end - start) for row in ids.tolist()])
+    return network(ids[:, start:].reshape(1, -1), context)[0].unflatten(0, (rows, -1))[:, -1]
+
+
 def engine(model: Any, prompts: list[list[int]]) -> list[list[int]]:
     asked = [drawing.request(ids, model.tokenizer.pictures, Sampling()) for ids in prompts]
     return [one.ids for (one,) in model.engine.run(asked)]
+
+
+WAYS: dict[str, Callable[[Any, list[list[int]]], list[list[int]]]] = {
+    "engine": engine,
+    "loop": lambda model, prompts: loop(model, prompts, False),
+    "loop with a cache": lambda model, prompts: loop(model, prompts, True),
+}
 
 
 def seconds(action: Callable[[], Any]) -> tuple[float, Any]:
@@ -63,19 +88,18 @@ def by_tokens(report: harness.Report, model: Any, counts: list[int], turns: int)
     task, tokens, rows, found = get_task("drawing"), model.tokenizer.pictures.vocabulary.tokens, [], {}
     for count in counts:
         prompts = [prompt_ids(prompt(task, {"caption": one}), model.tokenizer) for one in captions(count)]
-        times: dict[str, list[float]] = {"engine": [], "plain loop": []}
+        times: dict[str, list[float]] = {name: [] for name in WAYS}
         for _ in range(turns):
-            for name, draw in (("engine", engine), ("plain loop", plain_loop)):
-                took, drawn = seconds(lambda draw=draw, prompts=prompts: draw(model, prompts))
+            for name, draw in WAYS.items():
+                took, found[name] = seconds(lambda draw=draw, prompts=prompts: draw(model, prompts))
                 times[name].append(took)
-                found[name] = drawn
-        same = sum(one == two for one, two in zip(found["engine"], found["plain loop"])) / count
+        same = sum(len(set(map(tuple, drawn))) == 1 for drawn in zip(*found.values())) / count
         rates = {name: count * tokens / median(each) for name, each in times.items()}
-        ratio = rates["engine"] / rates["plain loop"]
-        rows.append({"pictures": count, **rates, "ratio": ratio, "same": same})
-    head = ["pictures at once", "engine, tokens/s", "plain loop", "ratio", "pictures/s", "same pictures"]
+        rows.append({"pictures": count, **rates, "same": same})
+    loops = list(WAYS)[1:]
+    head = ["pictures at once", "engine, tokens/s", *(f"{name} (ratio)" for name in loops), "pictures/s", "same"]
     report.table(head, [
-        [str(row["pictures"]), f"{row['engine']:.0f}", f"{row['plain loop']:.0f}", f"{row['ratio']:.2f}",
+        [str(row["pictures"]), f"{row['engine']:.0f}", *(f"{row[n]:.0f} ({row['engine'] / row[n]:.2f})" for n in loops),
          f"{row['engine'] / tokens:.2f}", f"{row['same']:.0%}"]
         for row in rows
     ])  # fmt: skip

@@ -54,20 +54,27 @@ class RootMeanSquare(nn.RMSNorm):
     def forward(self, x: Tensor) -> Tensor:
         scale = (self.weight + self.offset if self.offset else self.weight).to(x.dtype)
         if x.device.type == "cpu" and not torch.compiler.is_compiling():
+            if not torch.is_grad_enabled():  # a function of autograd takes as long again for one token
+                return _normalized(x, scale, self.eps)[0]
             return _Normalize.apply(x, scale, self.eps)  # type: ignore[no-any-return]
         return F.rms_norm(x, self.normalized_shape, scale, self.eps)
 
 
-class _Normalize(torch.autograd.Function):
-    """On CPUs torch composes it of many passes over memory; written out it takes half the time (docs/log.md)."""
+def _normalized(x: Tensor, scale: Tensor, eps: float | None) -> tuple[Tensor, Tensor]:
+    """The norm of x, and the inverse of its root mean square. On CPUs torch composes it of many passes over memory;
+    written out it takes half the time (docs/log.md)."""
+    wide = x.dtype if x.dtype == torch.float64 else torch.float32
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide)
+    inverse = norm.square_().div_(x.shape[-1]).add_(eps or 0.0).rsqrt_().to(x.dtype)
+    return torch.mul(x, inverse).mul_(scale), inverse
 
+
+class _Normalize(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, scale, eps):
-        wide = x.dtype if x.dtype == torch.float64 else torch.float32
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide)
-        inverse = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_().to(x.dtype)
+        normalized, inverse = _normalized(x, scale, eps)
         ctx.save_for_backward(x, scale, inverse)
-        return torch.mul(x, inverse).mul_(scale)
+        return normalized
 
     @staticmethod
     @once_differentiable
