@@ -32,9 +32,10 @@ ACTIVATIONS = ("", "relu", "gelu", "gelu_tanh", "silu", "relu_squared")
 
 
 @cache
-def early(device: torch.device) -> bool:
-    """Whether a kernel may start before the last one has ended."""
-    return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (9, 0)
+def early(device: torch.device) -> dict[str, bool]:
+    """What a kernel is started with where it may start before the last one has ended; nothing elsewhere."""
+    able = torch.version.hip is None and torch.cuda.get_device_capability(device) >= (9, 0)
+    return {"EARLY": able} | ({"launch_pdl": True} if able else {})
 
 
 def tile(out: int, width: int) -> tuple[int, int, int]:
@@ -68,8 +69,8 @@ def product(
     _product[(triton.cdiv(out, rows),)](
         x, weight, bias, onto, y, norm.scale, norm.bias, out, norm.eps, norm.offset, width,
         triton.next_power_of_2(width), norm.kind, bias is not None, onto is not None, norm.bias is not None,
-        ACTIVATIONS.index(activation), x.shape[-1] > width, rows, step, early(x.device), num_warps=warps,
-        launch_pdl=early(x.device),
+        ACTIVATIONS.index(activation), x.shape[-1] > width, rows, step, num_warps=warps,
+        **early(x.device),
     )  # fmt: skip
     return y
 
@@ -167,12 +168,12 @@ def attend(
     _part[(rows, kv_heads, splits)](
         q, k, v, keys, values, tables, positions, cos, sin, parts, q.stride(2), q.stride(1), k.stride(2), k.stride(1),
         v.stride(2), v.stride(1), keys.stride(0), values.stride(0), tables.stride(0), positions.stride(0), scale,
-        window or 0, group, padded, width, turned, neighbours, BLOCK, TILE, each, early(q.device), num_warps=WARPS,
-        launch_pdl=early(q.device),
+        window or 0, group, padded, width, turned, neighbours, BLOCK, TILE, each, num_warps=WARPS,
+        **early(q.device),
     )  # fmt: skip
     _join[(rows, heads)](
         parts, positions, y, positions.stride(0), window or 0, kv_heads, group, width, each, splits,
-        triton.next_power_of_2(splits), early(q.device), num_warps=4, launch_pdl=early(q.device),
+        triton.next_power_of_2(splits), num_warps=4, **early(q.device),
     )  # fmt: skip
     return y.transpose(1, 2)
 
@@ -302,14 +303,9 @@ def choose(logits: Tensor, kinds: Tensor, state: Tensor, records: Tensor, tie: f
     rows, vocabulary = logits.shape
     count = triton.cdiv(vocabulary, PART)
     parts = torch.empty(rows, 5, count, dtype=torch.float32, device=logits.device)
-    soon = early(logits.device)
-    _ranked[(rows, count)](
-        logits, kinds, state, parts, logits.stride(0), state.stride(0), vocabulary, PART, soon, launch_pdl=soon
-    )
-    padded = triton.next_power_of_2(count)
-    _chosen[(rows,)](
-        parts, state, records, state.stride(0), records.stride(0), count, tie, padded, soon, launch_pdl=soon
-    )
+    words, padded = early(logits.device), triton.next_power_of_2(count)
+    _ranked[(rows, count)](logits, kinds, state, parts, logits.stride(0), state.stride(0), vocabulary, PART, **words)
+    _chosen[(rows,)](parts, state, records, state.stride(0), records.stride(0), count, tie, padded, **words)
 
 
 @triton.jit
