@@ -116,4 +116,5 @@ def test_the_command_line(root, tmp_path):
     assert CliRunner().invoke(app, [str(word) for word in [*given, "--out", tmp_path]]).exit_code == 0
     wrong = draw("--temperature", 0.5)
     assert wrong.exit_code == 2
-    assert "drawing: there is no 'temperature'" in wrong.stderr
+    assert wrong.stderr.startswith("Error: --temperature: ")
+    assert "draws by diffusion" in wrong.stderr

@@ -134,7 +134,7 @@ def test_the_command_line(theirs, tmp_path):
     assert said["probabilities"] == pytest.approx(expected)
     assert classify("--labels", "cat,zebra", "--template", "published").exit_code == 0
     for words, sentence in (
-        (["--labels", "cat"], "two texts or more"),
+        (["--labels", "cat"], "two different texts or more"),
         (["--labels", "cat,zebra", "--template", "a photo"], "no single {} where a label goes"),
         (["--labels", "cat,zebra", "--int8"], "--int8:"),
         (["--labels", "cat," + "big " * 30], "this CLIP reads 10"),
@@ -149,7 +149,7 @@ def test_mistakes_are_named(tmp_path):
     for ask, sentence in (
         (lambda: ours.embed([]), "nothing to embed"),
         (lambda: ours.embed(["a", picture(0)]), "embedded apart"),
-        (lambda: ours.classify(picture(0), "a, b"), "list of two texts"),
+        (lambda: ours.classify(picture(0), "a, b"), "list of two different texts"),
         (lambda: ours.produce([]), "writes nothing"),
         (lambda: polytask.PictureMatcher.load(write_captioned(tmp_path / "other") / "base"), "holds no CLIP"),
     ):

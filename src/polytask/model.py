@@ -261,11 +261,12 @@ class Model:
         least, context = 1 if room is None else room, self.config.context_length
         if max(len(ids) + least, len(encoder_ids or [])) > context:
             if self.truncate is None:
-                answer = f", and an answer of {room}," if room else ""
+                what = "picture" if pictures is not None else "answer"
+                answer = f", and {'a' if pictures else 'an'} {what} of {room}," if room else ""
+                way = "" if pictures else ", or let it be cut (pt.load(path, truncate='right'), --truncate right)"
                 raise TooLong(
                     f"The text has {max(len(ids), len(encoder_ids or []))} tokens{answer} but this model reads "
-                    f"{context}, answer included: shorten it, or let it be cut (pt.load(path, truncate='right'), "
-                    "--truncate right)."
+                    f"{context}, {what} included: shorten it{way}."
                 )
             wanted = min(sampling.max_tokens, context // 4) if room is None else room
             segments = self._shortened(segments, wanted)

@@ -181,8 +181,10 @@ def test_pictures_are_drawn_by_the_verbs_of_pictures(polytask, made, picture, tm
     )
     assert polytask("edit", made[0], picture, "remove the circle", "--out", out).exit_code == 0
     for words, sentence in (
-        (["draw", made[0], "red", "--steps", 5], "sampling: there is no 'steps'"),
+        (["draw", made[0], "red", "--steps", 5], "--steps: "),
         (["edit", made[0], picture, "remove it", "--mask", picture], "leave the mask out"),
+        (["draw", made[0], "red", "--n", 100_000], "n=100000 must be between 1 and 1024"),
+        (["draw", made[0], " "], "The prompt is empty"),
         (["variations", made[0], picture], "draws token by token"),
     ):
         result = polytask(*words, "--out", out)
@@ -211,7 +213,7 @@ def test_verbs_read_and_write_files(polytask, made, picture, tmp_path, monkeypat
         (lambda m: m.draw("red", rows=4), ConfigError, "upper"),
         (lambda m: m.draw("red", n=2, upper=example("captioning", 0)["image"], rows=8), ConfigError, "1 to 7"),
         (lambda m: m.draw("red", temperatur=1), ConfigError, "temperature"),
-        (lambda m: m.draw("red " * 400), ConfigError, "answer of 64"),
+        (lambda m: m.draw("red " * 400), ConfigError, "picture of 64"),
         (lambda m: m.caption(b"no"), TaskError, "no picture"),
         (lambda m: m.caption("scene.png"), TaskError, "pathlib.Path"),
     ],

@@ -1,6 +1,7 @@
 """Pictures from files of every layout, broken ones counted and passed over; batches that depend on the step alone."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -298,3 +299,9 @@ def test_mistakes_are_told(folder, tmp_path, pictures, tokenizer):
     nothing = prepare_pictures([SourceSpec("drawing", str(folder))], 8, cache=tmp_path / "cache")
     with pytest.raises(DataError, match="no held-out pictures"):
         next(PictureLoader(nothing, None, 2).validation_batches(0))
+
+
+@pytest.mark.parametrize(("name", "hint"), [("objcts", "did you mean 'objects'?"), ("pixels:8", "wants a space")])
+def test_an_option_that_a_world_has_not(name, hint):
+    with pytest.raises(ConfigError, match=rf"blocksworld has no option '{name}'.*{re.escape(hint)}"):
+        rows_of("drawing", "blocksworld", limit=1, options={name: 3})

@@ -36,6 +36,8 @@ def test_what_is_saved_is_loaded(name, tmp_path):
     if name == "prior":
         network.mean.fill_(0.25)  # statistics are kept with the weights
     networks.save(tmp_path / "kept", network, {"data": "blocks world"})
+    rights = {(tmp_path / "kept" / name).stat().st_mode for name in ("config.json", "model.safetensors")}
+    assert len(rights) == 1  # who may read the one may read the other
     again = networks.load(tmp_path / "kept")
     assert type(again) is type(network)
     assert again.config == network.config

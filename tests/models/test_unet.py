@@ -223,6 +223,7 @@ def test_fresh_networks_predict_nothing_and_learn():
         ({"groups": 7}, "must divide"),
         ({"blocks": (1, 2, 3)}, "3 numbers of blocks for 2 levels"),
         ({"dropout": 1.0}, "below 1"),
+        ({"head_dim": 20}, "3 heads cannot share the 64 channels"),
     ],
 )
 def test_mistakes_are_named(changes, sentence):

@@ -128,7 +128,7 @@ def test_a_column_that_a_task_lacks_is_no_picture(http):
         ({"labels": TEXTS}, {}, "image"),
         ({"image": "x y", "labels": TEXTS}, {}, "example.image"),
         ({"image": url(b"GIF89a"), "labels": TEXTS}, {}, "example.image"),
-        ({"labels": TEXTS[:1]}, {}, "two texts or more"),
+        ({"labels": TEXTS[:1]}, {}, "two different texts or more"),
         ({"labels": TEXTS, "templates": ["no place"]}, {}, "single {}"),
         ({"labels": ["a", "long " * 40]}, {}, "this CLIP reads"),
         ({"labels": ["a", "x" * 500_000]}, {}, "no 24 tokens hold"),

@@ -26,6 +26,7 @@ def http():
     [
         ({}, "prompt", "required"),
         ({"prompt": 5}, "prompt", "string"),
+        ({"prompt": ""}, "prompt", "at least 1"),
         ({"prompt": "a", "n": 0}, "n", "greater than or equal to 1"),
         ({"prompt": "a", "n": 11}, "n", "less than or equal to 10"),
         ({"prompt": "a", "steps": 0}, "steps", "greater"),
@@ -55,7 +56,8 @@ def test_generations_name_the_field(http, body, param, words):
 def test_prompts_that_are_too_long(http):
     for model in ("diffusion", "tokens"):
         error = refused(http.post(DRAW, json={"model": model, "prompt": "a" * 5000}))
-        assert error["code"] == "context_length_exceeded"
+        assert (error["code"], error["param"]) == ("context_length_exceeded", "prompt")
+        assert "truncate" not in error["message"]
 
 
 def bomb(width: int, height: int) -> bytes:
@@ -73,7 +75,7 @@ def bomb(width: int, height: int) -> bytes:
     [
         ({"mask": hole()}, {}, "image", "required"),
         ({"image": picture()}, {"prompt": None}, "prompt", "required"),
-        ({"image": b""}, {}, "image", "no picture"),
+        ({"image": b""}, {}, "image", "empty"),
         ({"image": b"GIF89a"}, {}, "image", "picture"),
         ({"image": picture()[:60]}, {}, "image", "broken"),
         ({"image": bomb(60_000, 60_000)}, {}, "image", "is the most"),
@@ -211,7 +213,7 @@ def test_a_model_that_draws_writes_nothing(http, path):
         ("drawing", {"model": "tokens", "example": {"caption": "a"}, "steps": 3}, "steps"),
         ("drawing", {"model": "diffusion", "example": {"caption": "a"}, "max_tokens": 3}, "max_tokens"),
         ("drawing", {"model": "diffusion", "example": {"caption": "a"}, "n": 11}, "n"),
-        ("drawing", {"model": "diffusion", "example": {"capton": "a"}}, None),
+        ("drawing", {"model": "diffusion", "example": {"capton": "a"}}, "example"),
         ("editing", {"model": "diffusion", "example": {"image": url(picture((3, 3))), "instruction": "a"}},
          "example.image"),
         ("variations", {"model": "diffusion", "example": {"image": url(picture())}}, "model"),

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gc
 import json
 
 import httpx
@@ -143,7 +144,7 @@ def test_many_clients_share_passes_and_get_their_own(server, models):
             assert max(abs(a - b) for a, b in zip(pixels(entry), pixels(one))) <= 1
 
 
-def test_a_client_that_hangs_up_ends_its_pictures(server, models):
+def test_a_client_that_hangs_up_ends_its_pictures(server, models, caplog):
     address, app = server
     worker, passes = app.state.shelf.get("diffusion").worker, []
     hook = models["diffusion"].painter.network.unet.register_forward_hook(lambda *_: passes.append(1))
@@ -153,6 +154,8 @@ def test_a_client_that_hangs_up_ends_its_pictures(server, models):
     until(lambda: worker.taken == 0 and worker.stats() == {"running": 0, "waiting": 0})
     hook.remove()
     assert len(passes) < 199
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 def test_queue_and_time_are_bounded():

@@ -34,13 +34,17 @@ def show(
     out = console()
     coloured = out.color_system is not None and not out.no_color
     legend = "[bold green]green: learnt[/]  [dim]grey: given[/]" if coloured else "{{...}}: learnt; the rest: given"
-    out.print(legend + "; a line each document, its source first\n")
+    legend += "; a line each document, its source first\n"
     pictured = examples_with_pictures(recipe, changes or [], rows, data_dir=data_dir)
+    if pictured:
+        out.print(legend)
     for document in pictured:
         _print_document(out, document, coloured)
     if pictured:
         return
     for number, row in enumerate(packed_rows(recipe, changes or [], rows, step, data_dir=data_dir)):
+        if not number:
+            out.print(legend)
         head = f"row {number}  {row.tokens} of {row.length} tokens, {row.learnt} learnt"
         out.print(f"[bold]{head}[/]")
         for document in row.documents:

@@ -30,10 +30,10 @@ DIALS: dict[str, Any] = {
     "guidance": GUIDANCE,
     "sampler": SAMPLER,
     "eta": Annotated[float | None, _option("Of ddim and ddpm: noise that is added on the way, from 0 to 1.")],
-    "threshold": Annotated[str | None, _option("static or dynamic.")],
+    "threshold": Annotated[str | None, _option("static, dynamic or none.")],
 }
 LOADING: dict[str, Any] = {
-    "dtype": Annotated[str | None, typer.Option(help="float32 or bfloat16.", rich_help_panel="Loading")],
+    "dtype": Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.", rich_help_panel="Loading")],
     "device": Annotated[str | None, typer.Option(help="cpu, cuda, ...", rich_help_panel="Loading")],
 }
 
@@ -76,6 +76,8 @@ def _with_options(options: dict[str, Any], function: Any) -> Any:
     def verb(**given: Any) -> None:
         said = [{name: given.pop(name) for name in table} for table in (options, LOADING)]
         dials, loading = ({name: value for name, value in one.items() if value is not None} for one in said)
+        if dials.get("threshold") == "none":
+            dials["threshold"] = None
         if "augmentation" in dials:
             dials["augmentation"] = _levels(dials["augmentation"])
         function(**given, dials=dials, loading=loading)

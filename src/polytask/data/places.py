@@ -94,10 +94,11 @@ def _looked(name: str, roots: Sequence[Path]) -> str:
         parent = Path(name).expanduser().parent
         there = sorted(path.name for path in parent.iterdir()) if parent.is_dir() else []
         return f"In {parent} {nearest(Path(name).name, there)}" if there else f"There is no folder {parent}."
-    there = sorted({path.name for root in roots if root.is_dir() for path in root.iterdir()})
+    roots = list(dict.fromkeys(root.resolve() for root in roots))
+    there = sorted({path.name for root in roots if root.is_dir() for path in root.iterdir()} | set(GENERATORS))
     first = Path(name).parts[0] if Path(name).parts else name
     hint = "" if first in there else f" For '{first}': {nearest(first, there)}"
-    return f"Looked in {', '.join(str(root.resolve()) for root in roots)}; set POLYTASK_DATA or --data-dir.{hint}"
+    return f"Looked in {', '.join(map(str, roots))}; set POLYTASK_DATA or --data-dir.{hint}"
 
 
 def _folder(path: Path, split: str | None) -> Place:

@@ -7,6 +7,7 @@ may stand in a row as its bytes or as a path beside the file; in the example it 
 
 import dataclasses
 import hashlib
+import inspect
 import json
 import logging
 from collections import Counter
@@ -319,15 +320,26 @@ def _generate(spec: SourceSpec, name: str) -> Iterator[dict[str, Any]]:
             raise ConfigError(f"Source '{spec.name}': {name} is generated and has no columns; leave out `{what}`.")
     task = spec.task if isinstance(spec.task, str) else spec.task.name
     count = _GENERATED if spec.limit is None else spec.limit
-    try:
-        examples = GENERATORS.get(name)(task, count, split=spec.split or "train", **spec.options)
-    except TypeError as error:
-        raise ConfigError(f"Source '{spec.name}': {name} does not take these options ({error}).") from error
+    check_options(spec)
+    examples = GENERATORS.get(name)(task, count, split=spec.split or "train", **spec.options)
     from polytask.tasks import get_task
 
     known = (get_task(task) if isinstance(spec.task, str) else spec.task).fields
     for example in examples:
         yield {name: value for name, value in example.items() if name in known} | dict(spec.fields)
+
+
+def check_options(spec: SourceSpec) -> None:
+    """Raises ConfigError where a generator takes no such option, with the nearest that it takes."""
+    if spec.from_ not in GENERATORS:
+        return
+    known = set(inspect.signature(GENERATORS.get(spec.from_)).parameters) - {"task", "count", "split"}
+    for name in spec.options:
+        if name not in known:
+            space = " (YAML wants a space after a colon)" if ":" in name else ""
+            raise ConfigError(
+                f"Source '{spec.name}': {spec.from_} has no option '{name}'{space}: {nearest(name, known)}"
+            )
 
 
 def _name(spec: SourceSpec) -> str:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from polytask.inference.sequence import Sequence
 
 RANKED = 1024  # tokens that are ranked before all are: a nucleus rarely has more
+MOST = 1024  # answers to one request
 BIAS = 100.0  # of logit_bias at most; as much as the OpenAI API takes, and enough to ban or to force a token
 TIE = 1e-2  # two logits so near to each other may change places when lower precision sums in another order
 
@@ -60,9 +61,11 @@ class Sampling:
     def __post_init__(self) -> None:
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         object.__setattr__(self, "stop", stop)
-        for name, least in (("max_tokens", 1), ("min_tokens", 0), ("top_k", 0), ("n", 1), ("best_of", 0),
-                            ("logprobs", 0), ("beam_size", 1)):  # fmt: skip
-            _check(name, getattr(self, name), int, least, math.inf)
+        for name, least, most in (
+            ("max_tokens", 1, math.inf), ("min_tokens", 0, math.inf), ("top_k", 0, math.inf),
+            ("logprobs", 0, math.inf), ("n", 1, MOST), ("best_of", 0, MOST), ("beam_size", 1, MOST),
+        ):  # fmt: skip
+            _check(name, getattr(self, name), int, least, most)
         for name, least, most in (
             ("temperature", 0.0, math.inf), ("top_p", 1e-9, 1.0), ("min_p", 0.0, 1.0),
             ("repetition_penalty", 1e-9, math.inf), ("presence_penalty", -math.inf, math.inf),

@@ -104,7 +104,11 @@ def verify(folder: Path) -> None:
 
 
 def _flush_all(folder: Path) -> None:
+    """Every file may be read by whom the folder's own rights say: safetensors writes for its owner alone."""
+    rights = folder.stat().st_mode & 0o666
     for path in [*(p for p in folder.rglob("*") if p.is_file()), folder]:
+        if path != folder and path.stat().st_nlink == 1:
+            path.chmod(rights)
         _flush(path)
 
 

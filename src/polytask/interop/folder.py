@@ -116,7 +116,7 @@ def _expect_safetensors(folder: Path) -> None:
             f"{folder} holds {pickles[0]}, a pickle, which can run code when read. Convert it to safetensors where you "
             "trust it, with transformers: AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW FOLDER)."
         )
-    raise CheckpointError(f"{folder} has no model.safetensors.")
+    raise CheckpointError(f"{folder} has no model.safetensors; copy its weights there, or name another folder.")
 
 
 def read_folder(path: str | Path, *, check: bool = True) -> Folder:
@@ -159,7 +159,7 @@ def _described(folder: Path) -> tuple[Language, dict[str, Any]]:
     if not isinstance(config, Language):
         raise CheckpointError(
             f"{folder} holds a network for pictures alone ({type(config).__name__.removesuffix('Config')}); polytask "
-            "show says what it is for, and draw, edit or classify ask it."
+            "show says what it is for, and draw, edit or classify --image ask it."
         )
     return config, about
 

@@ -74,6 +74,14 @@ class UNetConfig(Part):
             raise ConfigError(f"UNetConfig: pixels={self.pixels} must be a multiple of {self.stride}, one half a level")
         if any(width % self.groups for width in self.widths):
             raise ConfigError(f"UNetConfig: groups={self.groups} must divide the channels of every level")
+        for level, width in enumerate(self.widths):
+            inner, heads = self.heads_of(level)
+            last = self.middle_attention and level == len(self.widths) - 1
+            if inner % heads and (any(self.attends(level)) or last):
+                raise ConfigError(
+                    f"UNetConfig: {heads} heads cannot share the {inner} channels of a level of {width}; choose heads, "
+                    "or a head_dim, that divide them."
+                )
         reached = [self.pixels // factor for factor in self.factors]
         for side in (*self.attention, *(self.text_attention or ())):
             if side not in reached:
@@ -97,6 +105,11 @@ class UNetConfig(Part):
 
     def blocks_of(self, level: int) -> int:
         return self.blocks[level] if isinstance(self.blocks, tuple) else self.blocks
+
+    def heads_of(self, level: int) -> tuple[int, int]:
+        """Channels of all heads of a level together, and how many heads."""
+        inner = self.attention_width * self.widths[level]
+        return inner, self.heads or max(1, inner // self.head_dim)
 
     def attends(self, level: int) -> tuple[bool, bool]:
         """Whether the places of a level attend to each other, and to the text."""
@@ -152,8 +165,7 @@ class UNet(nn.Module):
         itself, text = itself or always, text or (always and bool(c.text))
         if not (itself or text):
             return None
-        inner = c.attention_width * c.widths[level]
-        heads = c.heads or max(1, inner // c.head_dim)
+        inner, heads = c.heads_of(level)
         return PictureAttention(c.widths[level], heads, inner, c.groups, c.text if text else 0, alone=not itself)
 
     def _resample(self, inputs: int, outputs: int, resampling: Resampling) -> nn.Module:

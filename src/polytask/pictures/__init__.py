@@ -22,7 +22,7 @@ from polytask.pictures import embeddings
 from polytask.pictures.dials import Drawing as Drawing
 from polytask.pictures.dials import expect_number
 from polytask.pictures.painter import NO_CLIP, Aim, Known, Painter
-from polytask.tasks.picture import decode, encoded, fitted, to_picture, to_tensor
+from polytask.tasks.picture import fitted, opened, to_picture, to_tensor
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -245,7 +245,7 @@ class PictureModel:
 
     def _given(self, picture: Any, resize: bool, what: str) -> Tensor:
         """(1, 3, S, S) of a picture or mask that a user gave."""
-        image = decode(encoded(picture))
+        image = opened(picture)
         if image.size != (self.side, self.side) and not resize:
             raise TaskError(
                 f"The {what} has {image.width} x {image.height} pixels and the model draws {self.side} x {self.side}; "

@@ -52,7 +52,7 @@ class Drawing:
         for level in self.levels:
             expect_number("augmentation", level, 1.0)
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
-            raise ConfigError(f"drawing: seed={self.seed!r} must be a whole number from 0 on.")
+            raise ConfigError(f"drawing: seed={self.seed!r} must be a whole number from 0 to {2**63 - 1:,}.")
         samplers.SAMPLERS.get(self.sampler)
         if self.eta is not None:
             expect_number("eta", self.eta, 1.0)

@@ -21,7 +21,7 @@ from polytask.inference.scoring import Score
 from polytask.inference.sequence import Completion
 from polytask.interop import networks
 from polytask.models.built import parameters
-from polytask.tasks.picture import decode, encoded, fitted, to_tensor
+from polytask.tasks.picture import fitted, opened, to_tensor
 from polytask.tasks.scoring import written
 from polytask.tasks.segment import Image, Segment
 
@@ -92,8 +92,8 @@ class PictureMatcher:
         self, images: Sequence[Any], labels: Sequence[str], templates: Sequence[str] | None = None
     ) -> list[dict[str, float]]:  # fmt: skip
         """How probable each label is for each picture, given that one of them fits (section 3.1.2)."""
-        if isinstance(labels, str) or len(set(labels)) < 2:
-            raise TaskError(f"labels={labels!r} are a list of two texts or more.")
+        if isinstance(labels, str) or len(set(labels)) < 2 or not all(map(str.strip, labels)):
+            raise TaskError(f"labels={labels!r} must be a list of two different texts or more, none of them empty.")
         labels = list(dict.fromkeys(labels))  # one that is given twice counts once
         asked = self if templates is None else replace(self, templates=templates)
         shares = asked.logits(images, labels).softmax(-1).tolist()
@@ -128,7 +128,7 @@ class PictureMatcher:
 def pixels_of(pictures: Sequence[Any], side: int) -> Tensor:
     """(B, 3, side, side) in [-1, 1] of PIL images, bytes or pathlib.Paths; what is not square is cut, as in
     training."""
-    return torch.stack([to_tensor(fitted(decode(encoded(one)), side)) for one in pictures])
+    return torch.stack([to_tensor(fitted(opened(one), side)) for one in pictures])
 
 
 def scores(

@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from polytask.data.clean import Clean
 from polytask.data.mixture import Mixture
-from polytask.data.sources import SourceSpec
+from polytask.data.sources import SourceSpec, check_options
 from polytask.errors import ConfigError, Error
 from polytask.recipe.document import Document, dump, read_document
 from polytask.recipe.pictures import check_network
@@ -297,6 +297,8 @@ def _check(recipe: Recipe, document: Document) -> None:
     _locate(document, ("data", "clean"), recipe._clean)
     for index, source in enumerate(recipe.data.sources):
         _check_task(source, document, ("data", "sources", index))
+    for index, spec in enumerate(recipe.sources()[: len(recipe.data.sources)]):
+        _locate(document, ("data", "sources", index, "options"), lambda spec=spec: check_options(spec))
     for index, task in enumerate(recipe.evaluation.tasks):
         _check_task(task, document, ("evaluation", "tasks", index))
     known = [spec.name for spec in recipe.sources()]

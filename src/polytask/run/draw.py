@@ -1,5 +1,6 @@
 """polytask draw, edit, variations: pictures into a folder."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,13 @@ from polytask.errors import ConfigError
 from polytask.interop import networks
 from polytask.model import Model
 from polytask.pictures import PictureModel
+from polytask.pictures.dials import Drawing
 from polytask.tasks.picture import contact_sheet
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+BY_TOKENS = ("temperature", "top_k", "upper", "rows")  # options of models that draw so
 SHEET = 256  # pixels that a picture takes on a contact sheet, about
 
 
@@ -32,17 +35,33 @@ def open_drawing(path: str, **words: Any) -> Model | PictureModel:
     return model
 
 
+def _opened(path: str, prompt: str, loading: Mapping[str, Any], dials: Mapping[str, Any]) -> Model | PictureModel:
+    """The model, which has all of the dials. Raises ConfigError."""
+    if not prompt.strip():
+        raise ConfigError("The prompt is empty; say what is to be drawn.")
+    model = open_drawing(path, **loading)
+    diffuses = isinstance(model, PictureModel)
+    others = BY_TOKENS if diffuses else Drawing.__dataclass_fields__.keys() - {"n", "seed"}
+    for name in dials:
+        if name in others:
+            way = "by diffusion" if diffuses else "token by token"
+            raise ConfigError(
+                f"--{name.replace('_', '-')}: {path} draws {way}, which has no such option; leave it out."
+            )
+    return model
+
+
 def draw(model: str, prompt: str, out: Path, loading: Mapping[str, Any], dials: Mapping[str, Any]) -> list[Path]:
     """Draws a caption or a label into PNGs, and a contact sheet where there are several; the files."""
-    place = _place(out)
-    return write(open_drawing(model, **loading).draw(prompt, **dials), place)
+    place, opened = _place(out), _opened(model, prompt, loading, dials)
+    return write(opened.draw(prompt, **dials), place)
 
 
 def edit(
     model: str, picture: Path, prompt: str, mask: Path | None, resize: bool, out: Path, loading: Mapping[str, Any],
     dials: Mapping[str, Any],
 ) -> list[Path]:  # fmt: skip
-    place, opened = _place(out), open_drawing(model, **loading)
+    place, opened = _place(out), _opened(model, prompt, loading, dials)
     if isinstance(opened, PictureModel):
         return write(opened.edit(picture, prompt, mask, resize=resize, **dials), place)
     if mask is not None:
@@ -84,15 +103,18 @@ def variations(
 
 
 def _place(out: Path) -> Path:
-    """The folder, before anything is drawn. Raises ConfigError where it cannot be one."""
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"--out {out} is a file; name a folder for the pictures.")
-    out.mkdir(parents=True, exist_ok=True)
+    """The folder, which is made when there is something to put there. Raises ConfigError where it cannot be one."""
+    there = next(parent for parent in (out, *out.absolute().parents) if parent.exists())
+    if not there.is_dir():
+        raise ConfigError(f"--out {out}: {there} is a file; name a folder for the pictures.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"--out {out}: nothing may be written in {there} (permission denied); name another folder.")
     return out
 
 
 def write(pictures: "list[Image]", out: Path) -> list[Path]:
     """1.png, 2.png, ... and sheet.png."""
+    out.mkdir(parents=True, exist_ok=True)
     files = []
     for number, picture in enumerate(pictures, 1):
         files.append(out / f"{number}.png")

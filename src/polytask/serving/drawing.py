@@ -17,7 +17,7 @@ from polytask.inference.sequence import Completion, Request
 from polytask.pictures import Drawing, PictureModel
 from polytask.serving.asking import answer, note, usage
 from polytask.serving.opening import naming, opening, square
-from polytask.serving.refusal import Refusal
+from polytask.serving.refusal import Refusal, about
 from polytask.serving.schema import Strict
 from polytask.serving.shelf import Served, ServedPictures
 from polytask.serving.stream import while_there
@@ -62,12 +62,14 @@ def chosen(seed: int | None) -> int:
 
 @dataclass(frozen=True)
 class Asked:
-    """What is to be drawn, changed or varied: files as they came. where: what holds `image` and `mask` in the body."""
+    """What is to be drawn, changed or varied: files as they came. where: what holds `image` and `mask` in the body;
+    said: the field of the prompt."""
 
     prompt: str = ""
     image: bytes = b""
     mask: bytes | None = None
     where: str = ""
+    said: str = "prompt"
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,8 @@ async def paint(
 
     async def drawn() -> list[bytes]:
         ask = await opening(lambda: _asking(served.model, task, asked, wish, resize))
-        pictures = await served.worker.paint(ask, wish.n)
+        with about(asked.said):
+            pictures = await served.worker.paint(ask, wish.n)
         return [png(picture) for picture in pictures]
 
     found = await while_there(http, drawn())
@@ -124,10 +127,11 @@ def _asking(
 async def draw(
     http: HttpRequest, served: Served, task: str, example: Mapping[str, Any], sampling: Sampling
 ) -> Drawn:  # fmt: skip
-    """Pictures of a task that draws, token by token. Raises TooLong and TaskError."""
+    """Pictures of a task that draws, token by token. Raises Refusal."""
 
     def build() -> list[Request]:
-        return [served.model.request(prompt(served.model.task(task), example), sampling)]
+        with about("prompt"):
+            return [served.model.request(prompt(served.model.task(task), example), sampling)]
 
     requests, completions = await answer(http, served, build)
     await finish(http, served, completions)

@@ -27,7 +27,9 @@ async def opening(function: Callable[[], T]) -> T:
 
 def sent(value: Any, param: str) -> bytes:
     """The file in a data URL, or in bare base64. Raises Refusal; addresses are not asked."""
-    if not isinstance(value, str) or not value:
+    if value == "":
+        raise Refusal(400, f"'{param}': the picture is empty.", param=param)
+    if not isinstance(value, str):
         raise Refusal(400, f"'{param}': a picture is sent as a data URL (data:image/png;base64,...).", param=param)
     if "://" in value[:20]:
         raise Refusal(400, f"'{param}': this server fetches nothing; send the picture itself as a data URL "

@@ -41,6 +41,8 @@ class PictureWorker:
         model, shares = self.model.shared()
         self._shares.update(shares)
         drawing = asyncio.get_running_loop().run_in_executor(self._threads, draw, model)
+        # Its error is asked for even where nobody waits for it any more, or asyncio would log it.
+        drawing.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         try:
             async with asyncio.timeout(self.seconds):
                 drawn = await asyncio.shield(drawing)

@@ -1,7 +1,8 @@
 """What is said to a client whose request cannot be done: one sentence in the form of the OpenAI API."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
@@ -10,7 +11,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from polytask.errors import Error, MissingExtra, SamplingError, TooLong
+from polytask.errors import Error, MissingExtra, SamplingError, TaskError, TooLong
 from polytask.registry import nearest
 
 KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
@@ -69,6 +70,17 @@ def of_error(error: Error) -> Refusal:
         return Refusal(500, str(error), code="sampling_failed")
     code = "context_length_exceeded" if isinstance(error, TooLong) else None
     return Refusal(501 if isinstance(error, MissingExtra) else 400, str(error), code=code)
+
+
+@contextmanager
+def about(param: str) -> Iterator[None]:
+    """What is wrong with an example or a text becomes a Refusal that names its field."""
+    try:
+        yield
+    except (TooLong, TaskError) as error:
+        refusal = of_error(error)
+        refusal.param = param
+        raise refusal from None
 
 
 async def on_error(_: Request, error: Exception) -> Response:

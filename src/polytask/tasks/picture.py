@@ -7,6 +7,7 @@ An example of a task holds a picture as the bytes of its file. `encoded` makes s
 import base64
 import binascii
 import io
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NewType, TypeVar
@@ -45,6 +46,8 @@ def erased(data: bytes) -> "Image | None":
 def _opened(data: bytes, converted: "Callable[[Image], T]") -> "T":
     from PIL import Image, ImageOps
 
+    if not data:
+        raise TaskError("The picture is empty: it has no bytes.")
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
@@ -57,8 +60,9 @@ def _opened(data: bytes, converted: "Callable[[Image], T]") -> "T":
         raise
     except Image.UnidentifiedImageError:
         raise TaskError(f"This is no picture that is read; give one of {', '.join(FORMATS)}.") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise TaskError(f"The picture has too many pixels; {MOST_PIXELS:,} is the most.") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        size = next((f"{int(word):,}" for word in re.findall(r"\d+", str(error))), "too many")
+        raise TaskError(f"The picture has {size} pixels; {MOST_PIXELS:,} is the most.") from None
     except Exception as error:  # a decoder raises whatever a broken file makes it stumble over
         reason = str(error).split("\n", 1)[0][:200] or type(error).__name__
         raise TaskError(f"The picture is broken and cannot be read ({reason}).") from None
@@ -92,6 +96,16 @@ def _eight_bits(image: "Image") -> "Image":
 
     values = np.asarray(image).astype(np.float64) * (255 if image.mode == "F" else 255 / 65535)
     return Image.fromarray(np.nan_to_num(values).clip(0, 255).round().astype(np.uint8))
+
+
+def opened(value: Any) -> "Image":
+    """`decode` of what `encoded` takes; what is wrong with a file says its path. Raises TaskError."""
+    try:
+        return decode(encoded(value))
+    except TaskError as error:
+        if isinstance(value, Path) and not str(error).startswith(str(value)):
+            raise TaskError(f"{value}: {error}") from None
+        raise
 
 
 def encoded(value: Any) -> Picture:

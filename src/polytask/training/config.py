@@ -88,7 +88,7 @@ class TrainingConfig:
             if getattr(self, name) not in choices:
                 raise ConfigError(f"training: {name}={getattr(self, name)!r} must be one of: {', '.join(choices)}")
         if self.warmup > self.steps:
-            raise ConfigError(f"training: warmup={self.warmup} is longer than the run of {self.steps} steps")
+            raise ConfigError(f"training: warmup={self.warmup} is longer than the run of {self.steps} steps; lower it.")
         if self.patience and not self.keep_best:
             raise ConfigError("training: patience needs keep_best, the metric that must get better")
         if self.keep_best and not self.evaluate_every:

@@ -39,7 +39,7 @@ class PictureBody(Named, Diffusing):
 class GenerationBody(PictureBody):
     """A text that says what is to be drawn, or a label of a model that draws by label."""
 
-    prompt: str
+    prompt: str = Field(min_length=1)
 
 
 class VariationBody(PictureBody):
@@ -51,7 +51,7 @@ class VariationBody(PictureBody):
 class EditBody(VariationBody):
     """A picture that is to be changed. mask: transparent where it is to be drawn anew."""
 
-    prompt: str
+    prompt: str = Field(min_length=1)
     mask: File | None = None
 
 

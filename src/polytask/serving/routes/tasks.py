@@ -16,7 +16,7 @@ from polytask.serving.asking import answer, new_id, note, note_prompt, now, stre
 from polytask.serving.drawing import DIFFUSION, Asked, Diffusing, b64, finish, paint
 from polytask.serving.logprobs import chat_logprobs
 from polytask.serving.opening import opening, sent, shrunk, small
-from polytask.serving.refusal import Json, unknown
+from polytask.serving.refusal import Json, about, unknown
 from polytask.serving.schema import MOST, STREAMED, Dials, Named, expect, sampling
 from polytask.serving.shelf import DIFFUSED, Served, ServedMatcher, ServedPictures, Shelf, Shelved
 from polytask.serving.stream import DONE, EventStream, event, while_there
@@ -72,14 +72,16 @@ async def ask(http: HttpRequest, name: str, body: TaskBody) -> Response:
     task = served.asking(own)
     body.example, *shots = await _opened(served, task, [body.example, *(body.shots or ())])
     body.shots = shots
-    choices = task.choices(check(task, body.example))
+    with about("example"):
+        choices = task.choices(check(task, body.example))
     if choices:
         return await _choose(http, served, task, body, choices, frame)
     chance = {"temperature": 1.0} if draws(task) and body.temperature is None else {}
     dials = sampling(served, task, body, body.max_tokens or 256, logprobs=body.logprobs or 0, **chance)
 
     def build() -> list[Request]:
-        return [served.model.request(_asked(served, task, body), dials)]
+        with about("example"):
+            return [served.model.request(_asked(served, task, body), dials)]
 
     if body.stream:
         job = await submit(http, served, build)
@@ -159,8 +161,9 @@ async def _paint(
     expect((body.n or 1) <= MOST, f"'n': {MOST} pictures are the most of a request.", "n", None)
     expect((body.seed or 0) >= 0, "'seed': a model that draws by diffusion takes seeds from 0 on.", "seed", None)
     example = _checked(served, task, body)
-    words = example.get("caption") or example.get("instruction") or ""
-    asked = Asked(words, example.get("image") or b"", example.get("mask"), "example.")
+    said = "instruction" if example.get("instruction") else "caption"
+    files = example.get("image") or b"", example.get("mask")
+    asked = Asked(example.get(said) or "", *files, where="example.", said=f"example.{said}")
     drawn = await paint(http, served, task, asked, body.wish(body.n, body.seed), body.resize)
     answers = [_plain(index, b64(picture)) for index, picture in enumerate(drawn.pictures)]
     return _whole(http, body, frame, answers, 0)
@@ -189,7 +192,8 @@ async def _match(
 
     async def shares() -> dict[str, float]:
         async with served.worker.admitted():
-            return await served.worker.run(lambda: model.probabilities([picture], labels)[0])
+            with about("example.labels"):
+                return await served.worker.run(lambda: model.probabilities([picture], labels)[0])
 
     found = await while_there(http, shares())
     answers = [{**_plain(0, max(found, key=found.__getitem__)), "probabilities": found}]
@@ -204,7 +208,8 @@ def _checked(served: Shelved, task: str, body: TaskBody) -> dict[str, Any]:
         for name, value in body.example.items()
         if name in asking.fields and asking.fields[name].type is Picture and value is not None
     }
-    return check(asking, {**body.example, **files})
+    with about("example"):
+        return check(asking, {**body.example, **files})
 
 
 def _described(served: Shelved, name: str) -> dict[str, Any]:
