@@ -82,8 +82,9 @@ class Model:
     ) -> "Model":  # fmt: skip
         """The model of a checkpoint folder, or of a run's. Raises CheckpointError, ConfigError, TokenizerError.
 
-        dtype: "auto" is bfloat16 on a GPU and float32 elsewhere. int8, int4: weights of linear layers in 8 or 4
-        bits. adapter: a folder of LoRA weights, written here or by peft, to be added to the model's own. draft:
+        dtype: "auto" is bfloat16 on a GPU and float32 elsewhere; beside int8 or int4, weights of linear layers in 8 or
+        4 bits, whose answers are rounded anyway, it is what the machine multiplies faster. adapter: a folder of LoRA
+        weights, written here or by peft, to be added to the model's own. draft:
         "ngram", or the folder of a smaller model with the same tokenizer. check: whether the folder's checksums are
         verified, which reads all of it.
         """
@@ -91,17 +92,19 @@ class Model:
             raise ConfigError("int8 and int4 exclude each other: weights are kept in 8 bits or in 4.")
         place = runtime.pick_device(device)
         folder = read_folder(path, check=check)
-        precision = getattr(torch, runtime.pick_precision(dtype, place))
-        # Adapters are added in float32: small changes would be lost in bfloat16.
-        network = load_network(folder, dtype=precision if adapter is None else torch.float32, device=str(place))
+        pick = runtime.pick_products if int8 or int4 else runtime.pick_precision
+        precision = getattr(torch, pick(dtype, place))
+        # Adapters are added in float32, where small changes are not lost, and weights are rounded once alone.
+        whole = adapter is not None or ((int8 or int4) and dtype == "auto" and place.type == "cpu")
+        network = load_network(folder, dtype=torch.float32 if whole else precision, device=str(place))
         if adapter is not None:
             from polytask.training import adapters
 
             adapters.load(network, adapter)
             adapters.merge(network)
-        network = network.to(precision)
         if int8 or int4:
             quantize(network, 8 if int8 else 4)
+        network = network.to(precision)
         tasks = {file.stem: get_task(file) for file in folder.task_files}
         guesses: Draft = None if draft is None else "ngram"
         if draft not in (None, "ngram"):
