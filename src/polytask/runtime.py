@@ -118,6 +118,10 @@ def free_bytes(device: "torch.device | str" = "cpu") -> int:
         return free
 
 
+PRIMITIVES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")  # read when torch first multiplies
+PREPARED = 32  # products that a server keeps ready: oneDNN's own 1,024, each of another shape, hold a gigabyte
+
+
 def prepare(count: int | None = None, *, keep_memory: bool = True) -> int:
     """Readies torch for work: threads (`count`, else OMP_NUM_THREADS, else one a core), fast float32 products, memory.
 
@@ -130,6 +134,9 @@ def prepare(count: int | None = None, *, keep_memory: bool = True) -> int:
     import torch
 
     _set_malloc(keep_memory)
+    if not keep_memory:
+        for name in PRIMITIVES:
+            os.environ.setdefault(name, str(PREPARED))
     named = os.environ.get("OMP_NUM_THREADS", "")
     chosen = count or (int(named) if named.isdigit() and int(named) else cores())
     torch.set_num_threads(chosen)
