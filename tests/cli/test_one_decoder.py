@@ -183,7 +183,7 @@ def test_pictures_are_drawn_by_the_verbs_of_pictures(polytask, made, picture, tm
     for words, sentence in (
         (["draw", made[0], "red", "--steps", 5], "--steps: "),
         (["edit", made[0], picture, "remove it", "--mask", picture], "leave the mask out"),
-        (["draw", made[0], "red", "--n", 100_000], "n=100000 must be between 1 and 1024"),
+        (["draw", made[0], "red", "--n", 100_000], "n=100000 must be between 1 and 65536"),
         (["draw", made[0], " "], "The prompt is empty"),
         (["variations", made[0], picture], "draws token by token"),
     ):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from polytask.inference.sequence import Sequence
 
 RANKED = 1024  # tokens that are ranked before all are: a nucleus rarely has more
-MOST = 1024  # answers to one request
+MOST = 1 << 16  # answers to one request
 BIAS = 100.0  # of logit_bias at most; as much as the OpenAI API takes, and enough to ban or to force a token
 TIE = 1e-2  # two logits so near to each other may change places when lower precision sums in another order
 
