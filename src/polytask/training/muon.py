@@ -46,12 +46,12 @@ class Muon(torch.optim.Optimizer):
     def _move(self, moved: list[tuple[nn.Parameter, dict[str, Any]]]) -> None:
         """One batched iteration for all matrices of a size, lying or standing: small ones would leave the machine idle
         one by one."""
-        pieces, places = [], []  # matrices (N, R, C), no higher than wide, and of each parameter how many
+        pieces, shapes = [], []  # matrices (N, R, C), no higher than wide; of each parameter how they were
         for parameter, group in moved:
             direction = unsplit(self._direction(parameter, group["momentum"])).to(self.dtype)
             split = direction.reshape(-1, *direction.shape[-2:]).split(group["parts"] or direction.shape[-2], dim=-2)
             pieces += [piece.mT if piece.shape[-2] > piece.shape[-1] else piece for piece in split]
-            places.append([piece.shape for piece in split])
+            shapes.append([piece.shape for piece in split])
         by_size: dict[torch.Size, list[int]] = {}
         for index, piece in enumerate(pieces):
             by_size.setdefault(piece.shape[-2:], []).append(index)
@@ -63,9 +63,9 @@ class Muon(torch.optim.Optimizer):
             for index, update in zip(alike, made.split(counts)):
                 pieces[index] = update
         found = iter(pieces)
-        for (parameter, group), shapes in zip(moved, places):
-            own = [piece if piece.shape == shape else piece.mT for shape, piece in zip(shapes, found)]
-            update = torch.cat(own, dim=-2).view(parameter.shape)
+        for (parameter, group), own in zip(moved, shapes):
+            parts = [piece if piece.shape == shape else piece.mT for shape, piece in zip(own, found)]
+            update = torch.cat(parts, dim=-2).view(parameter.shape)
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
             parameter.sub_(like(update.to(parameter.dtype), parameter), alpha=group["lr"])
 
