@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 LIMITS = {"tests": 60.0, "training": 150.0, "generation": 120.0}  # seconds
 SIZES = ("gpt2-124m", "gpt3-1.3b", "gpt2-350m")
-TESTS = ("tests/nn/test_gpu.py", "tests/inference/test_graphs.py")
+TESTS = ("tests/nn/test_gpu.py", "tests/inference/test_steps.py")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from polytask.data.batch import Batch
-from polytask.inference import graphs
+from polytask.inference import steps
 from polytask.models.catalogue import build_config
 from polytask.models.heads import Head, cross_entropy
 from polytask.models.transformer import Transformer
@@ -177,14 +177,14 @@ def test_attention_over_blocks_on_cuda(heads, kv_heads, width, window, rotary, d
 def test_the_likeliest_id_on_cuda():
     torch.manual_seed(0)
     logits, kinds = torch.randn(3, 50257) * 3, torch.zeros(50257, dtype=torch.int8)
-    kinds[logits[0].argmax()], kinds[logits[1].argmax()] = graphs.END, graphs.NEVER
+    kinds[logits[0].argmax()], kinds[logits[1].argmax()] = steps.END, steps.NEVER
     logits[2, 7] = logits[2].max() + 1
     logits[2, 50000] = logits[2, 7] - 1e-3
     state = torch.tensor([[0, 4, 9, 4, 1], [0, 5, 0, 3, 1], [0, 6, 0, 6, 1]])
-    records = torch.zeros(4, graphs.STEPS, 3)
+    records = torch.zeros(4, steps.STEPS, 3)
     mine = [x.cuda() for x in (logits, kinds, state, records)]
     with torch.inference_mode():
-        assert gpu.choose(*mine, graphs.TIE)
-    graphs.choose(logits, kinds, state, records)
+        assert gpu.choose(*mine, steps.TIE)
+    steps.choose(logits, kinds, state, records)
     assert mine[2].tolist() == state.tolist()
     torch.testing.assert_close(mine[3].cpu(), records)

@@ -4,6 +4,7 @@ import itertools
 import threading
 import time
 from collections import deque
+from collections.abc import Iterable
 from collections.abc import Sequence as Listing
 from dataclasses import dataclass
 
@@ -15,8 +16,9 @@ from polytask.inference import admission, scoring
 from polytask.inference.beam import BeamSearch
 from polytask.inference.blocks import BLOCK, BlockPool, Table
 from polytask.inference.constrained import Grammars
-from polytask.inference.graphs import Capture, graphs
+from polytask.inference.graphs import Capture, CudaCapture, Graphs
 from polytask.inference.handle import Event, Handle, answers_of
+from polytask.inference.native import Native
 from polytask.inference.room import Room, weight_bytes
 from polytask.inference.runner import Runner
 from polytask.inference.sampling import Chosen, Place, Sampler
@@ -24,6 +26,7 @@ from polytask.inference.scheduler import Scheduler
 from polytask.inference.scoring import Score
 from polytask.inference.sequence import Completion, Finish, Group, Request, Sequence, TextOutput
 from polytask.inference.speculative import Draft, Speculator, proposer
+from polytask.inference.steps import Steps, kinds_of
 from polytask.models.transformer import Transformer
 from polytask.tokenizers.text import TextTokenizer
 
@@ -58,7 +61,8 @@ class Engine:
     (the network's context by default). room: how large the key/value cache is. chunk: tokens of a step; None adapts
     them to the speed of the network, so that a long prompt does not hold up the answers of others. draft: what guesses
     several tokens ahead, "ngram" or a smaller network with its tokenizer (see `speculative`). capture: what records
-    steps of decoding; None records them as CUDA graphs on a GPU (see `graphs`).
+    steps of decoding; None records them as CUDA graphs on a GPU (see `graphs`),
+    and has our library make them on a CPU (`native`).
     """
 
     def __init__(
@@ -87,9 +91,17 @@ class Engine:
         self.cache = network.new_cache((room or Room()).blocks(network, max_requests, self.length))
         self.pool = BlockPool(self.cache.blocks)
         self.scheduler = Scheduler(self.pool, max_requests, chunk)
-        self.runner = Runner(network, self.cache, graphs(network, self.cache, self.ends, never, self.length, capture))
+        self.runner = Runner(network, self.cache, self._steps(never, capture))
         self.speculator = Speculator(proposer(draft, tokenizer, self.sampler, max_requests, self.length))
         self._lock, self._submitted, self._numbers = threading.RLock(), deque[Group](), itertools.count()
+
+    def _steps(self, never: Iterable[int], capture: Capture | None) -> Steps | None:
+        """What makes several steps of decoding at once."""
+        if (kinds := kinds_of(self.network, self.ends, never)) is None:
+            return None
+        if kinds.is_cuda or capture is not None:
+            return Graphs(self.network, self.cache, kinds, self.length, capture or CudaCapture())
+        return Native(self.network, self.cache, kinds, self.length) if kinds.is_cpu else None
 
     def submit(self, request: Request) -> Handle:
         """Queues a request, without waiting for a step under way. Raises ConfigError where it can never fit, or its

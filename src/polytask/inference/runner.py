@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from polytask.inference.graphs import Graphs
 from polytask.inference.sampling import Chosen
 from polytask.inference.sequence import Group, Sequence
+from polytask.inference.steps import Steps
 from polytask.models.transformer import Transformer
 from polytask.nn.cache import Context
 from polytask.nn.paged import KVCache, Row
@@ -30,10 +30,10 @@ class Logits(NamedTuple):
 
 
 class Runner:
-    """One network over one cache; `graphs` runs steps in which all decode, where there is such a thing."""
+    """One network over one cache; `steps` runs those in which all decode, where there is such a thing."""
 
-    def __init__(self, network: Transformer, cache: KVCache, graphs: Graphs | None = None):
-        self.network, self.cache, self.graphs = network, cache, graphs
+    def __init__(self, network: Transformer, cache: KVCache, steps: Steps | None = None):
+        self.network, self.cache, self.steps = network, cache, steps
         self.device = network.embedding.weight.device
 
     def read(self, groups: Listing[Group]) -> None:
@@ -48,17 +48,17 @@ class Runner:
     def foresee(self, groups: Listing[Group]) -> None:
         """Gives sequences that decode alone room for the steps that they may take at once, as drafts to be written."""
         sequences = [sequence for group in groups for sequence in group.active]
-        if self.graphs is None or any(s.reading or s.drafts for s in sequences):
+        if self.steps is None or any(s.reading or s.drafts for s in sequences):
             return
-        count = self.graphs.steps(sequences)
+        count = self.steps.steps(sequences)
         for sequence in sequences:
             sequence.drafts = [0] * (count - 1)
 
     def _recorded(self, plan: Mapping[Sequence, int]) -> Logits | None:
-        if self.graphs is None or not self.graphs.takes(plan):
+        if self.steps is None or not self.steps.takes(plan):
             return None
         sequences, count = list(plan), next(iter(plan.values()))
-        found = self.graphs.run(sequences, count)
+        found = self.steps.run(sequences, count)
         if found is None:
             return None
         rows, chosen = found

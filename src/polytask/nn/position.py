@@ -133,14 +133,17 @@ class Rotary(Part):
 
     def angles(self, positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
         """Cosines and signed sines of each channel, (B, 1, T, R) in float32, for integer positions (B, T); R turn."""
-        turned = self.turned(head_dim)
-        exponent = torch.arange(0, turned, 2, device=positions.device, dtype=torch.int64).float() / turned
-        frequencies, size = 1.0 / self.theta**exponent, 1.0
-        if self.scaling is not None:
-            frequencies, size = self.scaling.scale(frequencies, self.theta)
+        frequencies, size = self.frequencies(head_dim, positions.device)
         angle = positions[:, None, :, None].float() * frequencies  # (B, 1, T, R/2)
         cos, sin = angle.cos() * size, angle.sin() * size
         return self._pair(cos, cos), self._pair(-sin, sin)
+
+    def frequencies(self, head_dim: int, device: torch.device | None = None) -> tuple[Tensor, float]:
+        """The angle of each pair at position 1, (R/2,) in float32, and what cosines and sines are multiplied by."""
+        turned = self.turned(head_dim)
+        exponent = torch.arange(0, turned, 2, device=device, dtype=torch.int64).float() / turned
+        frequencies = 1.0 / self.theta**exponent
+        return (frequencies, 1.0) if self.scaling is None else self.scaling.scale(frequencies, self.theta)
 
     def turned(self, head_dim: int) -> int:
         return 2 * int(round(head_dim * self.fraction, 6) / 2)  # 30 of 44 are 30

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from polytask.nn.kernels.library import KINDS, LOADER
+from polytask.nn.kernels.library import KINDS, LOADER, fields
 from polytask.nn.kernels.products import FEW, inferring
 
 if TYPE_CHECKING:
@@ -18,18 +18,14 @@ if TYPE_CHECKING:
 WIDTHS = 16  # of a head: a multiple of a vector's lanes
 
 
-class Attend(ctypes.Structure):
-    """The same as in attention.cpp."""
+class AttentionCall(ctypes.Structure):
+    """Attention of calls.h."""
 
-    _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("q", "k", "v", "keys", "values", "y", "tables", "row", "first", "end")),
-        *((name, ctypes.c_void_p) for name in ("cos", "sin")),
-        *((name, ctypes.c_int64) for name in ("tokens", "heads", "kv_heads", "width", "places")),
-        *((name, ctypes.c_int64) for name in ("q_head", "q_token", "k_head", "k_token", "v_head", "v_token")),
-        ("turned", ctypes.c_int64),
-        ("scale", ctypes.c_float),
-        *((name, ctypes.c_int32) for name in ("neighbours", "threads", "kind")),
-    ]
+    _fields_ = fields(
+        c_void_p="q k v keys values y tables row first end cos sin",
+        c_int64="tokens heads kv_heads width places q_head q_token k_head k_token v_head v_token turned window",
+        c_float="scale", c_int32="neighbours threads kind",
+    )  # fmt: skip
 
 
 def attend(
@@ -60,7 +56,7 @@ def attend(
 def _call(
     rows: "Sequence[Row]", keys: Tensor, q: Tensor, k: Tensor, v: Tensor, turn: "Turn | None", window: int | None,
     scale: float | None,
-) -> tuple[Attend, Any]:  # fmt: skip
+) -> tuple[AttentionCall, Any]:  # fmt: skip
     """What layers share, and the memory that it points to."""
     _, heads, tokens, width = q.shape
     tables = list(chain.from_iterable(row.table for row in rows))
@@ -80,8 +76,8 @@ def _call(
     angles = [part.to(q.dtype).float().contiguous() for part in turn.angles] if turn else []
     turns = [part.data_ptr() for part in angles] or [None, None]
     turned, neighbours = (angles[0].shape[-1], turn.rotary.layout != "half") if turn else (0, False)
-    call = Attend(
-        *[None] * 6, places[3], *places[:3], *turns, *sizes, *strides, turned, scale, neighbours,
+    call = AttentionCall(
+        *[None] * 6, places[3], *places[:3], *turns, *sizes, *strides, turned, 0, scale, neighbours,
         torch.get_num_threads(), KINDS[q.dtype],
     )  # fmt: skip
     return call, (numbers, angles)

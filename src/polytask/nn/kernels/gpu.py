@@ -65,7 +65,7 @@ def attend(
 
 
 def choose(logits: Tensor, kinds: Tensor, state: Tensor, records: Tensor, tie: float) -> bool:
-    """See `inference.graphs.choose`; False where that is left to torch."""
+    """See `inference.steps.choose`; False where that is left to torch."""
     if not takes(logits) or logits.stride(1) != 1:
         return False
     from polytask.nn.kernels import triton

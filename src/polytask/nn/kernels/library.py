@@ -9,7 +9,7 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,19 +17,7 @@ from torch import Tensor
 from polytask.nn.kernels import build
 
 KINDS = {torch.float32: 0, torch.bfloat16: 1}
-NAMES = ("float32", "bfloat16", "int8", "int4")
-
-
-class Call(ctypes.Structure):
-    """The same as in products.cpp."""
-
-    _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("x", "weight", "scales", "bias", "y")),
-        *((name, ctypes.c_int64) for name in ("rows", "in", "out")),
-        *((name, ctypes.c_void_p) for name in ("norm_scale", "norm_bias")),
-        *((name, ctypes.c_float) for name in ("eps", "offset")),
-        *((name, ctypes.c_int32) for name in ("norm", "threads", "kind")),
-    ]
+WEIGHTS = ("float32", "bfloat16", "int8", "int4")
 
 
 class Norm(NamedTuple):
@@ -45,22 +33,48 @@ class Norm(NamedTuple):
 NO_NORM = Norm(0, None, None, 0.0)
 
 
+def fields(**kinds: str) -> list[tuple[str, type]]:
+    """Of a ctypes structure, from names by the kind that several have: fields(c_void_p="x y")."""
+    return [(name, getattr(ctypes, kind)) for kind, names in kinds.items() for name in names.split()]
+
+
+class NormCall(ctypes.Structure):
+    """Norm of calls.h."""
+
+    _fields_ = fields(c_void_p="scale bias", c_float="eps offset", c_int32="kind unused")
+
+    @classmethod
+    def of(cls, norm: Norm) -> "NormCall":
+        return cls(pointer(norm.scale), pointer(norm.bias), norm.eps, norm.offset, norm.kind)
+
+
+class ProductCall(ctypes.Structure):
+    """Product of calls.h."""
+
+    _fields_ = [
+        *fields(c_void_p="x weight scales bias onto y", c_int64="rows in out"), ("norm", NormCall),
+        *fields(c_int32="kind weights threads unused"),
+    ]  # fmt: skip
+
+
 class Library:
     """Products by the name of the weights' kind, `product("int4", x, weight, scales, bias, out)`; `attend` is called
-    by `kernels.attention`."""
+    by `kernels.attention`, `step` by `kernels.step`."""
 
     def __init__(self, path: Path):
         made = ctypes.CDLL(str(path))
-        made.polytask_threads(_parallel())
-        self._functions: dict[str, Callable] = {}
-        for name in NAMES:
-            function = getattr(made, f"polytask_{name}")
-            function.restype, function.argtypes = None, (ctypes.POINTER(Call),)
-            self._functions[name] = function
-        self.attend = made.polytask_attend
-        self.attend.restype, self.attend.argtypes = None, (ctypes.c_void_p,)
+        made.polytask_threads(*_threads())
+        self._product = self._plain(made.polytask_product)
+        self.attend = self._plain(made.polytask_attend)
+        self.step = self._plain(made.polytask_step)
         self._read = made.polytask_read
         self._read.restype, self._read.argtypes = ctypes.c_int64, (ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32)
+
+    @staticmethod
+    def _plain(function: Any) -> Callable[[int], None]:
+        """A function of the address of what it is called with."""
+        function.restype, function.argtypes = None, (ctypes.c_void_p,)
+        return function
 
     def product(
         self, kind: str, x: Tensor, weight: Tensor, scales: Tensor | None, bias: Tensor | None, out: int,
@@ -70,13 +84,12 @@ class Library:
         x = x.contiguous()
         y = torch.empty(*x.shape[:-1], out, dtype=x.dtype)
         width = x.shape[-1]
-        self._functions[kind](
-            Call(
-                x.data_ptr(), weight.data_ptr(), _pointer(scales), _pointer(bias), y.data_ptr(),
-                x.numel() // width, width, out, _pointer(norm.scale), _pointer(norm.bias), norm.eps, norm.offset,
-                norm.kind, torch.get_num_threads(), KINDS[x.dtype],
-            )
+        call = ProductCall(
+            x.data_ptr(), weight.data_ptr(), pointer(scales), pointer(bias), None, y.data_ptr(),
+            x.numel() // width, width, out, NormCall.of(norm), KINDS[x.dtype], WEIGHTS.index(kind),
+            torch.get_num_threads(),
         )  # fmt: skip
+        self._product(ctypes.addressof(call))
         return y
 
     def read(self, memory: Tensor) -> int:
@@ -84,20 +97,23 @@ class Library:
         return self._read(memory.data_ptr(), memory.numel(), torch.get_num_threads())
 
 
-def _pointer(tensor: Tensor | None) -> int | None:
+def pointer(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-def _parallel() -> ctypes.c_void_p:
-    """Where the OpenMP runtime of torch begins a parallel section: its threads are the ones that are awake.
+def _threads() -> tuple[ctypes.c_void_p, ctypes.c_void_p]:
+    """Where the OpenMP runtime of torch begins a parallel section, whose threads are the ones that are awake, and where
+    it says how many of them there are.
 
     Raises OSError where that runtime is another one.
     """
     own = Path(torch.__path__[0]) / "lib" / "libgomp.so.1"
+    runtime = ctypes.CDLL(str(own) if own.exists() else "libgomp.so.1")
     try:
-        return ctypes.cast(ctypes.CDLL(str(own) if own.exists() else "libgomp.so.1").GOMP_parallel, ctypes.c_void_p)
+        begin, count = runtime.GOMP_parallel, runtime.omp_get_num_threads
     except AttributeError:
         raise OSError("this OpenMP runtime is not GNU's") from None
+    return ctypes.cast(begin, ctypes.c_void_p), ctypes.cast(count, ctypes.c_void_p)
 
 
 class _Loader:

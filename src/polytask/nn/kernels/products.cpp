@@ -4,11 +4,11 @@
 // and widened in registers. Only what is said for a kind of machine by name needs its instructions.
 
 #include <cmath>
-#include <vector>
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
+#include "calls.h"
 #include "vectors.h"
 
 using namespace polytask;
@@ -16,9 +16,10 @@ using namespace polytask;
 namespace {
 
 constexpr int64_t CHUNK = 32;        // columns that are widened, or scaled, together
+constexpr int64_t FEW = 4;           // rows that each thread prepares for itself
 constexpr int64_t GROUP = 128;       // rows that go through all weights together
 constexpr int MOST = 8;              // rows that share one reading of weights in 4 bits
-constexpr int64_t SHARE = 1 << 16;   // bytes of weights that a thread takes at a time
+constexpr int64_t SHARE = 1 << 15;   // bytes of weights that a thread takes at least
 
 // Lane by lane: sum + w.low * x.low + w.high * x.high, of 16-bit halves.
 inline i32x16 pairs(i32x16 sum, i32x16 w, i32x16 x) {
@@ -36,47 +37,24 @@ inline i32x16 pairs(i32x16 sum, i32x16 w, i32x16 x) {
 #endif
 }
 
-// What the functions below are called with; `kernels/library.py` has the same.
-struct Call {
-  const void *x, *weight, *scales, *bias;
-  void* y;
-  int64_t rows, in, out;
-  const void *norm_scale, *norm_bias;
-  float eps, offset;
-  int32_t norm, threads, kind;  // kind of x, biases, norm and y: FLOAT32 or BFLOAT16
-};
-enum { NONE, LAYER, RMS };
-
 inline float value(const void* from, int64_t i, int kind) {
   return kind == BFLOAT16 ? widen(((const uint16_t*)from)[i]) : ((const float*)from)[i];
 }
 
-inline void write(const Call& c, int64_t row, int64_t o, float y, const void* scale = nullptr) {
+inline void write(const Product& c, int64_t row, int64_t o, float y, const void* scale = nullptr) {
+  const int64_t i = row * c.out + o;
   if (scale) y *= ((const float*)scale)[o];
   if (c.bias) y += value(c.bias, o, c.kind);
-  if (c.kind == BFLOAT16) ((uint16_t*)c.y)[row * c.out + o] = narrow(y);
-  else ((float*)c.y)[row * c.out + o] = y;
-}
-
-// A row whose end is filled up with zeros, in place.
-void normalize(const Call& c, float* x, int64_t padded) {
-  f32x16 total = {}, squares = {};
-  if (c.norm == LAYER) {
-    for (int64_t i = 0; i < padded; i += LANES) total += load<f32x16>(x + i);
-    const float mean = sum(total) / c.in;
-    for (int64_t i = 0; i < c.in; i++) x[i] -= mean;
+  if (c.kind == BFLOAT16) {
+    if (c.onto) y = rounded<uint16_t>(y) + widen(((const uint16_t*)c.onto)[i]);  // as torch, which adds afterwards
+    ((uint16_t*)c.y)[i] = narrow(y);
+  } else {
+    ((float*)c.y)[i] = c.onto ? y + ((const float*)c.onto)[i] : y;
   }
-  for (int64_t i = 0; i < padded; i += LANES) squares += load<f32x16>(x + i) * load<f32x16>(x + i);
-  const float inverse = 1 / std::sqrt(sum(squares) / c.in + c.eps);
-  for (int64_t i = 0; i < c.in; i++) x[i] *= inverse * (c.norm_scale ? value(c.norm_scale, i, c.kind) + c.offset : 1);
-  if (c.norm_bias)
-    for (int64_t i = 0; i < c.in; i++) x[i] += value(c.norm_bias, i, c.kind);
-  if (c.kind == BFLOAT16)  // as torch rounds it, so that few rows and many differ little
-    for (int64_t i = 0; i < c.in; i++) x[i] = widen(narrow(x[i]));
 }
 
 // A row of x in float32, filled up with zeros to whole chunks.
-void widen_row(const Call& c, int64_t row, int64_t padded, float* to) {
+void widen_row(const Product& c, int64_t row, int64_t padded, float* to) {
   const int64_t start = row * c.in;
   if (c.kind == BFLOAT16) {
     const uint16_t* x = (const uint16_t*)c.x + start;
@@ -85,7 +63,7 @@ void widen_row(const Call& c, int64_t row, int64_t padded, float* to) {
     std::memcpy(to, (const float*)c.x + start, c.in * sizeof(float));
   }
   std::memset(to + c.in, 0, (padded - c.in) * sizeof(float));
-  if (c.norm != NONE) normalize(c, to, padded);
+  if (c.norm.kind != NONE) normalize(c.norm, c.kind, c.in, to, padded);
 }
 
 // ---- weights in float32, bfloat16 or whole numbers of 8 bits with a scale for each output, a row an output
@@ -107,26 +85,46 @@ inline void both(const uint16_t* w, f32x16& even, f32x16& odd) {  // two of bflo
   even = bits(v << 16), odd = bits(v & (int32_t)0xffff0000);
 }
 
-// Puts each chunk of x in the order in which `both` gives the weights.
-template <class W> inline void order(const W*, float*, int64_t) {}
-inline void order(const uint16_t*, float* x, int64_t padded) {
+#if defined(__AVX512BF16__)
+constexpr bool HALVES = true;  // whether two products of bfloat16 are one instruction
+inline f32x16 dot(f32x16 sum, i32x16 x, i32x16 w) {
+  return (f32x16)_mm512_dpbf16_ps((__m512)sum, (__m512bh)(__m512i)x, (__m512bh)(__m512i)w);
+}
+#else
+constexpr bool HALVES = false;
+inline f32x16 dot(f32x16 sum, i32x16, i32x16) { return sum; }
+#endif
+
+// Puts x in the order in which `both` gives the weights or, with PAIRS, in bfloat16.
+template <class W, bool PAIRS> inline void order(float* x, int64_t padded) {
+  if (sizeof(W) != 2) return;
   float chunk[CHUNK];
   for (int64_t c = 0; c < padded; c += CHUNK) {
+    if (PAIRS) {
+      for (int i = 0; i < CHUNK; i += LANES) put((uint16_t*)x + c + i, load<f32x16>(x + c + i));
+      continue;
+    }
     for (int i = 0; i < LANES; i++) chunk[i] = x[c + 2 * i], chunk[LANES + i] = x[c + 2 * i + 1];
     std::memcpy(x + c, chunk, sizeof chunk);
   }
 }
 
 // R rows of x with O outputs, in U sums for each that do not wait for each other.
-template <class W, int R, int O, int U> void dense_block(const Call& c, const float* x, int64_t padded, int64_t row, int64_t o) {
+template <class W, bool PAIRS, int R, int O, int U>
+void dense_block(const Product& c, const float* x, int64_t padded, int64_t o) {
   const W* w = (const W*)c.weight + o * c.in;
   f32x16 sums[U][O][R] = {};
   const auto add = [&](f32x16 (&sum)[R], const W* from, int64_t i) {
-    ahead(from);
-    f32x16 a, b;
-    both(from, a, b);
-    for (int r = 0; r < R; r++) sum[r] += a * load<f32x16>(x + r * padded + i);
-    for (int r = 0; r < R; r++) sum[r] += b * load<f32x16>(x + r * padded + i + LANES);
+    ahead<R == 1>(from);
+    if constexpr (PAIRS) {
+      const i32x16 pairs = load<i32x16>(from);
+      for (int r = 0; r < R; r++) sum[r] = dot(sum[r], load<i32x16>((const uint16_t*)(x + r * padded) + i), pairs);
+    } else {
+      f32x16 a, b;
+      both(from, a, b);
+      for (int r = 0; r < R; r++) sum[r] += a * load<f32x16>(x + r * padded + i);
+      for (int r = 0; r < R; r++) sum[r] += b * load<f32x16>(x + r * padded + i + LANES);
+    }
   };
   int64_t i = 0;
   for (; i + U * CHUNK <= c.in; i += U * CHUNK)
@@ -141,138 +139,169 @@ template <class W, int R, int O, int U> void dense_block(const Call& c, const fl
   for (int j = 0; j < O; j++)
     for (int r = 0; r < R; r++) {
       for (int u = 1; u < U; u++) sums[0][j][r] += sums[u][j][r];
-      write(c, row + r, o + j, sum(sums[0][j][r]), c.scales);
+      write(c, r, o + j, sum(sums[0][j][r]), c.scales);
     }
 }
 
 // Rows of weights one after another where the memory is to be kept busy, four at once where the products are.
-template <class W, int R> void dense_rows(const Call& c, const float* x, int64_t padded, int64_t row, int64_t o, int64_t end) {
-  constexpr int O = R <= 2 ? 1 : 4;
-  for (; o + O <= end; o += O) dense_block<W, R, O, R <= 2 ? 4 / R : 1>(c, x, padded, row, o);
-  for (; o < end; o++) dense_block<W, R, 1, 1>(c, x, padded, row, o);
+template <class W, bool PAIRS, int R> void dense_rows(const Product& c, const float* x, int64_t padded, int64_t o, int64_t end) {
+  constexpr int O = PAIRS || R <= 2 ? 1 : 4, U = R == 1 ? 4 : PAIRS || R == 2 ? 2 : 1;
+  for (; o + O <= end; o += O) dense_block<W, PAIRS, R, O, U>(c, x, padded, o);
+  for (; o < end; o++) dense_block<W, PAIRS, R, 1, 1>(c, x, padded, o);
 }
 
-template <class W> void few(const Call& c, const float* x, int64_t padded) {
-  typedef void (*Rows)(const Call&, const float*, int64_t, int64_t, int64_t, int64_t);
-  static constexpr Rows by_count[4] = {dense_rows<W, 1>, dense_rows<W, 2>, dense_rows<W, 3>, dense_rows<W, 4>};
-  const int64_t step = (SHARE / (c.in * (int64_t)sizeof(W)) + 4) / 4 * 4;
-  share(c.out, step, c.threads, [&](int64_t start, int64_t end) { by_count[c.rows - 1](c, x, padded, 0, start, end); });
+template <class W, bool PAIRS> void few(const Product& c, int64_t padded, Team& team) {
+  float* x = team.own(c.rows * padded);
+  for (int64_t r = 0; r < c.rows; r++) {
+    widen_row(c, r, padded, x + r * padded);
+    order<W, PAIRS>(x + r * padded, padded);
+  }
+  typedef void (*Rows)(const Product&, const float*, int64_t, int64_t, int64_t);
+  static constexpr Rows by_count[FEW] = {dense_rows<W, PAIRS, 1>, dense_rows<W, PAIRS, 2>, dense_rows<W, PAIRS, 3>, dense_rows<W, PAIRS, 4>};
+  const int64_t least = (SHARE / (c.in * (int64_t)sizeof(W)) + 4) / 4 * 4;
+  team.share(c.out, least, [&](int64_t start, int64_t end) { by_count[c.rows - 1](c, x, padded, start, end); });
 }
 
 // ---- the same for up to 64 rows, which lie side by side in V vectors: each weight is multiplied by all of them at once
 
-// x (rows, padded) as (padded, V, 16); what lies beside the rows is never looked at.
-void aside(const Call& c, const float* x, int64_t padded, int64_t width, float* to) {
-  share(padded / LANES, 4, c.threads, [&](int64_t start, int64_t end) {
-    for (int64_t r = 0; r < c.rows; r++)
-      for (int64_t i = start * LANES; i < end * LANES; i++) to[i * width + r] = x[r * padded + i];
+// A chunk of weights as pairs of bfloat16, which hold whole numbers of 8 bits exactly.
+inline const void* paired(const uint16_t* w, int32_t*) { return w; }
+inline const void* paired(const float* w, int32_t*) { return w; }  // never
+inline const void* paired(const int8_t* w, int32_t* to) {
+  const i32x16 both = __builtin_convertvector(load<u16x16>(w), i32x16);
+  const f32x16 even = __builtin_convertvector((both << 24) >> 24, f32x16), odd = __builtin_convertvector((both << 16) >> 24, f32x16);
+  u32x16 low, high;
+  std::memcpy(&low, &even, sizeof low), std::memcpy(&high, &odd, sizeof high);
+  store(to, (low >> 16) | (high & 0xffff0000u));
+  return to;
+}
+
+// x (rows, padded) as (padded, V, 16) or, of pairs, as (padded / 2, V, 16); what lies beside the rows is never looked at.
+template <bool PAIRS> void aside(const Product& c, const float* x, int64_t padded, int64_t width, float* to, Team& team) {
+  team.share(padded / CHUNK, 2, [&](int64_t start, int64_t end) {
+    for (int64_t i = start * CHUNK; i < end * CHUNK; i += PAIRS ? 2 : 1)
+      for (int64_t r = 0; r < c.rows; r++) {
+        const float* from = x + r * padded + i;
+        if (PAIRS) ((uint32_t*)to)[i / 2 * width + r] = narrow(from[0]) | (uint32_t)narrow(from[1]) << 16;
+        else to[i * width + r] = *from;
+      }
   });
 }
 
-template <class W, int V, int O> void wide_block(const Call& c, const float* x, int64_t o) {
-  const W* w = (const W*)c.weight + o * c.in;
-  constexpr int64_t EACH = O * sizeof(W);  // bytes of weights for each column
-  const char* next = (const char*)(w + O * c.in);  // comes from the memory while these are multiplied
-  f32x16 sums[O][V] = {};
-  for (int64_t k = 0; k < c.in; k += CHUNK) {
-    float wide[O][CHUNK];
-    const int64_t count = c.in - k < CHUNK ? c.in - k : CHUNK;
-    for (int j = 0; j < O; j++) {
-      W rest[CHUNK] = {};
-      const W* from = w + j * c.in + k;
-      if (count < CHUNK) std::memcpy(rest, from, count * sizeof(W)), from = rest;
-      f32x16 a, b;
-      both(from, a, b);
-      store(wide[j], a), store(wide[j] + LANES, b);
-    }
-    for (int i = 0; i < CHUNK; i++, next += EACH) {
-      for (int64_t p = 0; p < EACH; p += 48) __builtin_prefetch(next + p, 0, 2);
-      f32x16 rows[V];
-      for (int v = 0; v < V; v++) rows[v] = load<f32x16>(x + ((k + i) * V + v) * LANES);
-      for (int j = 0; j < O; j++)
-        for (int v = 0; v < V; v++) sums[j][v] += rows[v] * wide[j][i];
-    }
-  }
+template <class T, int V, int O> void write_block(const Product& c, const f32x16 (&sums)[O][V], int64_t o) {
   float y[O][V * LANES], scale[O], bias[O];
   std::memcpy(y, sums, sizeof y);
   for (int j = 0; j < O; j++) {
     scale[j] = c.scales ? ((const float*)c.scales)[o + j] : 1;
     bias[j] = c.bias ? value(c.bias, o + j, c.kind) : 0;
   }
-  const int64_t count = c.rows, line = c.out;
-  if (c.kind == BFLOAT16) {
-    uint16_t* to = (uint16_t*)c.y + o;
-    for (int64_t r = 0; r < count; r++)
-      for (int j = 0; j < O; j++) to[r * line + j] = narrow(y[j][r] * scale[j] + bias[j]);
-  } else {
-    float* to = (float*)c.y + o;
-    for (int64_t r = 0; r < count; r++)
-      for (int j = 0; j < O; j++) to[r * line + j] = y[j][r] * scale[j] + bias[j];
+  for (int64_t r = 0; r < c.rows; r++) {
+    T *to = (T*)c.y + r * c.out + o, line[O];
+    for (int j = 0; j < O; j++) put(line + j, y[j][r] * scale[j] + bias[j]);
+    if (c.onto)
+      for (int j = 0; j < O; j++) put(line + j, widened(line[j]) + widened(((const T*)c.onto)[r * c.out + o + j]));
+    std::memcpy(to, line, sizeof line);
   }
 }
 
-template <class W, int V> void many(const Call& c, const float* rows, int64_t padded) {
+template <class W, int V, int O, bool PAIRS> void wide_block(const Product& c, const float* x, int64_t o) {
+  const W* w = (const W*)c.weight + o * c.in;
+  constexpr int64_t LINES = O * CHUNK * sizeof(W) / 64, STEPS = PAIRS ? CHUNK / 2 : CHUNK;
+  const char* next = (const char*)(w + O * c.in);  // comes from the memory while these are multiplied
+  f32x16 sums[O][V] = {};
+  for (int64_t k = 0; k < c.in; k += CHUNK, next += 64 * LINES, x += STEPS * V * LANES) {
+    float wide[O][CHUNK];
+    const int32_t* pairs[O];
+    W rest[O][CHUNK];
+    for (int j = 0; j < O; j++) {
+      const W* from = w + j * c.in + k;
+      if (c.in - k < CHUNK) {
+        std::memset(rest[j], 0, sizeof rest[j]), std::memcpy(rest[j], from, (c.in - k) * sizeof(W));
+        from = rest[j];
+      }
+      if constexpr (PAIRS) {
+        pairs[j] = (const int32_t*)paired(from, (int32_t*)wide[j]);
+      } else {
+        f32x16 a, b;
+        both(from, a, b);
+        store(wide[j], a), store(wide[j] + LANES, b);
+      }
+    }
+    for (int i = 0; i < STEPS; i++) {
+      for (int64_t p = i * LINES / STEPS; p < (i + 1) * LINES / STEPS; p++) __builtin_prefetch(next + 64 * p, 0, 2);
+      f32x16 rows[V];
+      for (int v = 0; v < V; v++) rows[v] = load<f32x16>(x + (i * V + v) * LANES);
+      for (int j = 0; j < O; j++)
+        for (int v = 0; v < V; v++)
+          if constexpr (PAIRS) sums[j][v] = dot(sums[j][v], load<i32x16>(rows + v), i32x16{} + load<int32_t>(pairs[j] + i));
+          else sums[j][v] += rows[v] * wide[j][i];
+    }
+  }
+  c.kind == BFLOAT16 ? write_block<uint16_t, V, O>(c, sums, o) : write_block<float, V, O>(c, sums, o);
+}
+
+template <class W, int V, bool PAIRS> void many_as(const Product& c, const float* rows, int64_t padded, float* x, Team& team) {
   constexpr int O = V == 1 ? 16 : 24 / V;
-  static thread_local std::vector<float> room;
-  room.resize(padded * V * LANES);
-  aside(c, rows, padded, V * LANES, room.data());
-  const float* x = room.data();
-  const int64_t step = (c.out / (8 * c.threads) / O + 1) * O;
-  share(c.out, step, c.threads, [&](int64_t o, int64_t end) {
-    for (; o + O <= end; o += O) wide_block<W, V, O>(c, x, o);
-    for (; o < end; o++) wide_block<W, V, 1>(c, x, o);
+  aside<PAIRS>(c, rows, padded, V * LANES, x, team);
+  team.share(c.out, O, [&](int64_t o, int64_t end) {
+    for (; o + O <= end; o += O) wide_block<W, V, O, PAIRS>(c, x, o);
+    for (; o < end; o++) wide_block<W, V, 1, PAIRS>(c, x, o);
   });
 }
 
-template <class W> void dense(const Call& c) {
-  const int64_t padded = (c.in + CHUNK - 1) / CHUNK * CHUNK;
-  static thread_local std::vector<float> room;
-  room.resize(c.rows * padded);
-  for (int64_t r = 0; r < c.rows; r++) {
-    widen_row(c, r, padded, room.data() + r * padded);
-    order((const W*)nullptr, room.data() + r * padded, padded);
+template <class W, int V> void many(const Product& c, const float* rows, int64_t padded, float* x, Team& team) {
+  if constexpr (HALVES && sizeof(W) < 4)
+    if (c.kind == BFLOAT16) return many_as<W, V, true>(c, rows, padded, x, team);
+  many_as<W, V, false>(c, rows, padded, x, team);
+}
+
+template <class W> void dense(const Product& c, Team& team) {
+  const int64_t padded = (c.in + CHUNK - 1) / CHUNK * CHUNK, vectors = (c.rows + LANES - 1) / LANES;
+  if (c.rows <= FEW) {
+    if constexpr (HALVES && sizeof(W) == 2)
+      if (c.kind == BFLOAT16) return few<W, true>(c, padded, team);
+    return few<W, false>(c, padded, team);
   }
-  typedef void (*Rows)(const Call&, const float*, int64_t);
-  static constexpr Rows by_vectors[5] = {few<W>, many<W, 1>, many<W, 2>, many<W, 3>, many<W, 4>};
-  by_vectors[c.rows <= 4 ? 0 : (c.rows + LANES - 1) / LANES](c, room.data(), padded);
+  float* rows = team.common((c.rows + vectors * LANES) * padded);
+  team.share(c.rows, 1, [&](int64_t start, int64_t end) {
+    for (int64_t r = start; r < end; r++) widen_row(c, r, padded, rows + r * padded);
+  });
+  typedef void (*Rows)(const Product&, const float*, int64_t, float*, Team&);
+  static constexpr Rows by_vectors[4] = {many<W, 1>, many<W, 2>, many<W, 3>, many<W, 4>};
+  by_vectors[vectors - 1](c, rows, padded, rows + c.rows * padded, team);
 }
 
 // ---- weights of 4 bits, in tiles of 16 outputs, one a lane; x in 16 bits with a scale for each chunk of a row
 
 struct Fixed {
-  std::vector<int32_t> values;  // (rows, chunks, 16) pairs of 16 bits
-  std::vector<float> scales;    // (rows, chunks)
-  std::vector<int32_t> sums;    // (rows, chunks) of the 16-bit values
+  int32_t* values;  // (rows, chunks, 16) pairs of 16 bits
+  float* scales;    // (rows, chunks)
+  int32_t* sums;    // (rows, chunks) of the 16-bit values
   int64_t chunks;
+
+  Fixed(float* room, int64_t rows, int64_t chunks)
+      : values((int32_t*)room), scales(room + rows * chunks * LANES), sums((int32_t*)scales + rows * chunks), chunks(chunks) {}
 };
 
-void fix(const Call& c, Fixed& fixed) {
-  fixed.chunks = (c.in + CHUNK - 1) / CHUNK;
-  const int64_t padded = fixed.chunks * CHUNK;
-  fixed.values.resize(c.rows * padded / 2), fixed.scales.resize(c.rows * fixed.chunks), fixed.sums.resize(c.rows * fixed.chunks);
-  static thread_local std::vector<float> wide;
-  wide.resize(padded);
-  for (int64_t r = 0; r < c.rows; r++) {
-    widen_row(c, r, padded, wide.data());
-    for (int64_t k = 0; k < fixed.chunks; k++) {
-      const float* x = wide.data() + k * CHUNK;
-      int16_t* to = (int16_t*)(fixed.values.data() + (r * fixed.chunks + k) * LANES);
-      float most = 0;
-      for (int i = 0; i < CHUNK; i++) most = std::fabs(x[i]) > most ? std::fabs(x[i]) : most;
-      const float scale = most / 32767, inverse = most > 0 ? 32767 / most : 0;
-      int32_t total = 0;
-      for (int i = 0; i < CHUNK; i++) {
-        const float v = x[i] * inverse;
-        const int32_t q = (int32_t)(v + (v < 0 ? -0.5f : 0.5f));
-        to[i] = (int16_t)q, total += q;
-      }
-      fixed.scales[r * fixed.chunks + k] = scale, fixed.sums[r * fixed.chunks + k] = total;
-    }
+// A row of x in whole numbers, in two halves of 16 columns to each chunk.
+void fix(const Product& c, int64_t row, float* wide, Fixed& to) {
+  widen_row(c, row, to.chunks * CHUNK, wide);
+  const auto size = [](f32x16 v) { return v < 0 ? -v : v; };
+  const auto nearest = [](f32x16 v) { return __builtin_convertvector(v + (v < 0 ? f32x16{} - 0.5f : f32x16{} + 0.5f), i32x16); };
+  for (int64_t k = 0; k < to.chunks; k++) {
+    const f32x16 a = load<f32x16>(wide + k * CHUNK), b = load<f32x16>(wide + k * CHUNK + LANES);
+    const f32x16 x = size(a), y = size(b);
+    const float top = most(x > y ? x : y), inverse = top > 0 ? 32767 / top : 0;
+    const i32x16 first = nearest(a * inverse), second = nearest(b * inverse);
+    const int64_t at = row * to.chunks + k;
+    int16_t* values = (int16_t*)(to.values + at * LANES);
+    store(values, __builtin_convertvector(first, i16x16)), store(values + LANES, __builtin_convertvector(second, i16x16));
+    to.scales[at] = top / 32767, to.sums[at] = sum(first + second);
   }
 }
 
 // weight (tiles, columns / 8, 16 outputs), 8 in 32 bits, kept plus 8; scales (tiles, chunks, 16 outputs) in bfloat16
-template <int R> void tile_rows(const Call& c, const Fixed& x, int64_t row, int64_t tile) {
+template <int R> void tile_rows(const Product& c, const Fixed& x, int64_t row, int64_t tile) {
   constexpr int U = R == 1 ? 4 : R <= 3 ? 2 : 1;  // sums that do not wait for each other
   f32x16 y[R] = {};
   const int32_t* w = (const int32_t*)c.weight + tile * x.chunks * 4 * LANES;
@@ -282,7 +311,7 @@ template <int R> void tile_rows(const Call& c, const Fixed& x, int64_t row, int6
     i32x16 sums[R][U] = {};
     for (int r = 0; r < R; r++) sums[r][0] -= 8 * x.sums[at + r * x.chunks];
     for (int q = 0; q < 4; q++) {
-      ahead(w + q * LANES);
+      ahead<R == 1>(w + q * LANES);
       const i32x16 packed = load<i32x16>(w + q * LANES);
       for (int p = 0; p < 4; p++) {
         const i32x16 wide = (packed >> (4 * p)) & 0x000f000f;
@@ -300,27 +329,35 @@ template <int R> void tile_rows(const Call& c, const Fixed& x, int64_t row, int6
     for (int i = 0; i < LANES && tile * LANES + i < c.out; i++) write(c, row + r, tile * LANES + i, y[r][i]);
 }
 
-void int4_rows(const Call& c) {
-  static thread_local Fixed room;
-  fix(c, room);
-  const Fixed& x = room;
-  typedef void (*Rows)(const Call&, const Fixed&, int64_t, int64_t);
+void int4_rows(const Product& c, Team& team) {
+  const int64_t chunks = (c.in + CHUNK - 1) / CHUNK, padded = chunks * CHUNK, size = c.rows * chunks * (LANES + 2);
+  float* wide = team.own(padded + size);
+  Fixed x(c.rows == 1 ? wide + padded : team.common(size), c.rows, chunks);
+  if (c.rows == 1) {
+    fix(c, 0, wide, x);
+  } else {
+    team.share(c.rows, 1, [&](int64_t start, int64_t end) {
+      for (int64_t r = start; r < end; r++) fix(c, r, wide, x);
+    });
+  }
+  typedef void (*Rows)(const Product&, const Fixed&, int64_t, int64_t);
   static constexpr Rows by_count[MOST] = {tile_rows<1>, tile_rows<2>, tile_rows<3>, tile_rows<4>,
                                           tile_rows<5>, tile_rows<6>, tile_rows<7>, tile_rows<8>};
-  const int64_t tiles = (c.out + LANES - 1) / LANES, step = SHARE / (x.chunks * CHUNK * LANES / 2) + 1;
-  share(tiles, step, c.threads, [&](int64_t start, int64_t end) {
+  const int64_t tiles = (c.out + LANES - 1) / LANES, least = SHARE / (padded * LANES / 2) + 1;
+  team.share(tiles, least, [&](int64_t start, int64_t end) {
     for (int64_t tile = start; tile < end; tile++)
       for (int64_t r = 0; r < c.rows; r += MOST) by_count[(c.rows - r < MOST ? c.rows - r : MOST) - 1](c, x, r, tile);
   });
 }
 
-void int4(const Call& c) {
+void int4(const Product& c, Team& team) {
   for (int64_t r = 0; r < c.rows; r += GROUP) {  // whose fixed numbers stay in the cache
-    Call part = c;
+    Product part = c;
     const int64_t size = c.kind == BFLOAT16 ? 2 : 4;
     part.x = (const char*)c.x + r * c.in * size, part.y = (char*)c.y + r * c.out * size;
+    if (c.onto) part.onto = (const char*)c.onto + r * c.out * size;
     part.rows = c.rows - r < GROUP ? c.rows - r : GROUP;
-    int4_rows(part);
+    int4_rows(part, team);
   }
 }
 
@@ -328,24 +365,64 @@ void int4(const Call& c) {
 int64_t read(const int64_t* memory, int64_t count, int threads) {
   typedef int64_t i64x8 __attribute__((vector_size(64)));
   std::atomic<int64_t> total{0};
-  share(count / 32, SHARE / 256, threads, [&](int64_t start, int64_t end) {
-    i64x8 sums[4] = {};
-    for (int64_t i = start; i < end; i++)
-      for (int j = 0; j < 4; j++) sums[j] += load<i64x8>(memory + 32 * i + 8 * j);
-    int64_t own = 0;
-    for (int j = 0; j < 32; j++) own += sums[j / 8][j % 8];
-    total += own;
+  together(threads, [&](Team& team) {
+    team.share(count / 32, SHARE / 256, [&](int64_t start, int64_t end) {
+      i64x8 sums[4] = {};
+      for (int64_t i = start; i < end; i++)
+        for (int j = 0; j < 4; j++) ahead<true>(memory + 32 * i + 8 * j), sums[j] += load<i64x8>(memory + 32 * i + 8 * j);
+      int64_t own = 0;
+      for (int j = 0; j < 32; j++) own += sums[j / 8][j % 8];
+      total += own;
+    });
   });
   return total;
 }
 
+template <class T> void normalize_as(const Norm& n, int64_t count, float* x, int64_t padded) {
+  const int64_t whole = count / LANES * LANES;
+  f32x16 total = {}, squares = {};
+  if (n.kind == LAYER) {
+    for (int64_t i = 0; i < padded; i += LANES) total += load<f32x16>(x + i);
+    const float mean = sum(total) / count;
+    for (int64_t i = 0; i < whole; i += LANES) store(x + i, load<f32x16>(x + i) - mean);
+    for (int64_t i = whole; i < count; i++) x[i] -= mean;
+  }
+  for (int64_t i = 0; i < padded; i += LANES) squares += load<f32x16>(x + i) * load<f32x16>(x + i);
+  const float inverse = 1 / std::sqrt(sum(squares) / count + n.eps);
+  const T *scale = (const T*)n.scale, *bias = (const T*)n.bias;
+  for (int64_t i = 0; i < whole; i += LANES) {
+    f32x16 v = load<f32x16>(x + i) * inverse;
+    if (scale) v *= wide(scale + i) + n.offset;
+    if (bias) v += wide(bias + i);
+    store(x + i, rounded<T>(v));  // as torch rounds it, so that few rows and many differ little
+  }
+  for (int64_t i = whole; i < count; i++) {
+    float v = x[i] * inverse;
+    if (scale) v *= widened(scale[i]) + n.offset;
+    if (bias) v += widened(bias[i]);
+    x[i] = rounded<T>(v);
+  }
+}
+
 }  // namespace
 
+void polytask::normalize(const Norm& n, int kind, int64_t count, float* x, int64_t padded) {
+  kind == BFLOAT16 ? normalize_as<uint16_t>(n, count, x, padded) : normalize_as<float>(n, count, x, padded);
+}
+
+void polytask::multiply(const Product& c, Team& team) {
+  switch (c.weights) {
+    case FLOAT32: return dense<float>(c, team);
+    case BFLOAT16: return dense<uint16_t>(c, team);
+    case INT8: return dense<int8_t>(c, team);
+    default: return int4(c, team);
+  }
+}
+
 extern "C" {
-void polytask_threads(void* gomp_parallel) { parallel = (Parallel)gomp_parallel; }
-void polytask_float32(const Call* c) { dense<float>(*c); }
-void polytask_bfloat16(const Call* c) { dense<uint16_t>(*c); }
-void polytask_int8(const Call* c) { dense<int8_t>(*c); }
-void polytask_int4(const Call* c) { int4(*c); }
+void polytask_threads(void* gomp_parallel, void* omp_get_num_threads) {
+  parallel = (decltype(parallel))gomp_parallel, members = (decltype(members))omp_get_num_threads;
+}
+void polytask_product(const Product* c) { together(c->threads, [&](Team& team) { multiply(*c, team); }); }
 int64_t polytask_read(const void* memory, int64_t count, int32_t threads) { return read((const int64_t*)memory, count, threads); }
 }

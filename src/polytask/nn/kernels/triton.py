@@ -332,7 +332,7 @@ def _ranked(logits, kinds, state, parts, logit_row, state_row, vocabulary, PART:
 
 @triton.jit
 def _chosen(parts, state, records, state_row, record_row, count, tie, PADDED: tl.constexpr, EARLY: tl.constexpr):
-    """The best of all parts becomes the row's next id; see `inference.graphs` for the columns of state and records."""
+    """The best of all parts becomes the row's next id; see `inference.steps` for the columns of state and records."""
     _begin(EARLY)
     _await(EARLY)
     row, part = tl.program_id(0), tl.arange(0, PADDED)

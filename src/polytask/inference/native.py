@@ -1,0 +1,139 @@
+"""Decoding on a CPU without Python between layers: our library goes through a whole step, or several, in one call.
+
+Small networks would spend a third of their time in Python. What a network is made of is said once, as a list of
+operations; one that has other parts decodes layer by layer.
+"""
+
+import time
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from polytask.inference.sampling import TIE
+from polytask.inference.sequence import Sequence
+from polytask.inference.steps import ROWS, STEPS, Steps
+from polytask.models.transformer import Transformer
+from polytask.nn.block import Block
+from polytask.nn.feedforward import GatedMLPLayer, MLPLayer
+from polytask.nn.kernels.library import LOADER
+from polytask.nn.kernels.products import inferring
+from polytask.nn.kernels.step import Plan, Program, Unfit
+from polytask.nn.paged import KVCache
+from polytask.nn.position import Learned, Rotary, Sinusoidal, Unpositioned
+
+BURST = 0.03  # seconds of steps that are asked for at once: an answer still arrives word by word
+
+
+class Native(Steps):
+    """Decoding by the library; see `Steps`. The first step begins to build it where it has not been built."""
+
+    def __init__(self, network: Transformer, cache: KVCache, kinds: Tensor, length: int):
+        super().__init__(network, cache, kinds, length)
+        self.program: Program | None = None
+        self._windowed = any(part.window for part in network.config.attentions)
+        self._seconds = BURST  # of a step, as the last ones were
+
+    @property
+    def most(self) -> int:
+        return max(1, min(STEPS, int(BURST / self._seconds))) if self._ready() else 1
+
+    def takes(self, plan: Mapping[Sequence, int]) -> bool:
+        apart = self._windowed and any(sequence.prefix for sequence in plan)
+        return not apart and super().takes(plan) and self._ready()
+
+    def _ready(self) -> bool:
+        if self.broken or LOADER.get() is None or not inferring(self.cache.keys):
+            return False
+        if self.program is None or not self.program.valid:
+            try:
+                self.program = program(self.network, self.cache, self.state, self.kinds, self.records)
+            except Unfit:
+                self.broken = True
+        return not self.broken
+
+    def _go(self, rows: list[list[int]], count: int, greedy: bool) -> Tensor | None:
+        library = LOADER.get()
+        assert library is not None
+        assert self.program is not None
+        self.state[: len(rows)] = torch.tensor(rows)
+        start = time.perf_counter()
+        self.program.run(library, len(rows), count, greedy)
+        self._seconds = max((time.perf_counter() - start) / count, 1e-6)
+        return self.program.logits[: len(rows)]
+
+
+def program(network: Transformer, cache: KVCache, state: Tensor, kinds: Tensor, records: Tensor) -> Program:
+    """A step of a network, for at most ROWS rows. Raises Unfit where it has parts that are not the library's."""
+    config, position = network.config, network.config.position
+    if type(position) not in (Learned, Sinusoidal, Rotary, Unpositioned) or network._forward_hooks:
+        raise Unfit
+    plan = Plan(ROWS, network.embedding.weight.dtype)
+    x, places = plan.buffer(config.dim), None
+    if network.position is not None:
+        places = network.position.weight.detach().to(plan.dtype)
+    plan.embed(network.embedding.weight, x, network.scale, places, getattr(position, "offset", 0))
+    if network.embedding_norm is not None:
+        plan.normalize(network.embedding_norm, x, x)
+    if isinstance(position, Rotary):
+        plan.rotate(position, config.attention_of(0).sizes(config.dim)[2])
+    for layer, block in enumerate(network.blocks):
+        _add(plan, cast(Block, block), x, cache.keys[layer], cache.values[layer])
+    if config.final_norm:
+        plan.normalize(network.norm, x, x)
+    head, logits = network.head, plan.buffer(config.vocab_size)
+    if head.scale != 1.0:
+        plan.bend(x, head.scale)
+    if head.layer is None:
+        plan.expect(head.weight)
+        plan.product("float32" if plan.dtype == torch.float32 else "bfloat16", head.weight, None, head.bias, x, logits)
+    else:
+        plan.multiply(head.layer, x, logits)
+    if head.cap is not None or (head.bias is not None and head.layer is not None):
+        plan.bend(logits, bias=None if head.layer is None else head.bias, cap=head.cap)
+    return plan.made(logits, state, kinds, records, TIE)
+
+
+def _add(plan: Plan, block: Block, x: Tensor, keys: Tensor, values: Tensor) -> None:
+    """A layer; x is overwritten. Placements are those of `nn.block`."""
+    attention, fed = block.attention, block.feedforward
+    if type(fed) not in (MLPLayer, GatedMLPLayer) or any(m._forward_hooks for m in block.modules()):
+        raise Unfit
+    if attention.query_norm is not None or attention.relative is not None or attention.pattern or attention.cap:
+        raise Unfit
+    opening, width = (fed.up, fed.up.out_features) if type(fed) is MLPLayer else (fed.gate_up, fed.down.in_features)
+    qkv, mixed = plan.buffer(sum(attention.parts)), plan.buffer(attention.parts[0])
+    hidden, active, y = plan.buffer(opening.out_features), plan.buffer(width), plan.buffer(x.shape[1])
+    parallel, post = block.placement in ("parallel", "parallel_norms"), block.placement == "post"
+
+    def attend() -> None:
+        plan.attend(qkv, mixed, keys, values, attention.heads, attention.window, attention.scale)
+
+    if parallel:
+        plan.multiply(attention.qkv, x, qkv, block.attention_norm)
+        plan.multiply(opening, x, hidden, block.feedforward_norm or block.attention_norm)
+        attend()
+        plan.multiply(attention.output, mixed, x, onto=x)
+        plan.activate(fed.name, hidden, active)
+        plan.multiply(fed.down, active, x, onto=x)
+        return
+    plan.multiply(attention.qkv, x, qkv, None if post else block.attention_norm)
+    attend()
+    _close(plan, attention.output, mixed, x, y, block.attention_norm if post else None, block.attention_outer_norm)
+    plan.multiply(opening, x, hidden, None if post else block.feedforward_norm)
+    plan.activate(fed.name, hidden, active)
+    _close(plan, fed.down, active, x, y, block.feedforward_norm if post else None, block.feedforward_outer_norm)
+
+
+def _close(
+    plan: Plan, layer: nn.Module, inner: Tensor, x: Tensor, y: Tensor, after: nn.Module | None, outer: nn.Module | None
+) -> None:  # fmt: skip
+    """x = after(x + outer(layer(inner))), each norm where there is one."""
+    if outer is not None:
+        plan.multiply(layer, inner, y)
+        plan.normalize(outer, y, x, adds=True)
+    else:
+        plan.multiply(layer, inner, x, onto=x)
+    if after is not None:
+        plan.normalize(after, x, x)

@@ -1,0 +1,123 @@
+"""Decoding that chooses its own ids, several steps at once, without Python between them.
+
+Where all that is asked for are likeliest ids, a step goes on with what it chose: the host asks for several steps and
+reads once. What makes the steps is a CUDA graph (`inference.graphs`) or our library on a CPU (`inference.native`).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from collections.abc import Sequence as List
+
+import torch
+from torch import Tensor
+
+from polytask.inference.sampling import TIE, Chosen
+from polytask.inference.sequence import Sequence
+from polytask.models.transformer import Transformer
+from polytask.nn.experts import ExpertsLayer
+from polytask.nn.paged import BLOCK, KVCache
+
+ROWS = 64  # that one step has at most
+STEPS = 16  # that are asked for at once, at most
+ID, POSITION, LEAST, BASE, TABLE = range(5)  # columns of the state
+FREE, END, NEVER = range(3)  # kinds of ids: those that end an answer come from a row's position LEAST on
+
+
+class Steps(ABC):
+    """Decoding of one network over one cache.
+
+    kinds (V,) int8: what may come. length: tokens of a sequence at most.
+    """
+
+    def __init__(self, network: Transformer, cache: KVCache, kinds: Tensor, length: int):
+        self.network, self.cache, self.kinds = network, cache, kinds
+        self.precise = network.embedding.weight.dtype in (torch.float32, torch.float64)
+        device, self.blocks = kinds.device, -(-length // BLOCK)
+        self.state = torch.zeros(ROWS, TABLE + self.blocks, dtype=torch.int64, device=device)
+        self.records = torch.zeros(ROWS, STEPS, 3, device=device)
+        self.broken = False
+
+    @property
+    def most(self) -> int:
+        """How many steps are worth asking for at once."""
+        return STEPS
+
+    def steps(self, sequences: List[Sequence]) -> int:
+        """How many steps these may go on by themselves; 1 where the host chooses."""
+        if self.broken or not sequences or len(sequences) > ROWS or not all(map(simple, sequences)):
+            return 1
+        return min(self.most, *(s.limit - s.produced for s in sequences))
+
+    def takes(self, plan: Mapping[Sequence, int]) -> bool:
+        """Whether every sequence decodes, all by as many steps."""
+        counts = set(plan.values())
+        if self.broken or len(plan) > ROWS or len(counts) > 1 or any(s.reading for s in plan):
+            return False
+        (count,) = counts
+        if count > STEPS or any(s.pending != count or any(s.drafts) for s in plan):  # a guess is worth a pass
+            return False
+        return count == 1 or all(map(simple, plan))
+
+    def run(self, sequences: List[Sequence], count: int) -> tuple[Tensor, Chosen | None] | None:
+        """The logits (rows, V) of the last of `count` steps, and where the likeliest ids were wanted those, row after
+        row; None, and the old way is left, where the steps cannot be made."""
+        greedy = all(map(simple, sequences))
+        logits = self._go([self._row(sequence) for sequence in sequences], count, greedy)
+        return None if logits is None else (logits, self._read(len(sequences), count) if greedy else None)
+
+    @abstractmethod
+    def _go(self, rows: list[list[int]], count: int, greedy: bool) -> Tensor | None:
+        """Puts the rows of the state in place and goes `count` steps on, choosing where `greedy`."""
+
+    def _row(self, sequence: Sequence) -> list[int]:
+        table, last = sequence.table.blocks, sequence.computed
+        least = sequence.prompt + sequence.sampling.min_tokens
+        return [sequence.ids[last], last, least, last, *table, *[0] * (self.blocks - len(table))]
+
+    def _read(self, rows: int, count: int) -> Chosen:
+        found = self.records[:rows, :count].flatten(0, 1).tolist()
+        ids, logprobs = [int(record[0]) for record in found], [record[1] for record in found]
+        return Chosen(ids, logprobs, None, None if self.precise else [record[2] > 0 for record in found])
+
+
+def choose(logits: Tensor, kinds: Tensor, state: Tensor, records: Tensor) -> None:
+    """The likeliest id of each row that may come, from logits (B, V), as its next one.
+
+    state (B, columns) int64: of each row the id and its position, which are moved on, the position from which it may
+    end, and that of the first step. records (rows, STEPS, 3): the id chosen in each step, its log-probability and
+    whether another nearly tied with it.
+    """
+    x = logits.float()
+    early = (state[:, POSITION] + 1 < state[:, LEAST])[:, None]
+    scores = x.masked_fill((kinds == NEVER) | ((kinds == END) & early), -torch.inf)
+    best, ids = scores.max(-1)
+    second = scores.scatter(1, ids[:, None], -torch.inf).amax(-1)
+    tie = best - second <= TIE * best.abs().clamp(min=1)
+    found = torch.stack([ids.float(), best - x.logsumexp(-1), tie.float()], -1)
+    place = (state[:, POSITION] - state[:, BASE])[:, None, None].expand(-1, 1, 3)
+    records[: len(state)].scatter_(1, place, found[:, None])
+    state[:, ID] = ids
+    state[:, POSITION] += 1
+
+
+def simple(sequence: Sequence) -> bool:
+    """Whether nothing but the likeliest id is asked for."""
+    sampling = sequence.sampling
+    if sampling.temperature > 0 or sampling.penalised or sampling.logit_bias or sampling.logprobs:
+        return False
+    free = sequence.constraint is None and sequence.drawing is None
+    plain = free and sequence.odds is None and not sequence.hooks
+    alone = sequence.group.beam is None and not any(other.waits for other in sequence.group.sequences)
+    return plain and alone and sequence.error is None
+
+
+def kinds_of(network: Transformer, ends: Iterable[int], never: Iterable[int]) -> Tensor | None:
+    """What each id may be; None where a pass depends on more than its rows (what an encoder read, which experts were
+    chosen, where in a picture a code stands), or nothing could be chosen."""
+    config = network.config
+    if config.encoder_layers or config.grid or any(isinstance(module, ExpertsLayer) for module in network.modules()):
+        return None
+    kinds = torch.full((config.vocab_size,), FREE, dtype=torch.int8)
+    kinds[list(ends)] = END
+    kinds[list(never)] = NEVER
+    return kinds.to(network.embedding.weight.device) if (kinds == FREE).any() else None

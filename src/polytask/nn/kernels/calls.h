@@ -1,0 +1,93 @@
+// What the functions are called with; `kernels/library.py`, `kernels/attention.py` and `kernels/step.py` have the same.
+#pragma once
+
+#include <cstdint>
+
+#include "team.h"
+
+namespace polytask {
+
+enum { FLOAT32, BFLOAT16, INT8, INT4 };  // what goes in and comes out is of the first two, weights of any
+enum { NONE, LAYER, RMS };
+
+struct Norm {
+  const void *scale, *bias;
+  float eps, offset;
+  int32_t kind, unused;
+};
+
+// y (rows, out) = norm(x) (rows, in) times weight (out, in) plus bias, added to `onto` where there is one.
+struct Product {
+  const void *x, *weight, *scales, *bias, *onto;
+  void* y;
+  int64_t rows, in, out;
+  Norm norm;
+  int32_t kind, weights, threads, unused;  // kind of x, biases, norm and y
+};
+void multiply(const Product&, Team&);
+
+// x, its end filled up with zeros, normalised in place and rounded to `kind`.
+void normalize(const Norm&, int kind, int64_t count, float* x, int64_t padded);
+
+// Strides count elements. A token's row begins at `tables[row]`; it sees places from `first`, or the last `window`, to
+// `end`, of which the last is its own. cos and sin (tokens, turned) turn the first channels of queries and keys.
+struct Attention {
+  const void *q, *k, *v;
+  void *keys, *values, *y;
+  const int32_t *tables, *row, *first, *end;
+  const float *cos, *sin;
+  int64_t tokens, heads, kv_heads, width, places;
+  int64_t q_head, q_token, k_head, k_token, v_head, v_token;
+  int64_t turned, window;
+  float scale;
+  int32_t neighbours, threads, kind;  // whether neighbouring channels are pairs, or those of the two halves
+};
+void attend(const Attention&, Team&);
+
+// Rows of `width` numbers, y (rows, width), of the kinds that `Step` lists.
+struct Embedding {  // y = scale x table[id], plus places[position + offset] where there are places
+  const void *table, *places;
+  void* y;
+  int64_t width, offset;
+  float scale;
+  int32_t unused;
+};
+struct Activation {  // y = activation(x); gated: times what lies behind in x (rows, 2 width)
+  const void* x;
+  void* y;
+  int64_t width;
+  int32_t activation, gated;
+};
+struct Normal {  // y = norm(x), added to y where `adds`
+  const void* x;
+  void* y;
+  int64_t width;
+  Norm norm;
+  int32_t adds, unused;
+};
+struct Bend {  // x = cap tanh(x / cap), plus bias, after being multiplied by scale
+  void* x;
+  const void* bias;
+  int64_t width;
+  float scale, cap;
+};
+
+// `steps` steps of decoding for `rows` rows: what is done in each stands in `names` and `calls`.
+// state (rows, columns): of each row its id, its position, from which position on it may end, its first position and
+// its table of blocks. Greedy steps choose ids from logits (rows, vocabulary), kinds (vocabulary) saying which may come,
+// move the state on and leave records (rows, span, 3); see `inference.steps.choose`.
+struct Step {
+  int64_t *state, columns, rows, steps, count;
+  const int32_t* names;
+  const void* const* calls;
+  const float* frequencies;  // (turned / 2): of rotary positions
+  int64_t turned;
+  const void* logits;
+  const int8_t* kinds;
+  float* records;
+  int64_t vocabulary, span;
+  float size, tie;  // of cosines and sines; see `sampling.TIE`
+  int32_t neighbours, greedy, threads, kind;
+};
+
+}  // namespace polytask

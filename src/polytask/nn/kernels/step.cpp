@@ -1,0 +1,259 @@
+// Whole steps of decoding, all layers in one call: what Python says once in a list of operations is done by threads that
+// stay together from the embedding to the choice of the next id.
+
+#include <cmath>
+#include <vector>
+
+#include "calls.h"
+#include "vectors.h"
+
+using namespace polytask;
+
+namespace {
+
+enum { EMBED, MULTIPLY, ATTEND, ACTIVATE, NORMALIZE, BEND };
+enum { RELU, GELU, GELU_TANH, QUICK_GELU, SILU, RELU_SQUARED };
+enum { ID, POSITION, LEAST, BASE, TABLE };  // columns of the state
+enum { FREE, END, NEVER };                  // kinds of ids
+constexpr int64_t PIECE = 4096;             // logits that are looked at together
+constexpr int64_t BLOCK = 16;               // places of a block, as in nn/paged.py
+
+inline f32x16 sigmoid(f32x16 x) {
+  const f32x16 e = exponential(x < 0 ? x : -x);
+  return (x < 0 ? e : f32x16{} + 1) / (e + 1);
+}
+
+inline f32x16 hyperbolic(f32x16 x) { return 2 * sigmoid(2 * x) - 1; }
+
+// Within 1.5e-7 (Abramowitz and Stegun 1964, 7.1.26).
+inline f32x16 error_function(f32x16 x) {
+  const f32x16 size = x < 0 ? -x : x, t = 1 / (size * 0.3275911f + 1);
+  f32x16 p = f32x16{} + 1.061405429f;
+  for (float c : {-1.453152027f, 1.421413741f, -0.284496736f, 0.254829592f}) p = p * t + c;
+  const f32x16 y = 1 - p * t * exponential(-size * size);
+  return x < 0 ? -y : y;
+}
+
+template <class T> inline f32x16 active(f32x16 x, int activation) {
+  switch (activation) {
+    case RELU: return x > 0 ? x : f32x16{};
+    case GELU: return 0.5f * x * (1 + error_function(x * 0.70710678f));
+    case GELU_TANH: return x * sigmoid(1.5957691216f * (x + 0.044715f * x * x * x));  // (1 + tanh z) / 2 = sigmoid(2 z)
+    case QUICK_GELU: return x * rounded<T>(sigmoid(rounded<T>(1.702f * x)));
+    case SILU: return x * sigmoid(x);
+    default: return x > 0 ? x * x : f32x16{};
+  }
+}
+
+// Numbers of a row, a vector at a time; the last one may be in part.
+template <class T> inline f32x16 some(const T* from, int64_t count) {
+  if (count >= LANES) return wide(from);
+  T part[LANES] = {};
+  std::memcpy(part, from, count * sizeof(T));
+  return wide(part);
+}
+template <class T> inline void put_some(T* to, f32x16 v, int64_t count) {
+  if (count >= LANES) return put(to, v);
+  T part[LANES];
+  put(part, v), std::memcpy(to, part, count * sizeof(T));
+}
+
+template <class T> void embed(const Embedding& c, const Step& s, Team& team) {
+  team.share(s.rows, 1, [&](int64_t start, int64_t end) {
+    for (int64_t r = start; r < end; r++) {
+      const int64_t* row = s.state + r * s.columns;
+      const T* from = (const T*)c.table + row[ID] * c.width;
+      const T* place = (const T*)c.places + (row[POSITION] + c.offset) * c.width;
+      for (int64_t i = 0; i < c.width; i += LANES) {
+        f32x16 v = some(from + i, c.width - i);
+        if (c.scale != 1) v = rounded<T>(v * c.scale);
+        if (c.places) v += some(place + i, c.width - i);
+        put_some((T*)c.y + r * c.width + i, v, c.width - i);
+      }
+    }
+  });
+}
+
+template <class T> void activate(const Activation& c, const Step& s, Team& team) {
+  const int64_t pieces = (c.width + LANES - 1) / LANES;
+  team.share(s.rows * pieces, 8, [&](int64_t start, int64_t end) {
+    for (int64_t p = start; p < end; p++) {
+      const int64_t r = p / pieces, i = p % pieces * LANES, left = c.width - i;
+      const T* x = (const T*)c.x + r * c.width * (c.gated ? 2 : 1) + i;
+      f32x16 y = rounded<T>(active<T>(some(x, left), c.activation));
+      if (c.gated) y *= some(x + c.width, left);
+      put_some((T*)c.y + r * c.width + i, y, left);
+    }
+  });
+}
+
+template <class T> void normal(const Normal& c, const Step& s, Team& team) {
+  const int64_t padded = (c.width + LANES - 1) / LANES * LANES;
+  team.share(s.rows, 1, [&](int64_t start, int64_t end) {
+    float* room = team.own(padded);
+    for (int64_t r = start; r < end; r++) {
+      const T* x = (const T*)c.x + r * c.width;
+      T* y = (T*)c.y + r * c.width;
+      for (int64_t i = 0; i < padded; i += LANES) store(room + i, some(x + i, c.width - i));
+      normalize(c.norm, s.kind, c.width, room, padded);
+      for (int64_t i = 0; i < c.width; i += LANES) {
+        f32x16 v = load<f32x16>(room + i);
+        if (c.adds) v += some(y + i, c.width - i);
+        put_some(y + i, v, c.width - i);
+      }
+    }
+  });
+}
+
+template <class T> void bend(const Bend& c, const Step& s, Team& team) {
+  const int64_t pieces = (c.width + LANES - 1) / LANES;
+  team.share(s.rows * pieces, 64, [&](int64_t start, int64_t end) {
+    for (int64_t p = start; p < end; p++) {
+      const int64_t i = p % pieces * LANES, left = c.width - i;
+      T* x = (T*)c.x + p / pieces * c.width + i;
+      f32x16 v = some(x, left) * c.scale;
+      if (c.bias) v = rounded<T>(v) + some((const T*)c.bias + i, left);
+      if (c.cap) v = rounded<T>(hyperbolic(rounded<T>(rounded<T>(v) / c.cap))) * c.cap;
+      put_some(x, v, left);
+    }
+  });
+}
+
+// ---- the likeliest id
+
+struct Found {
+  float best, second, most, mass;  // of those that may come; then of all: the largest, and the sum of e^(logit - largest)
+  int64_t id;
+};
+
+template <class T> Found look(const T* logits, const int8_t* kinds, bool ends, int64_t start, int64_t end) {
+  Found f{-INFINITY, -INFINITY, -INFINITY, 0, start};
+  float x[PIECE + LANES];
+  const int64_t count = end - start, padded = (count + LANES - 1) / LANES * LANES;
+  f32x16 top = f32x16{} - INFINITY, free = top, mass = {};
+  for (int64_t i = 0; i < padded; i += LANES) {
+    f32x16 v = some(logits + start + i, count - i);
+    for (int64_t l = count - i; l < LANES; l++) v[l] = -INFINITY;
+    store(x + i, v), top = v > top ? v : top;
+  }
+  f.most = most(top);
+  for (int64_t i = 0; i < padded; i += LANES) mass += exponential(load<f32x16>(x + i) - f.most);
+  f.mass = sum(mass);
+  for (int64_t i = 0; i < count; i++)
+    if (kinds[start + i] == NEVER || (kinds[start + i] == END && !ends)) x[i] = -INFINITY;
+  for (int64_t i = 0; i < padded; i += LANES) {
+    const f32x16 v = load<f32x16>(x + i);
+    free = v > free ? v : free;
+  }
+  f.best = most(free);
+  int64_t at = 0;
+  while (at < count && x[at] != f.best) at++;
+  f.id = start + at;
+  if (at < count) x[at] = -INFINITY;
+  free = f32x16{} - INFINITY;
+  for (int64_t i = 0; i < padded; i += LANES) {
+    const f32x16 v = load<f32x16>(x + i);
+    free = v > free ? v : free;
+  }
+  f.second = most(free);
+  return f;
+}
+
+template <class T> void choose(const Step& s, Team& team) {
+  const int64_t pieces = (s.vocabulary + PIECE - 1) / PIECE;
+  Found* found = (Found*)team.common(s.rows * pieces * sizeof(Found) / sizeof(float));
+  team.share(s.rows * pieces, 1, [&](int64_t start, int64_t end) {
+    for (int64_t p = start; p < end; p++) {
+      const int64_t r = p / pieces, from = p % pieces * PIECE, *row = s.state + r * s.columns;
+      const int64_t to = from + PIECE < s.vocabulary ? from + PIECE : s.vocabulary;
+      found[p] = look((const T*)s.logits + r * s.vocabulary, s.kinds, row[POSITION] + 1 >= row[LEAST], from, to);
+    }
+  });
+  team.share(s.rows, s.rows, [&](int64_t start, int64_t end) {
+    for (int64_t r = start; r < end; r++) {
+      Found all = found[r * pieces];
+      for (int64_t p = 1; p < pieces; p++) {
+        const Found& f = found[r * pieces + p];
+        const float most = f.most > all.most ? f.most : all.most;
+        all.mass = all.mass * std::exp(all.most - most) + f.mass * std::exp(f.most - most), all.most = most;
+        if (f.best > all.best) {
+          all.second = f.second > all.best ? f.second : all.best;
+          all.best = f.best, all.id = f.id;
+        } else if (f.best > all.second) {
+          all.second = f.best;
+        }
+      }
+      int64_t* row = s.state + r * s.columns;
+      float* record = s.records + (r * s.span + row[POSITION] - row[BASE]) * 3;
+      const float size = std::fabs(all.best);
+      record[0] = all.id, record[1] = all.best - all.most - std::log(all.mass);
+      record[2] = all.best - all.second <= s.tie * (size > 1 ? size : 1);
+      row[ID] = all.id, row[POSITION]++;
+    }
+  });
+}
+
+// ---- a step
+
+// What attention is told of the rows, the same for all layers.
+struct Rows {
+  std::vector<int32_t> tables, starts, zeros, ends;
+  std::vector<float> cos, sin;
+
+  Rows(const Step& s) : starts(s.rows), zeros(s.rows), ends(s.rows), cos(s.rows * s.turned), sin(s.rows * s.turned) {
+    for (int64_t r = 0; r < s.rows; r++) {
+      const int64_t* row = s.state + r * s.columns;
+      starts[r] = tables.size();
+      tables.insert(tables.end(), row + TABLE, row + TABLE + (row[POSITION] + s.steps + BLOCK - 1) / BLOCK);
+    }
+  }
+
+  template <class T> void advance(const Step& s) {
+    for (int64_t r = 0; r < s.rows; r++) {
+      const int64_t position = s.state[r * s.columns + POSITION], half = s.turned / 2;
+      ends[r] = position + 1;
+      for (int64_t p = 0; p < half; p++) {
+        const float angle = (float)position * s.frequencies[p];
+        const float c = rounded<T>(std::cos(angle) * s.size), d = rounded<T>(std::sin(angle) * s.size);
+        const int64_t i = r * s.turned + (s.neighbours ? 2 * p : p), j = s.neighbours ? i + 1 : i + half;
+        cos[i] = cos[j] = c, sin[i] = -d, sin[j] = d;
+      }
+    }
+  }
+};
+
+template <class T> void go(const Step& s, Rows& rows, Team& team) {
+  for (int64_t step = 0; step < s.steps; step++) {
+    if (team.rank == 0) rows.advance<T>(s);
+    team.wait();
+    for (int64_t i = 0; i < s.count; i++) {
+      const void* call = s.calls[i];
+      switch (s.names[i]) {
+        case EMBED: embed<T>(*(const Embedding*)call, s, team); break;
+        case ACTIVATE: activate<T>(*(const Activation*)call, s, team); break;
+        case NORMALIZE: normal<T>(*(const Normal*)call, s, team); break;
+        case BEND: bend<T>(*(const Bend*)call, s, team); break;
+        case MULTIPLY: {
+          Product c = *(const Product*)call;
+          c.rows = s.rows;
+          multiply(c, team);
+          break;
+        }
+        default: {
+          Attention c = *(const Attention*)call;
+          c.tokens = s.rows, c.tables = rows.tables.data(), c.row = rows.starts.data(), c.first = rows.zeros.data();
+          c.end = rows.ends.data(), c.cos = rows.cos.data(), c.sin = rows.sin.data(), c.turned = s.turned;
+          attend(c, team);
+        }
+      }
+    }
+    if (s.greedy) choose<T>(s, team);
+  }
+}
+
+}  // namespace
+
+extern "C" void polytask_step(const Step* s) {
+  Rows rows(*s);
+  together(s->threads, [&](Team& team) { s->kind == BFLOAT16 ? go<uint16_t>(*s, rows, team) : go<float>(*s, rows, team); });
+}

@@ -1,0 +1,189 @@
+"""What the library is told of a whole step of decoding: operations one after another, in the words of calls.h.
+
+Buffers have room for all rows that a step may have. What is said here holds as long as the tensors lie where they are.
+"""
+
+import ctypes
+
+import torch
+from torch import Tensor, nn
+
+from polytask.nn.kernels.attention import WIDTHS, AttentionCall
+from polytask.nn.kernels.library import KINDS, WEIGHTS, Library, NormCall, ProductCall, fields, pointer
+from polytask.nn.kernels.products import PLAIN, alike, fused
+from polytask.nn.position import Rotary
+from polytask.nn.quant import QuantizedLinear
+
+ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "quick_gelu", "silu", "relu_squared")
+
+
+class EmbeddingCall(ctypes.Structure):
+    _fields_ = fields(c_void_p="table places y", c_int64="width offset", c_float="scale", c_int32="unused")
+
+
+class ActivationCall(ctypes.Structure):
+    _fields_ = fields(c_void_p="x y", c_int64="width", c_int32="activation gated")
+
+
+class NormalCall(ctypes.Structure):
+    _fields_ = [*fields(c_void_p="x y", c_int64="width"), ("norm", NormCall), *fields(c_int32="adds unused")]
+
+
+class BendCall(ctypes.Structure):
+    _fields_ = fields(c_void_p="x bias", c_int64="width", c_float="scale cap")
+
+
+class StepCall(ctypes.Structure):
+    _fields_ = [
+        *fields(c_void_p="state", c_int64="columns rows steps count"),
+        *fields(c_void_p="names calls frequencies", c_int64="turned"),
+        *fields(c_void_p="logits kinds records", c_int64="vocabulary span"),
+        *fields(c_float="size tie", c_int32="neighbours greedy threads kind"),
+    ]
+
+
+CALLS = (EmbeddingCall, ProductCall, AttentionCall, ActivationCall, NormalCall, BendCall)  # in the order of step.cpp
+
+
+class Unfit(Exception):
+    """A step of this network is not for the library."""
+
+
+class Plan:
+    """Operations on buffers of `rows` rows, all of one type."""
+
+    def __init__(self, rows: int, dtype: torch.dtype):
+        if dtype not in KINDS:
+            raise Unfit
+        self.rows, self.dtype, self.kind = rows, dtype, KINDS[dtype]
+        self.calls: list[ctypes.Structure] = []
+        self._kept: list[Tensor] = []
+        self._rotary: tuple[Tensor, float, bool] | None = None
+
+    def buffer(self, width: int) -> Tensor:
+        return torch.empty(self.rows, width, dtype=self.dtype)
+
+    def embed(self, table: Tensor, y: Tensor, scale: float, places: Tensor | None = None, offset: int = 0) -> None:
+        """y = scale x the row of the id, plus the row of places that the position, `offset` further, has."""
+        self.calls.append(EmbeddingCall(self._own(table), self._own(places), self._own(y), y.shape[1], offset, scale))
+
+    def multiply(
+        self, layer: nn.Module, x: Tensor, y: Tensor, norm: nn.Module | None = None, onto: Tensor | None = None
+    ) -> None:
+        """y = layer(norm(x)), plus `onto`."""
+        if type(layer) in PLAIN:
+            weights, scales = ("float32" if self.dtype == torch.float32 else "bfloat16"), None
+            self.expect(layer.weight)  # type: ignore[arg-type]
+        elif isinstance(layer, QuantizedLinear):
+            weights, scales = layer.kind, layer.scales
+        else:
+            raise Unfit
+        self.product(weights, layer.weight, scales, layer.bias, x, y, norm, onto)  # type: ignore[arg-type]
+
+    def product(
+        self, weights: str, weight: Tensor, scales: Tensor | None, bias: Tensor | None, x: Tensor, y: Tensor,
+        norm: nn.Module | None = None, onto: Tensor | None = None,
+    ) -> None:  # fmt: skip
+        self.expect(bias)
+        call = ProductCall(
+            self._own(x), self._own(weight), self._own(scales), self._own(bias), self._own(onto), self._own(y), 0,
+            x.shape[1], y.shape[1], self._norm(norm, x), self.kind, WEIGHTS.index(weights),
+        )  # fmt: skip
+        self.calls.append(call)
+
+    def attend(
+        self, qkv: Tensor, y: Tensor, keys: Tensor, values: Tensor, heads: int, window: int | None, scale: float | None,
+    ) -> None:  # fmt: skip
+        """y of the queries, keys and values that stand side by side in qkv; keys and values (kv_heads, places, K) of a
+        layer's cache."""
+        kv_heads, places, width = keys.shape
+        if width % WIDTHS:
+            raise Unfit
+        self.expect(keys)
+        start, size = self._own(qkv), qkv.itemsize
+        k, v = start + heads * width * size, start + (heads + kv_heads) * width * size
+        turns = 0 if self._rotary is None else 2 * len(self._rotary[0])
+        call = AttentionCall(
+            start, k, v, self._own(keys), self._own(values), self._own(y), *[None] * 6, 0, heads, kv_heads, width,
+            places, *(width, qkv.shape[1]) * 3, turns, window or 0, width**-0.5 if scale is None else scale,
+            self._rotary is not None and self._rotary[2], 0, self.kind,
+        )  # fmt: skip
+        self.calls.append(call)
+
+    def activate(self, name: str, x: Tensor, y: Tensor) -> None:
+        """y = activation(x); where x is twice as wide, of its first half, times its second."""
+        if name not in ACTIVATIONS:
+            raise Unfit
+        gated = x.shape[1] > y.shape[1]
+        self.calls.append(ActivationCall(self._own(x), self._own(y), y.shape[1], ACTIVATIONS.index(name), gated))
+
+    def normalize(self, norm: nn.Module, x: Tensor, y: Tensor, adds: bool = False) -> None:
+        """y = norm(x), or that much more."""
+        self.calls.append(NormalCall(self._own(x), self._own(y), x.shape[1], self._norm(norm, x), adds))
+
+    def bend(self, x: Tensor, scale: float = 1.0, bias: Tensor | None = None, cap: float | None = None) -> None:
+        """x = x scale + bias, within +-cap."""
+        self.expect(bias)
+        self.calls.append(BendCall(self._own(x), self._own(bias), x.shape[1], scale, cap or 0.0))
+
+    def rotate(self, rotary: Rotary, width: int) -> None:
+        """Queries and keys of all layers are turned, heads of that width."""
+        frequencies, size = rotary.frequencies(width)
+        self._rotary = frequencies.contiguous(), size, rotary.layout != "half"
+
+    def expect(self, tensor: Tensor | None) -> None:
+        """Raises Unfit where a tensor is of another type."""
+        if tensor is not None and tensor.dtype != self.dtype:
+            raise Unfit
+
+    def _norm(self, norm: nn.Module | None, x: Tensor) -> NormCall:
+        if norm is None or type(norm) is nn.Identity:
+            return NormCall()
+        if (form := fused(norm, x)) is None or not alike(x, form.scale, form.bias):
+            raise Unfit
+        for tensor in (form.scale, form.bias):
+            self._own(tensor)
+        return NormCall.of(form)
+
+    def _own(self, tensor: Tensor | None) -> int:
+        """The address of a tensor, which is kept."""
+        if tensor is None:
+            return 0
+        if not tensor.is_cpu or not tensor.is_contiguous():
+            raise Unfit
+        self._kept.append(tensor)
+        return tensor.data_ptr()
+
+    def made(self, logits: Tensor, state: Tensor, kinds: Tensor, records: Tensor, tie: float) -> "Program":
+        """logits: where the last operation leaves them; state, kinds, records: see `inference.steps`."""
+        for tensor in (logits, state, kinds, records):
+            self._own(tensor)
+        count = len(self.calls)
+        names = (ctypes.c_int32 * count)(*(CALLS.index(type(call)) for call in self.calls))
+        addresses = (ctypes.c_void_p * count)(*map(ctypes.addressof, self.calls))
+        frequencies, size, neighbours = self._rotary or (torch.empty(0), 1.0, False)
+        self._kept.append(frequencies)
+        call = StepCall(
+            state.data_ptr(), state.shape[1], 0, 0, count, ctypes.addressof(names), ctypes.addressof(addresses),
+            pointer(frequencies), 2 * len(frequencies), logits.data_ptr(), kinds.data_ptr(), records.data_ptr(),
+            logits.shape[1], records.shape[1], size, tie, neighbours, False, 0, self.kind,
+        )  # fmt: skip
+        return Program(call, logits, (names, addresses, self.calls), self._kept)
+
+
+class Program:
+    """A step that the library does; `logits` (rows, V) are what the last one gave."""
+
+    def __init__(self, call: StepCall, logits: Tensor, memory: object, tensors: list[Tensor]):
+        self._call, self.logits, self._memory, self._tensors = call, logits, memory, tensors
+        self._places = [tensor.data_ptr() for tensor in tensors]
+
+    @property
+    def valid(self) -> bool:
+        """Whether all tensors still lie where they did."""
+        return [tensor.data_ptr() for tensor in self._tensors] == self._places
+
+    def run(self, library: Library, rows: int, steps: int, greedy: bool) -> None:
+        self._call.rows, self._call.steps, self._call.greedy = rows, steps, greedy
+        self._call.threads = torch.get_num_threads()
+        library.step(ctypes.addressof(self._call))

@@ -1,0 +1,142 @@
+"""Whole steps by our library against the same network layer by layer."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from polytask.inference.engine import Engine
+from polytask.inference.native import Native
+from polytask.inference.sampling import Sampling
+from polytask.inference.sequence import Request
+from polytask.models.config import TransformerConfig
+from polytask.nn.attention import Attention
+from polytask.nn.experts import Experts
+from polytask.nn.feedforward import ACTIVATIONS, MLP, GatedMLP
+from polytask.nn.kernels.library import LOADER
+from polytask.nn.norm import LayerNorm, RMSNorm
+from polytask.nn.position import Learned, LinearScaling, Rotary, Sinusoidal, Unpositioned
+from polytask.nn.quant import quantize
+from tests.inference.networks import TOKENIZER, loud, prompts
+
+BASE = TransformerConfig(
+    TOKENIZER.vocab_size + 3, 96, 2, 40, Attention(2, head_dim=16), MLP(72), LayerNorm(), Learned()
+)  # fmt: skip
+FORMS = {
+    "gpt": {"attention": Attention(2, head_dim=16, bias=True), "feedforward": MLP(72, "gelu_tanh", bias=True)},
+    "llama": {
+        "attention": Attention(6, 2, head_dim=16), "feedforward": GatedMLP(56), "norm": RMSNorm(), "position": Rotary(),
+        "tied": False,
+    },
+    "gemma": {
+        "attention": Attention(2, 1, head_dim=32, scale=0.2), "feedforward": GatedMLP(40, "gelu_tanh"),
+        "norm": RMSNorm(offset=1.0), "position": Rotary(), "placement": "sandwich", "scale_embedding": True,
+        "logit_cap": 3.0,
+    },
+    "neox": {
+        "attention": Attention(2, head_dim=32, bias=True), "position": Rotary(fraction=0.25),
+        "placement": "parallel_norms",
+    },
+    "gptj": {
+        "attention": Attention(2, head_dim=32), "position": Rotary(layout="interleaved", scaling=LinearScaling(2.0)),
+        "placement": "parallel", "tied": False, "output_bias": True,
+    },
+    "vaswani": {"position": Sinusoidal(), "placement": "post", "final_norm": False},
+    "opt": {"position": Learned(offset=2), "feedforward": MLP(72, "relu", bias=True)},
+    "windows": {"attention": (Attention(2, head_dim=16), Attention(2, head_dim=16, window=5))},
+    "unpositioned": {"position": Unpositioned(), "embedding_norm": LayerNorm(), "logit_scale": 0.3},
+    "biased": {"output_bias": True, "logit_cap": 5.0, "norm": LayerNorm(bias=False)},
+} | {name: {"feedforward": MLP(72, name)} for name in ACTIVATIONS}  # fmt: skip
+OTHERS = {
+    "experts": {"feedforward": Experts(4, 32, top_k=2)},
+    "norms of heads": {"attention": Attention(2, head_dim=16, qk_norm=RMSNorm())},
+    "narrow heads": {"attention": Attention(2, head_dim=12)},
+}
+
+
+@pytest.fixture(autouse=True)
+def library():
+    if LOADER.wait() is None:
+        pytest.skip(LOADER.reason)
+    return LOADER.library
+
+
+def answers(built, rows, native=True, **words):
+    made = Engine(built, TOKENIZER)
+    if not native:
+        made.runner.steps = None
+    found = [one for (one,) in made.run([Request(ids, Sampling(max_tokens=20, **words)) for ids in prompts(rows)])]
+    assert not native or (made.runner.steps.program is not None and not made.runner.steps.broken)
+    return found
+
+
+def config(form, **words):
+    return dataclasses.replace(BASE, **FORMS[form], **words)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 7, 18])
+@pytest.mark.parametrize("form", FORMS)
+def test_tokens_and_likelihoods_in_float32(form, rows):
+    built = loud(config(form))
+    for one, other in zip(answers(built, rows), answers(built, rows, native=False), strict=True):
+        assert one.ids == other.ids
+        assert one.finish == other.finish
+        assert one.logprob == pytest.approx(other.logprob, abs=2e-3, rel=1e-4)
+
+
+@pytest.mark.parametrize("bits", [None, 8, 4])
+@pytest.mark.parametrize("form", ["gpt", "llama", "gemma", "gptj", "vaswani", "biased"])
+def test_tokens_in_lower_precision_up_to_a_near_tie(form, bits):
+    small = config(form)  # whose layers torch would multiply, in another precision
+    attention = dataclasses.replace(small.attention, heads=12, kv_heads=small.attention.kv_heads and 4)
+    large = {"dim": 192, "attention": attention, "feedforward": dataclasses.replace(small.feedforward, width=256)}
+    built = loud(dataclasses.replace(small, **large)).bfloat16()
+    if bits:
+        quantize(built, bits)
+    for rows in (2, 9):
+        for one, other in zip(answers(built, rows), answers(built, rows, native=False), strict=True):
+            same = next((i for i, (a, b) in enumerate(zip(one.ids, other.ids)) if a != b), None)
+            assert same is None or same in one.ties or same in other.ties
+
+
+@pytest.mark.parametrize("form", OTHERS)
+def test_other_networks_decode_layer_by_layer(form):
+    built = loud(dataclasses.replace(BASE, **OTHERS[form]))
+    made = Engine(built, TOKENIZER)
+    (found,) = made.run([Request(prompts(1)[0], Sampling(max_tokens=5, min_tokens=5))])
+    assert len(found[0].ids) == 5
+    assert made.runner.steps is None or made.runner.steps.broken
+
+
+@pytest.mark.parametrize("form", ["gpt", "llama"])
+def test_weights_that_are_elsewhere_afterwards(form):
+    built = loud(config(form))
+    made = Engine(built, TOKENIZER)
+    first, second = (Request(ids, Sampling(max_tokens=20)) for ids in prompts(2))
+    made.run([first])
+    for parameter in built.parameters():
+        parameter.data = parameter.data * 0.9
+    assert made.run([second])[0][0].ids == Engine(built, TOKENIZER).run([second])[0][0].ids
+
+
+def test_a_burst_is_as_long_as_an_answer_may_wait():
+    built = loud(config("gpt"))
+    made = Engine(built, TOKENIZER)
+    steps = made.runner.steps
+    assert isinstance(steps, Native)
+    with torch.inference_mode():
+        for seconds, most in ((0.01, 3), (5.0, 1), (1e-5, 16)):
+            steps._seconds = seconds
+            assert steps.most == most
+
+
+def test_many_threads_and_one_write_the_same():
+    built, before = loud(config("llama")), torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            found.append([one.ids for one in answers(built, 9)])
+    finally:
+        torch.set_num_threads(before)
+    assert found[0] == found[1] == found[2]
