@@ -45,6 +45,7 @@ FORMS = {
     "opt": {"position": Learned(offset=2), "feedforward": MLP(72, "relu", bias=True)},
     "windows": {"attention": (Attention(2, head_dim=16), Attention(2, head_dim=16, window=5))},
     "unpositioned": {"position": Unpositioned(), "embedding_norm": LayerNorm(), "logit_scale": 0.3},
+    "large vocabulary": {"vocab_size": 9001},
     "biased": {"output_bias": True, "logit_cap": 5.0, "norm": LayerNorm(bias=False)},
 } | {name: {"feedforward": MLP(72, name)} for name in ACTIVATIONS}  # fmt: skip
 OTHERS = {
@@ -82,6 +83,40 @@ def test_tokens_and_likelihoods_in_float32(form, rows):
         assert one.ids == other.ids
         assert one.finish == other.finish
         assert one.logprob == pytest.approx(other.logprob, abs=2e-3, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "dials",
+    [
+        {}, {"temperature": 3.0}, {"top_k": 1}, {"top_k": 7}, {"top_k": 1000}, {"top_p": 0.5}, {"top_p": 0.97},
+        {"top_p": 1e-9}, {"top_k": 9, "top_p": 0.8}, {"min_p": 0.2}, {"min_p": 0.1, "top_p": 0.9, "temperature": 0.3},
+        {"temperature": 1e-6}, {"min_tokens": 20},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_is_drawn_by_a_seed(dials):
+    built = loud(config("llama"), seed=1)
+    words = {"temperature": 1.0, "seed": 11} | dials
+    for one, other in zip(answers(built, 18, **words), answers(built, 18, native=False, **words), strict=True):
+        assert one.ids == other.ids
+        assert one.ties == []
+        assert one.logprob == pytest.approx(other.logprob, abs=2e-3, rel=1e-4)
+
+
+def test_drawn_rows_beside_others():
+    built = loud(config("gpt"), seed=2)
+    mixed = [
+        Sampling(20), Sampling(20, temperature=1.0, seed=3), Sampling(9, temperature=0.7, top_p=0.8, seed=4, n=3),
+        Sampling(12, temperature=1.0, seed=5, repetition_penalty=1.2),
+        Sampling(15, temperature=1.0, seed=6, logprobs=2),
+    ]  # fmt: skip
+    requests = [Request(ids, sampling) for ids, sampling in zip(prompts(len(mixed)), mixed)]
+    found = []
+    for native in (True, False):
+        made = Engine(built, TOKENIZER)
+        made.runner.steps = made.runner.steps if native else None
+        found.append([[answer.ids for answer in one] for one in made.run(requests)])
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("bits", [None, 8, 4])

@@ -267,6 +267,33 @@ def test_a_phone_shows_everything_in_its_width(opened):
     assert not page.locator("#settings").is_visible()
 
 
+def test_the_last_model_chosen_is_shown_whoever_answers_first(opened):
+    page = opened()
+    page.locator("nav a").first.wait_for()
+    page.select_option("#model", "other")
+    page.locator("nav a[href='#mood-of-a-text']").wait_for(state="detached")
+    held = []
+    page.route("**/tasks?model=tiny", held.append)
+    page.select_option("#model", "tiny")
+    page.select_option("#model", "other")
+    settled(page)
+    with page.expect_response("**/tasks?model=tiny"):
+        held[0].continue_()
+    page.wait_for_timeout(100)
+    assert page.locator("nav a[href='#mood-of-a-text']").count() == 0
+
+
+def test_tasks_that_do_not_come_are_an_error_with_a_second_try(opened):
+    page = opened()
+    page.locator("nav a").first.wait_for()
+    page.route("**/tasks?model=other", lambda route: route.abort())
+    page.select_option("#model", "other")
+    page.locator(".panel .error").wait_for()
+    page.unroute("**/tasks?model=other")
+    page.locator(".panel .error").get_by_role("button").first.click()
+    page.locator("nav a[href='#mood-of-a-text']").wait_for(state="detached")
+
+
 def test_models_are_chosen_and_colours_are_kept(opened):
     page = opened("", color_scheme="light")
     page.locator("nav a").first.wait_for()

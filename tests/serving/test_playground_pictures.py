@@ -70,6 +70,7 @@ def pixels(picture):
 
 def start(page, model, task, **fields):
     page.select_option("#model", model)
+    settled(page)
     page.click(f"nav a[href='#{task}']")
     for name, value in fields.items():
         page.fill(f"#field-{task}-{name}", value)

@@ -101,7 +101,7 @@ class Engine:
             return None
         if kinds.is_cuda or capture is not None:
             return Graphs(self.network, self.cache, kinds, self.length, capture or CudaCapture())
-        return Native(self.network, self.cache, kinds, self.length) if kinds.is_cpu else None
+        return Native(self.network, self.cache, kinds, self.length, self.sampler) if kinds.is_cpu else None
 
     def submit(self, request: Request) -> Handle:
         """Queues a request, without waiting for a step under way. Raises ConfigError where it can never fit, or its

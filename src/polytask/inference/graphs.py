@@ -5,12 +5,14 @@ A GPU computes a token of a small network sooner than Python can ask for it.
 
 import warnings
 from collections.abc import Callable
+from collections.abc import Sequence as List
 
 import torch
 from torch import Tensor
 
 from polytask.errors import Notice, out_of_memory
 from polytask.inference.sampling import TIE
+from polytask.inference.sequence import Sequence
 from polytask.inference.steps import ID, POSITION, ROWS, TABLE, Steps, choose
 from polytask.models.transformer import Transformer
 from polytask.nn.cache import Context
@@ -50,8 +52,9 @@ class Graphs(Steps):
         super().__init__(network, cache, kinds, length)
         self.capture, self.recorded = capture, dict[int, Step]()
 
-    def _go(self, rows: list[list[int]], count: int, greedy: bool) -> Tensor | None:
+    def _go(self, sequences: List[Sequence], count: int, chooses: bool) -> Tensor | None:
         """Rows that fill the state up repeat the first, and do again what that does."""
+        rows = [self._row(sequence) for sequence in sequences]
         size = next(size for size in SIZES if size >= len(rows))
         filled = torch.tensor(rows + rows[:1] * (size - len(rows)))
         filled = filled.pin_memory() if self.state.is_cuda else filled

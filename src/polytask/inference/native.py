@@ -6,14 +6,15 @@ operations; one that has other parts decodes layer by layer.
 
 import time
 from collections.abc import Mapping
+from collections.abc import Sequence as List
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from polytask.inference.sampling import TIE
+from polytask.inference.sampling import TIE, Sampler
 from polytask.inference.sequence import Sequence
-from polytask.inference.steps import ROWS, STEPS, Steps
+from polytask.inference.steps import ROWS, STEPS, Steps, plain
 from polytask.models.transformer import Transformer
 from polytask.nn.block import Block
 from polytask.nn.feedforward import GatedMLPLayer, MLPLayer
@@ -29,8 +30,9 @@ BURST = 0.03  # seconds of steps that are asked for at once: an answer still arr
 class Native(Steps):
     """Decoding by the library; see `Steps`. The first step begins to build it where it has not been built."""
 
-    def __init__(self, network: Transformer, cache: KVCache, kinds: Tensor, length: int):
+    def __init__(self, network: Transformer, cache: KVCache, kinds: Tensor, length: int, sampler: Sampler):
         super().__init__(network, cache, kinds, length)
+        self.sampler, self.dials = sampler, torch.zeros(ROWS, 4 + STEPS, dtype=torch.float64)
         self.program: Program | None = None
         self._windowed = any(part.window for part in network.config.attentions)
         self._seconds = BURST  # of a step, as the last ones were
@@ -48,24 +50,40 @@ class Native(Steps):
             return False
         if self.program is None or not self.program.valid:
             try:
-                self.program = program(self.network, self.cache, self.state, self.kinds, self.records)
+                self.program = program(self)
             except Unfit:
                 self.broken = True
         return not self.broken
 
-    def _go(self, rows: list[list[int]], count: int, greedy: bool) -> Tensor | None:
+    def chooses(self, sequence: Sequence) -> bool:
+        return plain(sequence)
+
+    def _go(self, sequences: List[Sequence], count: int, chooses: bool) -> Tensor | None:
         library = LOADER.get()
         assert library is not None
         assert self.program is not None
-        self.state[: len(rows)] = torch.tensor(rows)
+        rows = len(sequences)
+        self.state[:rows] = torch.tensor([self._row(sequence) for sequence in sequences])
+        if chooses:
+            self._dial(sequences, count)
         start = time.perf_counter()
-        self.program.run(library, len(rows), count, greedy)
+        self.program.run(library, rows, count, chooses)
         self._seconds = max((time.perf_counter() - start) / count, 1e-6)
-        return self.program.logits[: len(rows)]
+        return self.program.logits[:rows]
+
+    def _dial(self, sequences: List[Sequence], count: int) -> None:
+        """How each row is drawn, and by which numbers."""
+        dials = [(s.sampling.temperature, s.sampling.top_k, s.sampling.top_p, s.sampling.min_p) for s in sequences]
+        self.dials[: len(dials), :4] = torch.tensor(dials, dtype=torch.float64)
+        for row, sequence in enumerate(sequences):
+            if sequence.sampling.temperature > 0:
+                numbers = self.sampler.uniforms[sequence.slot, 0, sequence.produced : sequence.produced + count]
+                self.dials[row, 4 : 4 + count] = numbers
 
 
-def program(network: Transformer, cache: KVCache, state: Tensor, kinds: Tensor, records: Tensor) -> Program:
-    """A step of a network, for at most ROWS rows. Raises Unfit where it has parts that are not the library's."""
+def program(steps: Native) -> Program:
+    """A step, for at most ROWS rows. Raises Unfit where the network has parts that are not the library's."""
+    network, cache = steps.network, steps.cache
     config, position = network.config, network.config.position
     if type(position) not in (Learned, Sinusoidal, Rotary, Unpositioned) or network._forward_hooks:
         raise Unfit
@@ -92,7 +110,7 @@ def program(network: Transformer, cache: KVCache, state: Tensor, kinds: Tensor, 
         plan.multiply(head.layer, x, logits)
     if head.cap is not None or (head.bias is not None and head.layer is not None):
         plan.bend(logits, bias=None if head.layer is None else head.bias, cap=head.cap)
-    return plan.made(logits, state, kinds, records, TIE)
+    return plan.made(logits, steps.state, steps.kinds, steps.records, steps.dials, TIE)
 
 
 def _add(plan: Plan, block: Block, x: Tensor, keys: Tensor, values: Tensor) -> None:

@@ -11,6 +11,7 @@ from polytask.inference.sequence import Group, Sequence
 LEAST = 16  # tokens of prompts in every step, however many sequences are decoding
 FIRST, MOST = 512, 4096  # tokens of a step before its speed is known, and at all
 PAUSE = 0.25  # seconds that a step should take at most, so that nobody's answer stops for longer
+ALONE = 4  # times as long where one prompt is all there is: a large network reads many tokens at once far faster
 PATIENCE = 30.0  # seconds after which a request is served before all that are newer, whatever their priority
 
 
@@ -22,10 +23,16 @@ class Pace:
     """
 
     def __init__(self, chunk: int | None = None):
-        self.fixed, self.tokens = chunk is not None, chunk or FIRST
+        self.fixed, self.tokens, self._known = chunk is not None, chunk or FIRST, False
+
+    def budget(self, alone: bool) -> int:
+        """Tokens of the next step, in which one prompt is `alone` or there are others."""
+        longer = alone and self._known and not self.fixed
+        return min(ALONE * self.tokens, MOST) if longer else self.tokens
 
     def note(self, tokens: int, seconds: float) -> None:
         """Learns from a step that read prompts."""
+        self._known = True
         if not self.fixed:
             wanted = min(tokens / max(seconds, 1e-6) * PAUSE, 2 * self.tokens)
             self.tokens = int(min(max((self.tokens + wanted) / 2, LEAST), MOST))
@@ -122,7 +129,7 @@ class Scheduler:
         plan: dict[Sequence, int] = {}
         for group in list(self.running):
             self._decode(group, plan)
-        left = max(self.pace.tokens - sum(plan.values()), LEAST)
+        left = max(self.pace.budget(alone=not plan and len(self.running) == 1) - sum(plan.values()), LEAST)
         for group in list(self.running):
             for sequence in self._readers(group):
                 if left <= 0:

@@ -1,7 +1,7 @@
 """Decoding that chooses its own ids, several steps at once, without Python between them.
 
-Where all that is asked for are likeliest ids, a step goes on with what it chose: the host asks for several steps and
-reads once. What makes the steps is a CUDA graph (`inference.graphs`) or our library on a CPU (`inference.native`).
+Where that is simple, as for likeliest ids, a step goes on with what it chose: the host asks for several steps and reads
+once. What makes the steps is a CUDA graph (`inference.graphs`) or our library on a CPU (`inference.native`).
 """
 
 from abc import ABC, abstractmethod
@@ -44,7 +44,7 @@ class Steps(ABC):
 
     def steps(self, sequences: List[Sequence]) -> int:
         """How many steps these may go on by themselves; 1 where the host chooses."""
-        if self.broken or not sequences or len(sequences) > ROWS or not all(map(simple, sequences)):
+        if self.broken or not sequences or len(sequences) > ROWS or not all(map(self.chooses, sequences)):
             return 1
         return min(self.most, *(s.limit - s.produced for s in sequences))
 
@@ -56,18 +56,23 @@ class Steps(ABC):
         (count,) = counts
         if count > STEPS or any(s.pending != count or any(s.drafts) for s in plan):  # a guess is worth a pass
             return False
-        return count == 1 or all(map(simple, plan))
+        return count == 1 or all(map(self.chooses, plan))
 
     def run(self, sequences: List[Sequence], count: int) -> tuple[Tensor, Chosen | None] | None:
-        """The logits (rows, V) of the last of `count` steps, and where the likeliest ids were wanted those, row after
-        row; None, and the old way is left, where the steps cannot be made."""
-        greedy = all(map(simple, sequences))
-        logits = self._go([self._row(sequence) for sequence in sequences], count, greedy)
-        return None if logits is None else (logits, self._read(len(sequences), count) if greedy else None)
+        """The logits (rows, V) of the last of `count` steps, and where the steps chose for all rows what they did, row
+        after row; None, and the old way is left, where the steps cannot be made."""
+        chooses = all(map(self.chooses, sequences))
+        logits = self._go(sequences, count, chooses)
+        return None if logits is None else (logits, self._read(len(sequences), count) if chooses else None)
 
     @abstractmethod
-    def _go(self, rows: list[list[int]], count: int, greedy: bool) -> Tensor | None:
-        """Puts the rows of the state in place and goes `count` steps on, choosing where `greedy`."""
+    def _go(self, sequences: List[Sequence], count: int, chooses: bool) -> Tensor | None:
+        """Puts the rows of the state in place and goes `count` steps on, choosing ids on the way where that is asked
+        for."""
+
+    def chooses(self, sequence: Sequence) -> bool:
+        """Whether a step can choose for a sequence: of the likeliest ids alone."""
+        return sequence.sampling.temperature == 0 and plain(sequence)
 
     def _row(self, sequence: Sequence) -> list[int]:
         table, last = sequence.table.blocks, sequence.computed
@@ -100,15 +105,14 @@ def choose(logits: Tensor, kinds: Tensor, state: Tensor, records: Tensor) -> Non
     state[:, POSITION] += 1
 
 
-def simple(sequence: Sequence) -> bool:
-    """Whether nothing but the likeliest id is asked for."""
+def plain(sequence: Sequence) -> bool:
+    """Whether an id is to be chosen by its logit alone, and nothing else is asked for."""
     sampling = sequence.sampling
-    if sampling.temperature > 0 or sampling.penalised or sampling.logit_bias or sampling.logprobs:
+    if sampling.penalised or sampling.logit_bias or sampling.logprobs or sequence.drawing is not None:
         return False
-    free = sequence.constraint is None and sequence.drawing is None
-    plain = free and sequence.odds is None and not sequence.hooks
+    free = sequence.constraint is None and sequence.odds is None and not sequence.hooks
     alone = sequence.group.beam is None and not any(other.waits for other in sequence.group.sequences)
-    return plain and alone and sequence.error is None
+    return free and alone and sequence.error is None
 
 
 def kinds_of(network: Transformer, ends: Iterable[int], never: Iterable[int]) -> Tensor | None:

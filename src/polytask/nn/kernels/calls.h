@@ -74,8 +74,9 @@ struct Bend {  // x = cap tanh(x / cap), plus bias, after being multiplied by sc
 
 // `steps` steps of decoding for `rows` rows: what is done in each stands in `names` and `calls`.
 // state (rows, columns): of each row its id, its position, from which position on it may end, its first position and
-// its table of blocks. Greedy steps choose ids from logits (rows, vocabulary), kinds (vocabulary) saying which may come,
-// move the state on and leave records (rows, span, 3); see `inference.steps.choose`.
+// its table of blocks. Steps that choose take ids from logits (rows, vocabulary), kinds (vocabulary) saying which may
+// come, move the state on and leave records (rows, span, 3); see `inference.steps.choose`. dials (rows, 4 + span): of
+// each row its temperature, top_k, top_p and min_p (see `sampling.Sampling`), and a number in [0, 1) for each step.
 struct Step {
   int64_t *state, columns, rows, steps, count;
   const int32_t* names;
@@ -85,9 +86,10 @@ struct Step {
   const void* logits;
   const int8_t* kinds;
   float* records;
+  const double* dials;
   int64_t vocabulary, span;
   float size, tie;  // of cosines and sines; see `sampling.TIE`
-  int32_t neighbours, greedy, threads, kind;
+  int32_t neighbours, chooses, threads, kind;
 };
 
 }  // namespace polytask

@@ -1,6 +1,7 @@
 // Whole steps of decoding, all layers in one call: what Python says once in a list of operations is done by threads that
 // stay together from the embedding to the choice of the next id.
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -119,76 +120,182 @@ template <class T> void bend(const Bend& c, const Step& s, Team& team) {
   });
 }
 
-// ---- the likeliest id
+// ---- the next id
+
+enum { TEMPERATURE, TOP_K, TOP_P, MIN_P, NUMBERS };  // columns of the dials
+
+bool comes(int8_t kind, bool ends) { return kind == FREE || (kind == END && ends); }
+
+// A row's logits in float32, filled up with -infinity.
+template <class T> void widen_logits(const Step& s, int64_t r, int64_t padded, float* to) {
+  const T* from = (const T*)s.logits + r * s.vocabulary;
+  for (int64_t i = 0; i < s.vocabulary; i += LANES) store(to + i, some(from + i, s.vocabulary - i));
+  for (int64_t i = s.vocabulary; i < padded; i++) to[i] = -INFINITY;
+}
 
 struct Found {
   float best, second, most, mass;  // of those that may come; then of all: the largest, and the sum of e^(logit - largest)
   int64_t id;
 };
 
+inline float most_of(const float* x, int64_t padded) {
+  f32x16 top = f32x16{} - INFINITY;
+  for (int64_t i = 0; i < padded; i += LANES) {
+    const f32x16 v = load<f32x16>(x + i);
+    top = v > top ? v : top;
+  }
+  return most(top);
+}
+
+inline float mass_of(const float* x, int64_t padded, float top) {
+  f32x16 mass = {};
+  for (int64_t i = 0; i < padded; i += LANES) mass += exponential(load<f32x16>(x + i) - top);
+  return sum(mass);
+}
+
+// The two best of some logits that may come.
 template <class T> Found look(const T* logits, const int8_t* kinds, bool ends, int64_t start, int64_t end) {
-  Found f{-INFINITY, -INFINITY, -INFINITY, 0, start};
   float x[PIECE + LANES];
   const int64_t count = end - start, padded = (count + LANES - 1) / LANES * LANES;
-  f32x16 top = f32x16{} - INFINITY, free = top, mass = {};
-  for (int64_t i = 0; i < padded; i += LANES) {
-    f32x16 v = some(logits + start + i, count - i);
-    for (int64_t l = count - i; l < LANES; l++) v[l] = -INFINITY;
-    store(x + i, v), top = v > top ? v : top;
-  }
-  f.most = most(top);
-  for (int64_t i = 0; i < padded; i += LANES) mass += exponential(load<f32x16>(x + i) - f.most);
-  f.mass = sum(mass);
+  for (int64_t i = 0; i < padded; i += LANES) store(x + i, some(logits + start + i, count - i));
+  for (int64_t i = count; i < padded; i++) x[i] = -INFINITY;
+  Found f{};
+  f.most = most_of(x, padded), f.mass = mass_of(x, padded, f.most);
   for (int64_t i = 0; i < count; i++)
-    if (kinds[start + i] == NEVER || (kinds[start + i] == END && !ends)) x[i] = -INFINITY;
-  for (int64_t i = 0; i < padded; i += LANES) {
-    const f32x16 v = load<f32x16>(x + i);
-    free = v > free ? v : free;
-  }
-  f.best = most(free);
+    if (!comes(kinds[start + i], ends)) x[i] = -INFINITY;
+  f.best = most_of(x, padded);
   int64_t at = 0;
-  while (at < count && x[at] != f.best) at++;
-  f.id = start + at;
-  if (at < count) x[at] = -INFINITY;
-  free = f32x16{} - INFINITY;
-  for (int64_t i = 0; i < padded; i += LANES) {
-    const f32x16 v = load<f32x16>(x + i);
-    free = v > free ? v : free;
-  }
-  f.second = most(free);
+  while (at < count - 1 && x[at] != f.best) at++;
+  f.id = start + at, x[at] = -INFINITY;
+  f.second = most_of(x, padded);
   return f;
 }
 
-template <class T> void choose(const Step& s, Team& team) {
+Found join(const Found* found, int64_t pieces) {
+  Found all = found[0];
+  for (int64_t p = 1; p < pieces; p++) {
+    const Found& f = found[p];
+    const float most = f.most > all.most ? f.most : all.most;
+    all.mass = all.mass * std::exp(all.most - most) + f.mass * std::exp(f.most - most), all.most = most;
+    if (f.best > all.best) {
+      all.second = f.second > all.best ? f.second : all.best;
+      all.best = f.best, all.id = f.id;
+    } else if (f.best > all.second) {
+      all.second = f.best;
+    }
+  }
+  return all;
+}
+
+// Masses in buckets by their first bits, which are in order, so that the largest are found without sorting all.
+struct Ranks {
+  static constexpr int SHIFT = 19, BUCKETS = (0x3f800000 >> SHIFT) + 1;  // of numbers up to 1
+  int32_t counts[BUCKETS] = {};
+  double masses[BUCKETS] = {};
+  const float* x;
+  int64_t count;
+
+  static int bucket(float v) {
+    uint32_t b;
+    std::memcpy(&b, &v, sizeof b);
+    return b >> SHIFT;
+  }
+
+  Ranks(const float* x, int64_t count) : x(x), count(count) {
+    for (int64_t i = 0; i < count; i++)
+      if (x[i] > 0) counts[bucket(x[i])]++, masses[bucket(x[i])] += x[i];
+  }
+
+  // The smallest of the largest ones of which there are `most`, or that hold `wanted`; `held` is what they hold.
+  float last(int64_t most, double wanted, double& held) {
+    int64_t before = 0;
+    int b = BUCKETS - 1;
+    held = 0;
+    for (; b > 0 && before + counts[b] < most && held + masses[b] < wanted; b--) before += counts[b], held += masses[b];
+    std::vector<float> inside;
+    for (int64_t i = 0; i < count; i++)
+      if (x[i] > 0 && bucket(x[i]) == b) inside.push_back(x[i]);
+    std::sort(inside.rbegin(), inside.rend());
+    float edge = 0;
+    for (float v : inside) {
+      if (before >= most || held >= wanted) break;
+      edge = v, held += v, before++;
+    }
+    return edge;
+  }
+};
+
+// Draws an id of a row as `Sampler.weigh` and `sampling.draw` do: by one number, from masses that fall below no bound.
+template <class T> Found draw(const Step& s, int64_t r, int64_t step, Team& team) {
+  const int64_t count = s.vocabulary, padded = (count + LANES - 1) / LANES * LANES, *row = s.state + r * s.columns;
+  const double* dials = s.dials + r * (NUMBERS + s.span);
+  const bool ends = row[POSITION] + 1 >= row[LEAST];
+  float *logits = team.own(2 * padded), *x = logits + padded;
+  widen_logits<T>(s, r, padded, logits);
+  Found f{};
+  f.most = most_of(logits, padded), f.mass = mass_of(logits, padded, f.most);
+  for (int64_t i = 0; i < padded; i++) x[i] = i < count && comes(s.kinds[i], ends) ? logits[i] : -INFINITY;
+  const float top = most_of(x, padded), temperature = dials[TEMPERATURE];
+  for (int64_t i = 0; i < padded; i += LANES) {
+    const f32x16 v = (load<f32x16>(x + i) - top) / temperature;
+    store(x + i, v > -87.0f ? exponential(v) : f32x16{});
+  }
+  float least = 0;
+  const int64_t k = dials[TOP_K] > 0 && dials[TOP_K] < count ? dials[TOP_K] : count;
+  if (k < count || dials[TOP_P] < 1) {
+    Ranks ranks(x, count);
+    double held = 0;
+    least = ranks.last(k, INFINITY, held);
+    if (dials[TOP_P] < 1) least = ranks.last(k, dials[TOP_P] * held, held);
+  }
+  least = dials[MIN_P] > least ? dials[MIN_P] : least;
+  double whole = 0;
+  for (int64_t i = 0; i < padded; i += LANES) {
+    const f32x16 v = load<f32x16>(x + i), kept = v < least ? f32x16{} : v;
+    store(x + i, kept), whole += sum(kept);
+  }
+  const double wanted = dials[NUMBERS + step] * whole;
+  double before = 0;
+  f.id = -1;
+  for (int64_t i = 0; i < padded; i += LANES) {
+    const double part = sum(load<f32x16>(x + i));
+    if (part > 0 && before + part > wanted) {
+      for (int64_t j = i; j < i + LANES; j++) {
+        if (x[j] > 0) f.id = j;
+        if (x[j] > 0 && (before += x[j]) > wanted) break;
+      }
+      break;
+    }
+    before += part;
+  }
+  for (int64_t i = count; f.id < 0 && i > 0; i--)
+    if (x[i - 1] > 0) f.id = i - 1;
+  if (f.id < 0) f.id = 0;
+  f.best = logits[f.id], f.second = -INFINITY;
+  return f;
+}
+
+template <class T> void choose(const Step& s, int64_t step, Team& team) {
   const int64_t pieces = (s.vocabulary + PIECE - 1) / PIECE;
   Found* found = (Found*)team.common(s.rows * pieces * sizeof(Found) / sizeof(float));
+  const auto drawn = [&](int64_t r) { return s.dials[r * (NUMBERS + s.span) + TEMPERATURE] > 0; };
   team.share(s.rows * pieces, 1, [&](int64_t start, int64_t end) {
     for (int64_t p = start; p < end; p++) {
       const int64_t r = p / pieces, from = p % pieces * PIECE, *row = s.state + r * s.columns;
       const int64_t to = from + PIECE < s.vocabulary ? from + PIECE : s.vocabulary;
-      found[p] = look((const T*)s.logits + r * s.vocabulary, s.kinds, row[POSITION] + 1 >= row[LEAST], from, to);
+      const T* logits = (const T*)s.logits + r * s.vocabulary;
+      if (!drawn(r)) found[p] = look(logits, s.kinds, row[POSITION] + 1 >= row[LEAST], from, to);
     }
   });
-  team.share(s.rows, s.rows, [&](int64_t start, int64_t end) {
+  team.share(s.rows, 1, [&](int64_t start, int64_t end) {
     for (int64_t r = start; r < end; r++) {
-      Found all = found[r * pieces];
-      for (int64_t p = 1; p < pieces; p++) {
-        const Found& f = found[r * pieces + p];
-        const float most = f.most > all.most ? f.most : all.most;
-        all.mass = all.mass * std::exp(all.most - most) + f.mass * std::exp(f.most - most), all.most = most;
-        if (f.best > all.best) {
-          all.second = f.second > all.best ? f.second : all.best;
-          all.best = f.best, all.id = f.id;
-        } else if (f.best > all.second) {
-          all.second = f.best;
-        }
-      }
+      const Found f = drawn(r) ? draw<T>(s, r, step, team) : join(found + r * pieces, pieces);
       int64_t* row = s.state + r * s.columns;
       float* record = s.records + (r * s.span + row[POSITION] - row[BASE]) * 3;
-      const float size = std::fabs(all.best);
-      record[0] = all.id, record[1] = all.best - all.most - std::log(all.mass);
-      record[2] = all.best - all.second <= s.tie * (size > 1 ? size : 1);
-      row[ID] = all.id, row[POSITION]++;
+      const float size = std::fabs(f.best);
+      record[0] = f.id, record[1] = f.best - f.most - std::log(f.mass);
+      record[2] = f.best - f.second <= s.tie * (size > 1 ? size : 1);
+      row[ID] = f.id, row[POSITION]++;
     }
   });
 }
@@ -247,7 +354,7 @@ template <class T> void go(const Step& s, Rows& rows, Team& team) {
         }
       }
     }
-    if (s.greedy) choose<T>(s, team);
+    if (s.chooses) choose<T>(s, step, team);
   }
 }
 

@@ -37,8 +37,8 @@ class StepCall(ctypes.Structure):
     _fields_ = [
         *fields(c_void_p="state", c_int64="columns rows steps count"),
         *fields(c_void_p="names calls frequencies", c_int64="turned"),
-        *fields(c_void_p="logits kinds records", c_int64="vocabulary span"),
-        *fields(c_float="size tie", c_int32="neighbours greedy threads kind"),
+        *fields(c_void_p="logits kinds records dials", c_int64="vocabulary span"),
+        *fields(c_float="size tie", c_int32="neighbours chooses threads kind"),
     ]
 
 
@@ -154,9 +154,12 @@ class Plan:
         self._kept.append(tensor)
         return tensor.data_ptr()
 
-    def made(self, logits: Tensor, state: Tensor, kinds: Tensor, records: Tensor, tie: float) -> "Program":
-        """logits: where the last operation leaves them; state, kinds, records: see `inference.steps`."""
-        for tensor in (logits, state, kinds, records):
+    def made(
+        self, logits: Tensor, state: Tensor, kinds: Tensor, records: Tensor, dials: Tensor, tie: float
+    ) -> "Program":
+        """logits: where the last operation leaves them; state, kinds, records: see `inference.steps`; dials (rows, 4 +
+        steps) float64: see calls.h."""
+        for tensor in (logits, state, kinds, records, dials):
             self._own(tensor)
         count = len(self.calls)
         names = (ctypes.c_int32 * count)(*(CALLS.index(type(call)) for call in self.calls))
@@ -166,7 +169,7 @@ class Plan:
         call = StepCall(
             state.data_ptr(), state.shape[1], 0, 0, count, ctypes.addressof(names), ctypes.addressof(addresses),
             pointer(frequencies), 2 * len(frequencies), logits.data_ptr(), kinds.data_ptr(), records.data_ptr(),
-            logits.shape[1], records.shape[1], size, tie, neighbours, False, 0, self.kind,
+            dials.data_ptr(), logits.shape[1], records.shape[1], size, tie, neighbours, False, 0, self.kind,
         )  # fmt: skip
         return Program(call, logits, (names, addresses, self.calls), self._kept)
 
@@ -175,15 +178,16 @@ class Program:
     """A step that the library does; `logits` (rows, V) are what the last one gave."""
 
     def __init__(self, call: StepCall, logits: Tensor, memory: object, tensors: list[Tensor]):
-        self._call, self.logits, self._memory, self._tensors = call, logits, memory, tensors
-        self._places = [tensor.data_ptr() for tensor in tensors]
+        self._call, self.logits, self._memory = call, logits, memory
+        self._tensors = list({id(tensor): tensor for tensor in tensors}.values())
+        self._places = [tensor.data_ptr() for tensor in self._tensors]
 
     @property
     def valid(self) -> bool:
         """Whether all tensors still lie where they did."""
         return [tensor.data_ptr() for tensor in self._tensors] == self._places
 
-    def run(self, library: Library, rows: int, steps: int, greedy: bool) -> None:
-        self._call.rows, self._call.steps, self._call.greedy = rows, steps, greedy
+    def run(self, library: Library, rows: int, steps: int, chooses: bool) -> None:
+        self._call.rows, self._call.steps, self._call.chooses = rows, steps, chooses
         self._call.threads = torch.get_num_threads()
         library.step(ctypes.addressof(self._call))

@@ -31,14 +31,25 @@ async function load() {
     at("model").onchange = choose;
     await choose();
   } catch (error) {
-    at("main").replaceChildren(el("section", { className: "panel" }, errorView(error, load)));
+    failed(error);
   }
 }
 
+const failed = (error) => at("main").replaceChildren(el("section", { className: "panel" }, errorView(error, load)));
+
 /** Shows the tasks of the chosen model; panels that are there keep what was written in them. */
 async function choose() {
+  const asked = at("model").value;
   at("facts").textContent = model() ? facts(model()) : "";
-  const all = await list(`tasks?model=${encodeURIComponent(at("model").value)}`);
+  at("tasks").setAttribute("aria-busy", "true");
+  let all;
+  try {
+    all = await list(`tasks?model=${encodeURIComponent(asked)}`);
+  } catch (error) {
+    return asked === at("model").value ? failed(error) : undefined;
+  }
+  if (asked !== at("model").value) return; // another one was chosen meanwhile
+  at("tasks").removeAttribute("aria-busy");
   tasks = all.sort((a, b) => isChat(b) - isChat(a)).map(readable);
   const link = ({ name }) => el("a", { href: address(name) }, title(name));
   at("tasks").replaceChildren(el("ul", {}, tasks.map((task) => el("li", {}, link(task)))));
