@@ -2,21 +2,26 @@
 
 import copy
 import os
+import platform
 import threading
 
 import pytest
 import torch
 
 from polytask import runtime
+from polytask.inference.engine import Engine
+from polytask.inference.sampling import Sampling
+from polytask.inference.sequence import Request
 from polytask.nn.kernels import build, products
 from polytask.nn.kernels.library import LOADER, _Loader
 from polytask.nn.kernels.products import FEW, linear
 from polytask.nn.norm import LayerNorm, RMSNorm
 from polytask.nn.projection import project
 from polytask.nn.quant import Int4Linear, Int8Linear, unpack
+from tests.inference.networks import TOKENIZER, network, prompts
 
 SHAPES = [(257, 131), (1027, 33), (40, 900), (1000, 64), (17, 3000)]
-ROWS = [*range(1, 10), 15, FEW]
+ROWS = [*range(1, 10), 15, 20, 40, FEW]
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +55,13 @@ def error(found: torch.Tensor, wanted: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@torch.no_grad()
 def test_products_are_those_of_float64(counted, shape, dtype):
+    compare(shape, dtype)
+    assert len(counted) == len(ROWS) * 2 * 3
+
+
+@torch.no_grad()
+def compare(shape: tuple[int, int], dtype: torch.dtype) -> None:
     """With as much error as float32 sums have, and that of rounding the results where those are bfloat16."""
     torch.manual_seed(0)
     layer = torch.nn.Linear(*shape[::-1])
@@ -71,7 +81,6 @@ def test_products_are_those_of_float64(counted, shape, dtype):
                 wanted = x.double() @ widths[name].T + (0 if bias is None else bias.double())
                 assert found.dtype == dtype
                 assert error(found, wanted) < (bound if name == "int4" or dtype == torch.bfloat16 else 2e-6)
-    assert len(counted) == len(ROWS) * 2 * 3
 
 
 @pytest.mark.parametrize("part", [LayerNorm(), LayerNorm(bias=False), RMSNorm(), RMSNorm(offset=1.0)], ids=str)
@@ -165,6 +174,35 @@ def test_a_machine_without_a_compiler_multiplies_by_torch(cache, monkeypatch):
     weight, x = torch.randn(300, 200), torch.randn(2, 200)
     with torch.no_grad():
         assert torch.equal(linear(x, weight), torch.nn.functional.linear(x, weight))
+
+
+@pytest.mark.parametrize("machine", ["x86-64", "haswell", "skylake-avx512"])
+def test_machines_with_other_instructions(cache, monkeypatch, machine):
+    """Those of this one alone are what the other tests look at."""
+    if platform.machine() != "x86_64" or (machine == "skylake-avx512" and not torch.cpu._is_avx512_supported()):
+        pytest.skip("this machine has not got them")
+    flags = [f"-march={machine}" if flag == "-march=native" else flag for flag in build.FLAGS]
+    monkeypatch.setattr(build, "FLAGS", flags)
+    build.name.cache_clear()
+    try:
+        library = _Loader().wait()
+    finally:
+        build.name.cache_clear()
+    if library is None:
+        pytest.skip("there is no compiler that makes them")
+    monkeypatch.setattr(LOADER, "library", library)
+    for dtype in (torch.float32, torch.bfloat16):
+        compare(SHAPES[0], dtype)
+    built = network("gpt3").bfloat16()
+    made = Engine(built, TOKENIZER)
+    requests = [Request(ids, Sampling(max_tokens=12)) for ids in prompts(6)]
+    found = [answer.ids for (answer,) in made.run(requests)]
+    assert made.runner.steps.program is not None
+    made = Engine(built, TOKENIZER)
+    made.runner.steps = None
+    for one, (other,) in zip(found, made.run(requests), strict=True):
+        apart = next((i for i, pair in enumerate(zip(one, other.ids)) if len(set(pair)) > 1), None)
+        assert apart is None or apart in other.ties
 
 
 def test_a_compiler_that_fails_is_asked_once(cache, tmp_path, monkeypatch):

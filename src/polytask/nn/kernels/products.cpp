@@ -240,7 +240,7 @@ template <class W, int V, int O, bool PAIRS> void wide_block(const Product& c, c
   c.kind == BFLOAT16 ? write_block<uint16_t, V, O>(c, sums, o) : write_block<float, V, O>(c, sums, o);
 }
 
-template <class W, int V, bool PAIRS> void many_as(const Product& c, const float* rows, int64_t padded, float* x, Team& team) {
+template <class W, bool PAIRS, int V> void many_in(const Product& c, const float* rows, int64_t padded, float* x, Team& team) {
   constexpr int O = V == 1 ? 16 : 24 / V;
   aside<PAIRS>(c, rows, padded, V * LANES, x, team);
   team.share(c.out, O, [&](int64_t o, int64_t end) {
@@ -249,26 +249,31 @@ template <class W, int V, bool PAIRS> void many_as(const Product& c, const float
   });
 }
 
-template <class W, int V> void many(const Product& c, const float* rows, int64_t padded, float* x, Team& team) {
-  if constexpr (HALVES && sizeof(W) < 4)
-    if (c.kind == BFLOAT16) return many_as<W, V, true>(c, rows, padded, x, team);
-  many_as<W, V, false>(c, rows, padded, x, team);
+template <class W, bool PAIRS> void many(const Product& c, int64_t padded, Team& team) {
+  const int64_t vectors = (c.rows + LANES - 1) / LANES;
+  float* rows = team.common((c.rows + vectors * LANES) * padded);
+  team.share(c.rows, 1, [&](int64_t start, int64_t end) {
+    for (int64_t r = start; r < end; r++) {
+      widen_row(c, r, padded, rows + r * padded);
+      if (!PAIRS) order<W, false>(rows + r * padded, padded);
+    }
+  });
+  typedef void (*Rows)(const Product&, const float*, int64_t, float*, Team&);
+  static constexpr Rows by_vectors[4] = {many_in<W, PAIRS, 1>, many_in<W, PAIRS, 2>, many_in<W, PAIRS, 3>, many_in<W, PAIRS, 4>};
+  by_vectors[vectors - 1](c, rows, padded, rows + c.rows * padded, team);
 }
 
 template <class W> void dense(const Product& c, Team& team) {
-  const int64_t padded = (c.in + CHUNK - 1) / CHUNK * CHUNK, vectors = (c.rows + LANES - 1) / LANES;
+  const int64_t padded = (c.in + CHUNK - 1) / CHUNK * CHUNK;
+  const bool halves = HALVES && c.kind == BFLOAT16;
   if (c.rows <= FEW) {
     if constexpr (HALVES && sizeof(W) == 2)
-      if (c.kind == BFLOAT16) return few<W, true>(c, padded, team);
+      if (halves) return few<W, true>(c, padded, team);
     return few<W, false>(c, padded, team);
   }
-  float* rows = team.common((c.rows + vectors * LANES) * padded);
-  team.share(c.rows, 1, [&](int64_t start, int64_t end) {
-    for (int64_t r = start; r < end; r++) widen_row(c, r, padded, rows + r * padded);
-  });
-  typedef void (*Rows)(const Product&, const float*, int64_t, float*, Team&);
-  static constexpr Rows by_vectors[4] = {many<W, 1>, many<W, 2>, many<W, 3>, many<W, 4>};
-  by_vectors[vectors - 1](c, rows, padded, rows + c.rows * padded, team);
+  if constexpr (HALVES && sizeof(W) < 4)
+    if (halves) return many<W, true>(c, padded, team);
+  many<W, false>(c, padded, team);
 }
 
 // ---- weights of 4 bits, in tiles of 16 outputs, one a lane; x in 16 bits with a scale for each chunk of a row
