@@ -90,7 +90,7 @@ def test_tokens_and_likelihoods_in_float32(form, rows):
     [
         {}, {"temperature": 3.0}, {"top_k": 1}, {"top_k": 7}, {"top_k": 1000}, {"top_p": 0.5}, {"top_p": 0.97},
         {"top_p": 1e-9}, {"top_k": 9, "top_p": 0.8}, {"min_p": 0.2}, {"min_p": 0.1, "top_p": 0.9, "temperature": 0.3},
-        {"temperature": 1e-6}, {"min_tokens": 20},
+        {"temperature": 1e-6}, {"temperature": 1e-60}, {"min_tokens": 20},
     ],
     ids=str,
 )  # fmt: skip

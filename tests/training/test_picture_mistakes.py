@@ -57,6 +57,7 @@ def test_mistakes_in_frozen_networks_are_named(runs, tmp_path):
     ("imagen-64-blocks", ["model.pixels=32"], "must be more than the 32 of the picture that is enlarged"),
     ("edit-blocks", ["training.dials.drop=0.5"], "a third at most"),
     ("edit-blocks", ["training.dials.blur=0.6"], "sees no picture made worse"),
+    ("edit-blocks", ["model.channels=64"], "model.channels: the network is that of model.drawing"),
     ("imagen-blocks", ["training.dials.drop=1.5"], "drop=1.5 must be a share"),
 ])  # fmt: skip
 def test_mistakes_about_what_is_seen_beside_noise_are_named(name, changes, sentence, runs, tmp_path):
@@ -69,3 +70,6 @@ def test_what_changes_pictures_is_nothing_to_enlarge(runs, tmp_path):
         train_recipe(
             small("imagen-64-blocks", runs, [f"model.base.from={runs / 'edit-blocks'}"]), tmp_path, callbacks=[]
         )
+    for name, does in (("edit-blocks", "changes"), ("imagen-64-blocks", "enlarges")):
+        with pytest.raises(ConfigError, match=f"{name} {does} pictures and draws none"):
+            train_recipe(small("edit-blocks", runs, [f"model.drawing.from={runs / name}"]), tmp_path, callbacks=[])

@@ -355,7 +355,7 @@ class Sampler:
         slots = torch.tensor([place.sequence.slot for place in places], device=self.device)
         temperature, top_k, top_p, min_p = self.options[slots, :4].to(scores.dtype).unbind(-1)
         scores = scores - scores.amax(-1, keepdim=True)  # a small temperature must not overflow
-        scores = scores / temperature[:, None]
+        scores = scores / temperature.clamp(min=1e-30)[:, None]
         dials = [place.sequence.sampling for place in places]
         if any(s.top_k or s.top_p < 1 for s in dials):
             scores = scores.masked_fill(scores < threshold(scores, top_k.long(), top_p), -math.inf)

@@ -175,6 +175,16 @@ class Diffusion(nn.Module):
             nn.init.normal_(self.labels.weight, generator=torch.Generator().manual_seed(seed + 2))
         return self
 
+    @torch.no_grad()
+    def begin(self, drawing: "Diffusion") -> "Diffusion":
+        """With the weights of a network that draws, and zeros where the picture that is to be changed is seen (Brooks
+        et al. 2023, section 3.2). Returns self."""
+        weights, first = drawing.state_dict(), "unet.first.weight"
+        wide = torch.zeros_like(self.unet.first.weight)
+        wide[:, : weights[first].shape[1]] = weights[first]
+        self.load_state_dict(weights | {first: wide})
+        return self
+
     def fill_buffers(self) -> None:
         """Computes what no checkpoint holds, after a build on the meta device."""
         if self.text is not None:

@@ -10,12 +10,12 @@ from polytask.tasks.task import draws
 if TYPE_CHECKING:
     from polytask.recipe import Recipe
 
-# By system: the frozen networks that it needs, and those that it may take.
+# By system: the networks of earlier runs that it needs, and those that it may take.
 NEEDS = {"dalle2-prior": ("clip",), "dalle2": ("clip",)}
 TAKES = {
     "imagen": ("text_encoder",),
     "imagen-upsampler": ("base", "text_encoder"),
-    "instruct-pix2pix": ("text_encoder",),
+    "instruct-pix2pix": ("drawing", "text_encoder"),
     "dalle2-prior": ("clip",),
     "dalle2": ("clip", "prior", "text_encoder"),
     "dalle2-upsampler": ("base",),
@@ -36,6 +36,9 @@ def check_network(recipe: "Recipe") -> None:
                 f"model.{name} is missing: {system} learns from the embeddings of a trained one; write {name}: "
                 f"{{from: FOLDER}}, such as runs/{name}-blocks."
             )
+    if "drawing" in recipe.model.frozen:
+        for name in [*recipe.model.changes, *({"text_encoder"} & recipe.model.frozen.keys())]:
+            raise ConfigError(f"model.{name}: the network is that of model.drawing with all of its sizes; leave it out.")
     if recipe.looks:
         _check_looking(recipe)
     if not recipe.draws:

@@ -20,7 +20,7 @@ class Frozen(Section):
     from_: str = Field(alias="from")
 
 
-FROZEN = ("text_encoder", "clip", "prior", "base")  # what a system that draws may take from earlier runs
+FROZEN = ("text_encoder", "clip", "prior", "base", "drawing")  # what a system that draws may take from earlier runs
 
 
 class Network(Section):
@@ -39,6 +39,7 @@ class Network(Section):
     clip: Frozen | None = None
     prior: Frozen | None = None
     base: Frozen | None = None
+    drawing: Frozen | None = None
 
     @property
     def frozen(self) -> dict[str, str]:

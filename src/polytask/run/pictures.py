@@ -48,6 +48,7 @@ KINDS = {
     AutoencoderConfig: "dvae",
     DiffusionConfig: "denoising",
 }  # else a prior
+BEGINNINGS = ("text_encoder", "drawing")  # whose weights a network takes over; the others stand beside it
 BY_LABEL = {"ddpm": "draws", "classifier": "classifies"}  # systems that have as many classes as their data
 
 
@@ -58,17 +59,20 @@ class Frozen:
     recipe: Recipe
 
     def __post_init__(self) -> None:
-        for name, wanted in (("clip", CLIPConfig), ("base", DiffusionConfig)):
+        for name, wanted in (("clip", CLIPConfig), ("base", DiffusionConfig), ("drawing", DiffusionConfig)):
             if (one := self.folder(name)) is not None and not isinstance(one.config, wanted):
                 raise ConfigError(
                     f"model.{name}: {self.recipe.model.frozen[name]} holds a {type(one.config).__name__}, not a "
                     f"{wanted.__name__}; name the folder of another run."
                 )
-        if (base := self.folder("base")) is not None and base.config.changes:
-            raise ConfigError(
-                f"model.base: {self.recipe.model.frozen['base']} changes pictures and draws none; name a run that "
-                "draws, such as runs/imagen-blocks."
-            )
+        for name in ("base", "drawing"):
+            config = one.config if (one := self.folder(name)) is not None else None
+            does = "changes" if config and config.changes else "enlarges" if config and config.enlarges else ""
+            if does == "changes" or (does and name == "drawing"):
+                raise ConfigError(
+                    f"model.{name}: {self.recipe.model.frozen[name]} {does} pictures and draws none; name a run that "
+                    "draws, such as runs/imagen-blocks."
+                )
 
     @cached_property
     def folders(self) -> dict[str, Any]:
@@ -103,7 +107,7 @@ class Frozen:
         longest = self.recipe.training.context_length
         if self.clip is not None:
             return self.clip.text.context_length
-        for name in ("base", "text_encoder"):
+        for name in ("base", "drawing", "text_encoder"):
             if (one := self.folder(name)) is not None:
                 text = one.config if isinstance(one.config, TransformerConfig) else one.config.text
                 longest = min(longest, text.context_length) if text is not None else longest
@@ -117,6 +121,8 @@ class Frozen:
             found |= {"pixels": clip.vision.image}
         if (encoder := self.folder("text_encoder")) is not None:
             found["text"] = encoder.config
+        if (drawing := self.folder("drawing")) is not None:
+            found["drawing"] = drawing.config
         if (base := self.folder("base")) is not None:
             found["low_pixels"] = base.config.unet.pixels
         return found
@@ -156,11 +162,13 @@ class PictureAssembly:
         return PictureLoader(self.prepared, self.tokenizer, **words)
 
     def network(self, device: "torch.device") -> Any:
-        """Fresh weights from the recipe's seed, but for a frozen text encoder."""
+        """Fresh weights from the recipe's seed, but for a frozen text encoder, or those of a network that draws."""
         network: Any = self.config.build().initialize(self.recipe.seed)
         if (encoder := self.frozen.folder("text_encoder")) is not None:
             assert network.text is not None
             network.text.take(folders.load_network(encoder))
+        if (drawing := self.frozen.folder("drawing")) is not None:
+            network.begin(networks.load(drawing.path))
         return network.to(device)
 
     def objective(self, device: "torch.device") -> Any:
@@ -192,7 +200,7 @@ class PictureAssembly:
     def saver(self, network: Any) -> Any:
         """The trainer's `save`: a folder that draws by itself, with the frozen networks in it."""
         about = self._about()
-        parts = {name: one.path for name, one in self.frozen.folders.items() if name != "text_encoder"}
+        parts = {name: one.path for name, one in self.frozen.folders.items() if name not in BEGINNINGS}
 
         def save(folder: Path, weights: Mapping[str, "torch.Tensor"], made: Made) -> None:
             said = about | {"steps": made.steps, "pictures_seen": made.tokens, "figures": made.finite}

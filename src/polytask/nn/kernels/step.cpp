@@ -235,7 +235,7 @@ template <class T> Found draw(const Step& s, int64_t r, int64_t step, Team& team
   Found f{};
   f.most = most_of(logits, padded), f.mass = mass_of(logits, padded, f.most);
   for (int64_t i = 0; i < padded; i++) x[i] = i < count && comes(s.kinds[i], ends) ? logits[i] : -INFINITY;
-  const float top = most_of(x, padded), temperature = dials[TEMPERATURE];
+  const float top = most_of(x, padded), temperature = dials[TEMPERATURE] > 1e-30 ? dials[TEMPERATURE] : 1e-30;
   for (int64_t i = 0; i < padded; i += LANES) {
     const f32x16 v = (load<f32x16>(x + i) - top) / temperature;
     store(x + i, v > -87.0f ? exponential(v) : f32x16{});
