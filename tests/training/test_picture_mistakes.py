@@ -57,7 +57,7 @@ def test_mistakes_in_frozen_networks_are_named(runs, tmp_path):
     ("imagen-64-blocks", ["model.pixels=32"], "must be more than the 32 of the picture that is enlarged"),
     ("edit-blocks", ["training.dials.drop=0.5"], "a third at most"),
     ("edit-blocks", ["training.dials.blur=0.6"], "sees no picture made worse"),
-    ("edit-blocks", ["model.channels=64"], "model.channels: the network is that of model.drawing"),
+    ("edit-blocks", ["model.channels=64"], "model.channels: the network has all of the sizes"),
     ("imagen-blocks", ["training.dials.drop=1.5"], "drop=1.5 must be a share"),
 ])  # fmt: skip
 def test_mistakes_about_what_is_seen_beside_noise_are_named(name, changes, sentence, runs, tmp_path):

@@ -38,7 +38,7 @@ def check_network(recipe: "Recipe") -> None:
             )
     if "drawing" in recipe.model.frozen:
         for name in [*recipe.model.changes, *({"text_encoder"} & recipe.model.frozen.keys())]:
-            raise ConfigError(f"model.{name}: the network is that of model.drawing with all of its sizes; leave it out.")
+            raise ConfigError(f"model.{name}: the network has all of the sizes of model.drawing; leave it out.")
     if recipe.looks:
         _check_looking(recipe)
     if not recipe.draws:
