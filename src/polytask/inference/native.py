@@ -88,7 +88,7 @@ def program(steps: Native) -> Program:
     if type(position) not in (Learned, Sinusoidal, Rotary, Unpositioned) or network._forward_hooks:
         raise Unfit
     plan = Plan(ROWS, network.embedding.weight.dtype)
-    x, places = plan.buffer(config.dim), None
+    x, places = plan.buffer("x", config.dim), None
     if network.position is not None:
         places = network.position.weight.detach().to(plan.dtype)
     plan.embed(network.embedding.weight, x, network.scale, places, getattr(position, "offset", 0))
@@ -100,7 +100,7 @@ def program(steps: Native) -> Program:
         _add(plan, cast(Block, block), x, cache.keys[layer], cache.values[layer])
     if config.final_norm:
         plan.normalize(network.norm, x, x)
-    head, logits = network.head, plan.buffer(config.vocab_size)
+    head, logits = network.head, plan.buffer("logits", config.vocab_size)
     if head.scale != 1.0:
         plan.bend(x, head.scale)
     if head.layer is None:
@@ -121,8 +121,9 @@ def _add(plan: Plan, block: Block, x: Tensor, keys: Tensor, values: Tensor) -> N
     if attention.query_norm is not None or attention.relative is not None or attention.pattern or attention.cap:
         raise Unfit
     opening, width = (fed.up, fed.up.out_features) if type(fed) is MLPLayer else (fed.gate_up, fed.down.in_features)
-    qkv, mixed = plan.buffer(sum(attention.parts)), plan.buffer(attention.parts[0])
-    hidden, active, y = plan.buffer(opening.out_features), plan.buffer(width), plan.buffer(x.shape[1])
+    qkv, mixed = plan.buffer("qkv", sum(attention.parts)), plan.buffer("mixed", attention.parts[0])
+    hidden, active = plan.buffer("hidden", opening.out_features), plan.buffer("active", width)
+    y = plan.buffer("y", x.shape[1])
     parallel, post = block.placement in ("parallel", "parallel_norms"), block.placement == "post"
 
     def attend() -> None:

@@ -102,7 +102,8 @@ def _join(ray: Any, replicas: Replicas) -> None:
         try:
             ray.init(replicas.address, **words)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ConfigError(f"No Ray cluster answers at {replicas.address}: {_line(error)}") from None
+            token = "" if os.environ.get("RAY_AUTH_MODE") else "; where it asks for a token, set RAY_AUTH_MODE=token"
+            raise ConfigError(f"No Ray cluster answers at {replicas.address}: {_line(error)}{token}") from None
         return
     _start(ray, include_dashboard=False, dashboard_host="127.0.0.1", object_store_memory=STORE, **words)
     there, needed = ray.cluster_resources().get("CPU", 0), (replicas.most or replicas.least) * replicas.cpus

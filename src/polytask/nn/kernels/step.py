@@ -58,10 +58,14 @@ class Plan:
         self.rows, self.dtype, self.kind = rows, dtype, KINDS[dtype]
         self.calls: list[ctypes.Structure] = []
         self._kept: list[Tensor] = []
+        self._buffers: dict[tuple[str, int], Tensor] = {}
         self._rotary: tuple[Tensor, float, bool] | None = None
 
-    def buffer(self, width: int) -> Tensor:
-        return torch.empty(self.rows, width, dtype=self.dtype)
+    def buffer(self, name: str, width: int) -> Tensor:
+        """One of that name and width, which all layers share."""
+        if (name, width) not in self._buffers:
+            self._buffers[name, width] = torch.empty(self.rows, width, dtype=self.dtype)
+        return self._buffers[name, width]
 
     def embed(self, table: Tensor, y: Tensor, scale: float, places: Tensor | None = None, offset: int = 0) -> None:
         """y = scale x the row of the id, plus the row of places that the position, `offset` further, has."""
