@@ -80,10 +80,10 @@ def test_answers_are_those_of_greedy_decoding(shape, device):
     assert [answer.ids for (answer,) in answers] == expected
     assert made.runner.steps is not None
     if device == "native" and shape in ("alibi", "capped"):  # which decode layer by layer
-        assert made.runner.steps.broken
+        assert made.runner.steps.program is None
         return
     assert made.runner.steps.program if device == "native" else made.runner.steps.recorded
-    assert not made.runner.steps.broken
+    assert made.runner.steps.able or device == "native"
 
 
 def test_several_steps_are_asked_for_at_once():

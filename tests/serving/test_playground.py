@@ -3,10 +3,12 @@
 import json
 import re
 import subprocess
+import time
 
 import httpx
 import pytest
 
+from polytask.inference.runner import Runner
 from polytask.model import Model
 from polytask.serving.page import STATIC
 from polytask.tasks.yaml import read_task
@@ -99,7 +101,14 @@ def test_answers_of_a_known_shape_are_shown_in_it(opened):
     assert "mono" in page.locator(".result pre").evaluate("element => getComputedStyle(element).fontFamily")
 
 
-def test_a_conversation_streams_stops_and_is_changed(opened, model):
+def test_a_conversation_streams_stops_and_is_changed(opened, model, monkeypatch):
+    run = Runner.run
+
+    def slowly(self, plan):
+        time.sleep(0.02)
+        return run(self, plan)
+
+    monkeypatch.setattr(Runner, "run", slowly)  # else all is written before anybody can stop it
     page = opened("#chat")
     dial(page, "temperature", 0)
     page.click("summary >> text=System prompt")
@@ -273,7 +282,7 @@ def test_the_last_model_chosen_is_shown_whoever_answers_first(opened):
     page.select_option("#model", "other")
     page.locator("nav a[href='#mood-of-a-text']").wait_for(state="detached")
     held = []
-    page.route("**/tasks?model=tiny", held.append)
+    page.route("**/tasks?model=tiny", lambda route: held.append(route))
     page.select_option("#model", "tiny")
     page.select_option("#model", "other")
     settled(page)

@@ -33,6 +33,12 @@ def samples_at_once(
 def _check_prompt(request: Request, config: TransformerConfig, length: int) -> None:
     if not request.ids:
         raise ConfigError("A request needs at least one token to go on from.")
+    for ids in (request.ids, request.encoder_ids or [0]):
+        if min(ids) < 0 or max(ids) >= config.vocab_size:
+            raise ConfigError(
+                f"The prompt has the id {min(ids) if min(ids) < 0 else max(ids)}, but those of the model go from 0 to "
+                f"{config.vocab_size - 1}; use its own tokenizer."
+            )
     if len(request.ids) >= length:
         raise TooLong(
             f"The prompt has {len(request.ids)} tokens, but the context holds {length} with at least one of "

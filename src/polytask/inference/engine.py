@@ -193,7 +193,7 @@ class Engine:
                     group.unread = False
                 self.speculator.draft(self.scheduler.running)
                 if self.speculator.proposer is None and not self.scheduler.waiting:
-                    self.runner.foresee(self.scheduler.running)
+                    self.runner.foresee(self.scheduler.running, self.pool.free)
                 admitted, plan = [], self.scheduler.plan()
                 return self._run(plan) if plan else []
             except BaseException as error:

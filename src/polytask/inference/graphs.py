@@ -50,13 +50,17 @@ class Graphs(Steps):
 
     def __init__(self, network: Transformer, cache: KVCache, kinds: Tensor, length: int, capture: Capture):
         super().__init__(network, cache, kinds, length)
-        self.capture, self.recorded = capture, dict[int, Step]()
+        self.capture, self.recorded, self.broken = capture, dict[int, Step](), False
+
+    @property
+    def able(self) -> bool:
+        return not self.broken
 
     def _go(self, sequences: List[Sequence], count: int, chooses: bool) -> Tensor | None:
         """Rows that fill the state up repeat the first, and do again what that does."""
-        rows = [self._row(sequence) for sequence in sequences]
+        rows = self._rows(sequences)
         size = next(size for size in SIZES if size >= len(rows))
-        filled = torch.tensor(rows + rows[:1] * (size - len(rows)))
+        filled = torch.cat([rows, rows[:1].expand(size - len(rows), -1)])
         filled = filled.pin_memory() if self.state.is_cuda else filled
         self._load(filled)
         if size not in self.recorded and not self._record(size, filled):
@@ -66,7 +70,7 @@ class Graphs(Steps):
         return logits[: len(rows)]
 
     def _load(self, rows: Tensor) -> None:
-        self.state[: len(rows)].copy_(rows, non_blocking=True)
+        self.state[: len(rows), : rows.shape[1]].copy_(rows, non_blocking=True)
 
     def _record(self, size: int, rows: Tensor) -> bool:
         try:

@@ -5,8 +5,8 @@ operations; one that has other parts decodes layer by layer.
 """
 
 import time
-from collections.abc import Mapping
 from collections.abc import Sequence as List
+from contextlib import suppress
 from typing import cast
 
 import torch
@@ -20,7 +20,7 @@ from polytask.nn.block import Block
 from polytask.nn.feedforward import GatedMLPLayer, MLPLayer
 from polytask.nn.kernels.library import LOADER
 from polytask.nn.kernels.products import inferring
-from polytask.nn.kernels.step import Plan, Program, Unfit
+from polytask.nn.kernels.step import Made, Plan, Program, Unfit
 from polytask.nn.paged import KVCache
 from polytask.nn.position import Learned, Rotary, Sinusoidal, Unpositioned
 
@@ -34,26 +34,28 @@ class Native(Steps):
         super().__init__(network, cache, kinds, length)
         self.sampler, self.dials = sampler, torch.zeros(ROWS, 4 + STEPS, dtype=torch.float64)
         self.program: Program | None = None
+        self._made: Made | None = None  # what the program is of
         self._windowed = any(part.window for part in network.config.attentions)
-        self._seconds = BURST  # of a step, as the last ones were
+        self._last = 1, BURST  # rows and seconds of the last step
 
     @property
-    def most(self) -> int:
-        return max(1, min(STEPS, int(BURST / self._seconds))) if self._ready() else 1
-
-    def takes(self, plan: Mapping[Sequence, int]) -> bool:
-        apart = self._windowed and any(sequence.prefix for sequence in plan)
-        return not apart and super().takes(plan) and self._ready()
-
-    def _ready(self) -> bool:
-        if self.broken or LOADER.get() is None or not inferring(self.cache.keys):
+    def able(self) -> bool:
+        """Whether the library is there and the network is for it, as it is now: its parts may be changed, and hooks set
+        on them."""
+        if LOADER.get() is None or not inferring(self.cache.keys):
             return False
-        if self.program is None or not self.program.valid:
-            try:
+        if self._made is None or not self._made.holds or not (self.program is None or self.program.valid):
+            self._made, self.program = Made(self.network), None
+            with suppress(Unfit):
                 self.program = program(self)
-            except Unfit:
-                self.broken = True
-        return not self.broken
+        return self.program is not None and not self._made.hooked
+
+    def most(self, rows: int) -> int:
+        before, seconds = self._last
+        return max(1, min(STEPS, int(BURST / seconds))) if rows <= 2 * before else 1
+
+    def fits(self, sequence: Sequence) -> bool:
+        return super().fits(sequence) and not (self._windowed and sequence.prefix)
 
     def chooses(self, sequence: Sequence) -> bool:
         return plain(sequence)
@@ -63,12 +65,13 @@ class Native(Steps):
         assert library is not None
         assert self.program is not None
         rows = len(sequences)
-        self.state[:rows] = torch.tensor([self._row(sequence) for sequence in sequences])
+        state = self._rows(sequences)
+        self.state[:rows, : state.shape[1]] = state
         if chooses:
             self._dial(sequences, count)
         start = time.perf_counter()
         self.program.run(library, rows, count, chooses)
-        self._seconds = max((time.perf_counter() - start) / count, 1e-6)
+        self._last = rows, max((time.perf_counter() - start) / count, 1e-6)
         return self.program.logits[:rows]
 
     def _dial(self, sequences: List[Sequence], count: int) -> None:
@@ -85,7 +88,7 @@ def program(steps: Native) -> Program:
     """A step, for at most ROWS rows. Raises Unfit where the network has parts that are not the library's."""
     network, cache = steps.network, steps.cache
     config, position = network.config, network.config.position
-    if type(position) not in (Learned, Sinusoidal, Rotary, Unpositioned) or network._forward_hooks:
+    if type(position) not in (Learned, Sinusoidal, Rotary, Unpositioned):
         raise Unfit
     plan = Plan(ROWS, network.embedding.weight.dtype)
     x, places = plan.buffer("x", config.dim), None
@@ -116,7 +119,7 @@ def program(steps: Native) -> Program:
 def _add(plan: Plan, block: Block, x: Tensor, keys: Tensor, values: Tensor) -> None:
     """A layer; x is overwritten. Placements are those of `nn.block`."""
     attention, fed = block.attention, block.feedforward
-    if type(fed) not in (MLPLayer, GatedMLPLayer) or any(m._forward_hooks for m in block.modules()):
+    if type(fed) not in (MLPLayer, GatedMLPLayer):
         raise Unfit
     if attention.query_norm is not None or attention.relative is not None or attention.pattern or attention.cap:
         raise Unfit

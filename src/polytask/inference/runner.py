@@ -45,12 +45,13 @@ class Runner:
         rows = [Row((), 0, 0, 0, g.memory.blocks, len(source)) for g, source in zip(groups, sources)]
         self.network.remember(self.cache.view(rows), memory.states[real])
 
-    def foresee(self, groups: Listing[Group]) -> None:
-        """Gives sequences that decode alone room for the steps that they may take at once, as drafts to be written."""
+    def foresee(self, groups: Listing[Group], free: int) -> None:
+        """Gives sequences that decode alone room for the steps that they may take at once, as drafts to be written.
+        free: blocks of the cache."""
         sequences = [sequence for group in groups for sequence in group.active]
         if self.steps is None or any(s.reading or s.drafts for s in sequences):
             return
-        count = self.steps.steps(sequences)
+        count = self.steps.steps(sequences, free)
         for sequence in sequences:
             sequence.drafts = [0] * (count - 1)
 

@@ -35,28 +35,39 @@ class Steps(ABC):
         device, self.blocks = kinds.device, -(-length // BLOCK)
         self.state = torch.zeros(ROWS, TABLE + self.blocks, dtype=torch.int64, device=device)
         self.records = torch.zeros(ROWS, STEPS, 3, device=device)
-        self.broken = False
 
     @property
-    def most(self) -> int:
-        """How many steps are worth asking for at once."""
+    @abstractmethod
+    def able(self) -> bool:
+        """Whether steps can be made as things are."""
+
+    def most(self, rows: int) -> int:
+        """How many steps of so many rows are worth asking for at once."""
         return STEPS
 
-    def steps(self, sequences: List[Sequence]) -> int:
-        """How many steps these may go on by themselves; 1 where the host chooses."""
-        if self.broken or not sequences or len(sequences) > ROWS or not all(map(self.chooses, sequences)):
+    def fits(self, sequence: Sequence) -> bool:
+        """Whether a step can decode a sequence: its next id is no picture's."""
+        given = sequence.given
+        return given is None or not given.places or given.places[-1] < sequence.computed
+
+    def steps(self, sequences: List[Sequence], free: int) -> int:
+        """How many steps these may go on by themselves; 1 where the host chooses, or the `free` blocks of the cache are
+        not enough for all to go on."""
+        if not sequences or len(sequences) > ROWS or not all(self.chooses(s) and self.fits(s) for s in sequences):
             return 1
-        return min(self.most, *(s.limit - s.produced for s in sequences))
+        count = min(self.most(len(sequences)), *(s.limit - s.produced for s in sequences))
+        wanted = sum(max(0, -(-(len(s.ids) + count - 1) // BLOCK) - len(s.table.blocks)) for s in sequences)
+        return count if count > 1 and wanted <= free and self.able else 1
 
     def takes(self, plan: Mapping[Sequence, int]) -> bool:
         """Whether every sequence decodes, all by as many steps."""
         counts = set(plan.values())
-        if self.broken or len(plan) > ROWS or len(counts) > 1 or any(s.reading for s in plan):
+        if len(plan) > ROWS or len(counts) > 1 or any(s.reading or not self.fits(s) for s in plan):
             return False
         (count,) = counts
         if count > STEPS or any(s.pending != count or any(s.drafts) for s in plan):  # a guess is worth a pass
             return False
-        return count == 1 or all(map(self.chooses, plan))
+        return (count == 1 or all(map(self.chooses, plan))) and self.able
 
     def run(self, sequences: List[Sequence], count: int) -> tuple[Tensor, Chosen | None] | None:
         """The logits (rows, V) of the last of `count` steps, and where the steps chose for all rows what they did, row
@@ -74,10 +85,14 @@ class Steps(ABC):
         """Whether a step can choose for a sequence: of the likeliest ids alone."""
         return sequence.sampling.temperature == 0 and plain(sequence)
 
-    def _row(self, sequence: Sequence) -> list[int]:
-        table, last = sequence.table.blocks, sequence.computed
-        least = sequence.prompt + sequence.sampling.min_tokens
-        return [sequence.ids[last], last, least, last, *table, *[0] * (self.blocks - len(table))]
+    def _rows(self, sequences: List[Sequence]) -> Tensor:
+        """What the state is to hold, with as many columns as the longest table wants."""
+        longest, rows = max(len(sequence.table.blocks) for sequence in sequences), []
+        for sequence in sequences:
+            table, last = sequence.table.blocks, sequence.computed
+            least = sequence.prompt + sequence.sampling.min_tokens
+            rows.append([sequence.ids[last], last, least, last, *table, *[0] * (longest - len(table))])
+        return torch.tensor(rows)
 
     def _read(self, rows: int, count: int) -> Chosen:
         found = self.records[:rows, :count].flatten(0, 1).tolist()

@@ -5,6 +5,7 @@ An answer that is under way when they come goes on with their rounding, once a m
 """
 
 import ctypes
+import itertools
 import os
 import threading
 from collections.abc import Callable
@@ -101,19 +102,19 @@ def pointer(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-def _threads() -> tuple[ctypes.c_void_p, ctypes.c_void_p]:
+def _threads() -> list[ctypes.c_void_p]:
     """Where the OpenMP runtime of torch begins a parallel section, whose threads are the ones that are awake, and where
-    it says how many of them there are.
+    it says how many of them there are and which one this is.
 
     Raises OSError where that runtime is another one.
     """
     own = Path(torch.__path__[0]) / "lib" / "libgomp.so.1"
     runtime = ctypes.CDLL(str(own) if own.exists() else "libgomp.so.1")
     try:
-        begin, count = runtime.GOMP_parallel, runtime.omp_get_num_threads
+        functions = [runtime.GOMP_parallel, runtime.omp_get_num_threads, runtime.omp_get_thread_num]
     except AttributeError:
         raise OSError("this OpenMP runtime is not GNU's") from None
-    return ctypes.cast(begin, ctypes.c_void_p), ctypes.cast(count, ctypes.c_void_p)
+    return [ctypes.cast(function, ctypes.c_void_p) for function in functions]
 
 
 class _Loader:
@@ -173,8 +174,9 @@ class _Loader:
 def _check(library: Library) -> None:
     """Raises Unbuilt where a product is not torch's: a compiler may be wrong, too."""
     generator = torch.Generator().manual_seed(0)
-    x, weight = torch.randn(3, 70, generator=generator), torch.randn(19, 70, generator=generator)
-    for kind, given in (("float32", weight), ("bfloat16", weight.bfloat16())):
+    rows, weight = torch.randn(20, 70, generator=generator), torch.randn(19, 70, generator=generator)
+    for kind, x in itertools.product(("float32", "bfloat16"), (rows[:3], rows)):
+        given = weight.to(getattr(torch, kind))
         wanted, found = x @ given.float().T, library.product(kind, x, given, None, None, 19)
         if not torch.allclose(wanted, found, rtol=1e-4, atol=1e-4):
             raise build.Unbuilt("what the compiler built does not multiply correctly")

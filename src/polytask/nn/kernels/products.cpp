@@ -176,15 +176,17 @@ inline const void* paired(const int8_t* w, int32_t* to) {
   return to;
 }
 
-// x (rows, padded) as (padded, V, 16) or, of pairs, as (padded / 2, V, 16); what lies beside the rows is never looked at.
+// x (rows, padded) as (padded, V, 16) or, of pairs, as (padded / 2, V, 16), with zeros beside the rows.
 template <bool PAIRS> void aside(const Product& c, const float* x, int64_t padded, int64_t width, float* to, Team& team) {
   team.share(padded / CHUNK, 2, [&](int64_t start, int64_t end) {
-    for (int64_t i = start * CHUNK; i < end * CHUNK; i += PAIRS ? 2 : 1)
+    for (int64_t i = start * CHUNK; i < end * CHUNK; i += PAIRS ? 2 : 1) {
+      for (int64_t r = c.rows; r < width; r++) to[(PAIRS ? i / 2 : i) * width + r] = 0;
       for (int64_t r = 0; r < c.rows; r++) {
         const float* from = x + r * padded + i;
         if (PAIRS) ((uint32_t*)to)[i / 2 * width + r] = narrow(from[0]) | (uint32_t)narrow(from[1]) << 16;
         else to[i * width + r] = *from;
       }
+    }
   });
 }
 
@@ -336,7 +338,7 @@ template <int R> void tile_rows(const Product& c, const Fixed& x, int64_t row, i
 
 void int4_rows(const Product& c, Team& team) {
   const int64_t chunks = (c.in + CHUNK - 1) / CHUNK, padded = chunks * CHUNK, size = c.rows * chunks * (LANES + 2);
-  float* wide = team.own(padded + size);
+  float* wide = team.own(c.rows == 1 ? padded + size : padded);
   Fixed x(c.rows == 1 ? wide + padded : team.common(size), c.rows, chunks);
   if (c.rows == 1) {
     fix(c, 0, wide, x);
@@ -425,8 +427,9 @@ void polytask::multiply(const Product& c, Team& team) {
 }
 
 extern "C" {
-void polytask_threads(void* gomp_parallel, void* omp_get_num_threads) {
-  parallel = (decltype(parallel))gomp_parallel, members = (decltype(members))omp_get_num_threads;
+void polytask_threads(void* gomp_parallel, void* omp_get_num_threads, void* omp_get_thread_num) {
+  parallel = (decltype(parallel))gomp_parallel;
+  members = (decltype(members))omp_get_num_threads, number = (decltype(number))omp_get_thread_num;
 }
 void polytask_product(const Product* c) { together(c->threads, [&](Team& team) { multiply(*c, team); }); }
 int64_t polytask_read(const void* memory, int64_t count, int32_t threads) { return read((const int64_t*)memory, count, threads); }

@@ -49,6 +49,26 @@ class Unfit(Exception):
     """A step of this network is not for the library."""
 
 
+class Made:
+    """Of what modules, parameters and buffers a network is made."""
+
+    def __init__(self, network: nn.Module):
+        modules = list(network.modules())
+        holders = [held for m in modules for held in (m._modules, m._parameters, m._buffers)]
+        self._parts = [(held, name, part) for held in holders for name, part in held.items()]
+        self._hooks = [hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
+
+    @property
+    def holds(self) -> bool:
+        """Whether it still is."""
+        return all(held.get(name) is part for held, name, part in self._parts)
+
+    @property
+    def hooked(self) -> bool:
+        """Whether anything is to be called on the way through it."""
+        return any(self._hooks)
+
+
 class Plan:
     """Operations on buffers of `rows` rows, all of one type."""
 

@@ -12,13 +12,13 @@ namespace polytask {
 constexpr int PATIENCE = 4096;  // looks for the others before a thread that waits lets another process run
 
 inline void (*parallel)(void (*)(void*), void*, unsigned, unsigned) = nullptr;  // GOMP_parallel
-inline int (*members)() = nullptr;                                             // omp_get_num_threads
+inline int (*members)() = nullptr, (*number)() = nullptr;  // omp_get_num_threads, omp_get_thread_num
 
 class Team {
  public:
   struct Meeting {
     alignas(64) std::atomic<int64_t> next{0};
-    alignas(64) std::atomic<int> joined{0}, here{0};
+    alignas(64) std::atomic<int> here{0};
     alignas(64) std::atomic<unsigned> passed{0};
     float* room = nullptr;
   };
@@ -88,7 +88,7 @@ template <class F> void together(int threads, const F& work) {
   parallel(
       [](void* given) {
         auto& task = *(Task*)given;
-        Team team(task.meeting, task.meeting.joined.fetch_add(1), members());
+        Team team(task.meeting, number(), members());
         task.work(team);
       },
       &task, threads, 0);
