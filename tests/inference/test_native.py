@@ -9,15 +9,16 @@ from polytask.errors import ConfigError
 from polytask.inference.engine import Engine
 from polytask.inference.native import Native
 from polytask.inference.sampling import Sampling
-from polytask.inference.sequence import Request
+from polytask.inference.sequence import Drawing, Request
 from polytask.models.config import TransformerConfig
 from polytask.nn.attention import Attention
 from polytask.nn.experts import Experts
 from polytask.nn.feedforward import ACTIVATIONS, MLP, GatedMLP
 from polytask.nn.kernels.library import LOADER
 from polytask.nn.norm import LayerNorm, RMSNorm
-from polytask.nn.position import Learned, LinearScaling, Rotary, Sinusoidal, Unpositioned
+from polytask.nn.position import Grid, Learned, LinearScaling, Rotary, Sinusoidal, TextAndGrid, Unpositioned
 from polytask.nn.quant import quantize
+from polytask.nn.sparse import ColumnPattern, ConvolutionPattern, RowPattern
 from tests.inference.networks import TOKENIZER, loud, prompts
 
 BASE = TransformerConfig(
@@ -44,14 +45,24 @@ FORMS = {
     },
     "vaswani": {"position": Sinusoidal(), "placement": "post", "final_norm": False},
     "opt": {"position": Learned(offset=2), "feedforward": MLP(72, "relu", bias=True)},
+    "qwen": {
+        "attention": Attention(4, 2, head_dim=16, qk_norm=RMSNorm()), "feedforward": GatedMLP(56), "norm": RMSNorm(),
+        "position": Rotary(),
+    },
     "windows": {"attention": (Attention(2, head_dim=16), Attention(2, head_dim=16, window=5))},
     "unpositioned": {"position": Unpositioned(), "embedding_norm": LayerNorm(), "logit_scale": 0.3},
     "large vocabulary": {"vocab_size": 9001},
+    "dalle": {
+        "attention": tuple(
+            Attention(2, head_dim=16, pattern=pattern)
+            for pattern in (RowPattern(32, 8, 8), ColumnPattern(32, 8, 8), ConvolutionPattern(32, 8, 8), None)
+        ),
+        "position": TextAndGrid(32, 8, 8), "layers": 4,
+    },
     "biased": {"output_bias": True, "logit_cap": 5.0, "norm": LayerNorm(bias=False)},
 } | {name: {"feedforward": MLP(72, name)} for name in ACTIVATIONS}  # fmt: skip
 OTHERS = {
     "experts": {"feedforward": Experts(4, 32, top_k=2)},
-    "norms of heads": {"attention": Attention(2, head_dim=16, qk_norm=RMSNorm())},
     "narrow heads": {"attention": Attention(2, head_dim=12)},
 }
 
@@ -104,6 +115,30 @@ def test_what_is_drawn_by_a_seed(dials):
         assert one.logprob == pytest.approx(other.logprob, abs=2e-3, rel=1e-4)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("form", ["gpt", "llama"])
+def test_codes_of_pictures_stand_in_their_grid(form, temperature):
+    """Pictures that are drawn, the rest of one, and texts about some: alone and side by side."""
+    first, drawing = BASE.vocab_size, Drawing(BASE.vocab_size, 16, 12)
+    built = loud(config(form, vocab_size=first + 20, grid=Grid(first, 3, 4)))
+    codes = [first + i % 16 for i in range(30)]
+    one, other, third = prompts(3)
+    sampling = Sampling(max_tokens=12, temperature=temperature, seed=7)
+    requests = [
+        Request(one, sampling, drawing=drawing), Request([*one, *codes[:5]], sampling, drawing=Drawing(first, 16, 7)),
+        Request([*other, *codes[:12]], sampling), Request([*codes[:24], *third], sampling),
+        Request([*other, *codes[:12], 60, *codes[:3]], sampling, drawing=Drawing(first, 16, 9)),
+    ]  # fmt: skip
+    native, torchs = Engine(built, TOKENIZER), Engine(built, TOKENIZER)
+    torchs.runner.steps = None
+    for asked in (requests, *([request] for request in requests)):
+        found, wanted = native.run(asked), torchs.run(asked)
+        assert [answer.ids for (answer,) in found] == [answer.ids for (answer,) in wanted]
+        for (a,), (b,) in zip(found, wanted, strict=True):
+            assert a.logprob == pytest.approx(b.logprob, abs=2e-3, rel=1e-4)
+    assert native.runner.steps.program is not None
+
+
 def test_drawn_rows_beside_others():
     built = loud(config("gpt"), seed=2)
     mixed = [
@@ -121,7 +156,7 @@ def test_drawn_rows_beside_others():
 
 
 @pytest.mark.parametrize("bits", [None, 8, 4])
-@pytest.mark.parametrize("form", ["gpt", "llama", "gemma", "gptj", "vaswani", "biased"])
+@pytest.mark.parametrize("form", ["gpt", "llama", "gemma", "gptj", "qwen", "vaswani", "biased"])
 def test_tokens_in_lower_precision_up_to_a_near_tie(form, bits):
     small = config(form)  # whose layers torch would multiply, in another precision
     attention = dataclasses.replace(small.attention, heads=12, kv_heads=small.attention.kv_heads and 4)
@@ -144,7 +179,7 @@ def test_other_networks_decode_layer_by_layer(form):
     assert made.runner.steps is None or made.runner.steps.program is None
 
 
-@pytest.mark.parametrize("form", ["gpt", "llama"])
+@pytest.mark.parametrize("form", ["gpt", "llama", "dalle"])
 def test_weights_that_are_elsewhere_afterwards(form):
     built = loud(config(form))
     made = Engine(built, TOKENIZER)
@@ -152,6 +187,9 @@ def test_weights_that_are_elsewhere_afterwards(form):
     made.run([first])
     for parameter in built.parameters():
         parameter.data = parameter.data * 0.9
+    with torch.no_grad():
+        for parameter in built.parameters():  # in place
+            parameter *= -0.8
     assert made.run([second])[0][0].ids == Engine(built, TOKENIZER).run([second])[0][0].ids
 
 

@@ -100,6 +100,8 @@ class Engine:
         if (kinds := kinds_of(self.network, self.ends, never)) is None:
             return None
         if kinds.is_cuda or capture is not None:
+            if self.network.config.grid is not None:  # where in a picture a code stands is not in the recorded state
+                return None
             return Graphs(self.network, self.cache, kinds, self.length, capture or CudaCapture())
         return Native(self.network, self.cache, kinds, self.length, self.sampler) if kinds.is_cpu else None
 

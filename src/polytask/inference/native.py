@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from polytask.inference.sampling import TIE, Sampler
 from polytask.inference.sequence import Sequence
 from polytask.inference.steps import ROWS, STEPS, Steps, plain
+from polytask.models.config import TransformerConfig
 from polytask.models.transformer import Transformer
 from polytask.nn.block import Block
 from polytask.nn.feedforward import GatedMLPLayer, MLPLayer
@@ -22,7 +23,7 @@ from polytask.nn.kernels.library import LOADER
 from polytask.nn.kernels.products import inferring
 from polytask.nn.kernels.step import Made, Plan, Program, Unfit
 from polytask.nn.paged import KVCache
-from polytask.nn.position import Learned, Rotary, Sinusoidal, Unpositioned
+from polytask.nn.position import Learned, Rotary, Sinusoidal, TextAndGrid, Unpositioned
 
 BURST = 0.03  # seconds of steps that are asked for at once: an answer still arrives word by word
 
@@ -88,19 +89,23 @@ def program(steps: Native) -> Program:
     """A step, for at most ROWS rows. Raises Unfit where the network has parts that are not the library's."""
     network, cache = steps.network, steps.cache
     config, position = network.config, network.config.position
-    if type(position) not in (Learned, Sinusoidal, Rotary, Unpositioned):
+    if type(position) not in (Learned, Sinusoidal, TextAndGrid, Rotary, Unpositioned):
         raise Unfit
     plan = Plan(ROWS, network.embedding.weight.dtype)
     x, places = plan.buffer("x", config.dim), None
     if network.position is not None:
-        places = network.position.weight.detach().to(plan.dtype)
-    plan.embed(network.embedding.weight, x, network.scale, places, getattr(position, "offset", 0))
+        weight = places = network.position.weight.detach()
+        if isinstance(position, TextAndGrid):
+            places = plan.derived(position.vectors(torch.arange(config.context_length), weight), weight)
+        elif isinstance(position, Sinusoidal):
+            places = plan.derived(weight, weight)
+    plan.embed(network.embedding.weight, x, network.scale, places, getattr(position, "offset", 0), network.grid)
     if network.embedding_norm is not None:
         plan.normalize(network.embedding_norm, x, x)
     if isinstance(position, Rotary):
         plan.rotate(position, config.attention_of(0).sizes(config.dim)[2])
     for layer, block in enumerate(network.blocks):
-        _add(plan, cast(Block, block), x, cache.keys[layer], cache.values[layer])
+        _add(plan, cast(Block, block), x, cache.keys[layer], cache.values[layer], _seen(config, layer))
     if config.final_norm:
         plan.normalize(network.norm, x, x)
     head, logits = network.head, plan.buffer("logits", config.vocab_size)
@@ -116,12 +121,20 @@ def program(steps: Native) -> Program:
     return plan.made(logits, steps.state, steps.kinds, steps.records, steps.dials, TIE)
 
 
-def _add(plan: Plan, block: Block, x: Tensor, keys: Tensor, values: Tensor) -> None:
+def _seen(config: TransformerConfig, layer: int) -> Tensor | None:
+    """Which places a query of each place sees, by the pattern of a layer."""
+    if (pattern := config.attention_of(layer).pattern) is None:
+        return None
+    places = torch.arange(config.context_length)[None]
+    return pattern.visible(places, places)[0, 0]
+
+
+def _add(plan: Plan, block: Block, x: Tensor, keys: Tensor, values: Tensor, seen: Tensor | None) -> None:
     """A layer; x is overwritten. Placements are those of `nn.block`."""
     attention, fed = block.attention, block.feedforward
     if type(fed) not in (MLPLayer, GatedMLPLayer):
         raise Unfit
-    if attention.query_norm is not None or attention.relative is not None or attention.pattern or attention.cap:
+    if attention.relative is not None or attention.cap:
         raise Unfit
     opening, width = (fed.up, fed.up.out_features) if type(fed) is MLPLayer else (fed.gate_up, fed.down.in_features)
     qkv, mixed = plan.buffer("qkv", sum(attention.parts)), plan.buffer("mixed", attention.parts[0])
@@ -130,7 +143,12 @@ def _add(plan: Plan, block: Block, x: Tensor, keys: Tensor, values: Tensor) -> N
     parallel, post = block.placement in ("parallel", "parallel_norms"), block.placement == "post"
 
     def attend() -> None:
-        plan.attend(qkv, mixed, keys, values, attention.heads, attention.window, attention.scale)
+        heads = 0
+        for norm, count in ((attention.query_norm, attention.heads), (attention.key_norm, attention.kv_heads)):
+            if norm is not None:
+                plan.normalize_heads(norm, qkv, heads, count, attention.head_dim)
+            heads += count
+        plan.attend(qkv, mixed, keys, values, attention.heads, attention.window, attention.scale, seen)
 
     if parallel:
         plan.multiply(attention.qkv, x, qkv, block.attention_norm)

@@ -19,7 +19,7 @@ from polytask.nn.paged import BLOCK, KVCache
 
 ROWS = 64  # that one step has at most
 STEPS = 16  # that are asked for at once, at most
-ID, POSITION, LEAST, BASE, TABLE = range(5)  # columns of the state
+ID, POSITION, LEAST, BASE, PLACE, FIRST, LAST, TABLE = range(8)  # columns of the state
 FREE, END, NEVER = range(3)  # kinds of ids: those that end an answer come from a row's position LEAST on
 
 
@@ -83,15 +83,18 @@ class Steps(ABC):
 
     def chooses(self, sequence: Sequence) -> bool:
         """Whether a step can choose for a sequence: of the likeliest ids alone."""
-        return sequence.sampling.temperature == 0 and plain(sequence)
+        return sequence.sampling.temperature == 0 and sequence.drawing is None and plain(sequence)
 
     def _rows(self, sequences: List[Sequence]) -> Tensor:
         """What the state is to hold, with as many columns as the longest table wants."""
         longest, rows = max(len(sequence.table.blocks) for sequence in sequences), []
+        grid = self.network.config.grid
         for sequence in sequences:
-            table, last = sequence.table.blocks, sequence.computed
+            table, last, drawing = sequence.table.blocks, sequence.computed, sequence.drawing
             least = sequence.prompt + sequence.sampling.min_tokens
-            rows.append([sequence.ids[last], last, least, last, *table, *[0] * (longest - len(table))])
+            place = grid.places_from(sequence.ids[: last + 1], last)[0] if grid else -1
+            among = (drawing.first, drawing.first + drawing.codes) if drawing else (-1, -1)
+            rows.append([sequence.ids[last], last, least, last, place, *among, *table, *[0] * (longest - len(table))])
         return torch.tensor(rows)
 
     def _read(self, rows: int, count: int) -> Chosen:
@@ -123,7 +126,7 @@ def choose(logits: Tensor, kinds: Tensor, state: Tensor, records: Tensor) -> Non
 def plain(sequence: Sequence) -> bool:
     """Whether an id is to be chosen by its logit alone, and nothing else is asked for."""
     sampling = sequence.sampling
-    if sampling.penalised or sampling.logit_bias or sampling.logprobs or sequence.drawing is not None:
+    if sampling.penalised or sampling.logit_bias or sampling.logprobs:
         return False
     free = sequence.constraint is None and sequence.odds is None and not sequence.hooks
     alone = sequence.group.beam is None and not any(other.waits for other in sequence.group.sequences)
@@ -132,9 +135,9 @@ def plain(sequence: Sequence) -> bool:
 
 def kinds_of(network: Transformer, ends: Iterable[int], never: Iterable[int]) -> Tensor | None:
     """What each id may be; None where a pass depends on more than its rows (what an encoder read, which experts were
-    chosen, where in a picture a code stands), or nothing could be chosen."""
+    chosen), or nothing could be chosen."""
     config = network.config
-    if config.encoder_layers or config.grid or any(isinstance(module, ExpertsLayer) for module in network.modules()):
+    if config.encoder_layers or any(isinstance(module, ExpertsLayer) for module in network.modules()):
         return None
     kinds = torch.full((config.vocab_size,), FREE, dtype=torch.int8)
     kinds[list(ends)] = END

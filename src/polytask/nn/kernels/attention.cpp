@@ -46,6 +46,11 @@ template <class T> void attend_one(const Attention& c, int64_t token, int64_t kv
       scores[h * padded + p] = sum(total);
     }
   }
+  if (c.seen) {
+    const uint8_t* seen = c.seen + (end - 1) * c.reach + first;
+    for (int64_t p = 0; p < length; p++)
+      for (int64_t h = 0; h < each && !seen[p]; h++) scores[h * padded + p] = -1e30f;
+  }
   for (int64_t h = 0; h < each; h++) {
     float* s = scores + h * padded;
     float most = s[0];

@@ -22,8 +22,8 @@ class AttentionCall(ctypes.Structure):
     """Attention of calls.h."""
 
     _fields_ = fields(
-        c_void_p="q k v keys values y tables row first end cos sin",
-        c_int64="tokens heads kv_heads width places q_head q_token k_head k_token v_head v_token turned window",
+        c_void_p="q k v keys values y tables row first end cos sin seen",
+        c_int64="tokens heads kv_heads width places q_head q_token k_head k_token v_head v_token turned window reach",
         c_float="scale", c_int32="neighbours threads kind",
     )  # fmt: skip
 
@@ -77,7 +77,7 @@ def _call(
     turns = [part.data_ptr() for part in angles] or [None, None]
     turned, neighbours = (angles[0].shape[-1], turn.rotary.layout != "half") if turn else (0, False)
     call = AttentionCall(
-        *[None] * 6, places[3], *places[:3], *turns, *sizes, *strides, turned, 0, scale, neighbours,
+        *[None] * 6, places[3], *places[:3], *turns, None, *sizes, *strides, turned, 0, 0, scale, neighbours,
         torch.get_num_threads(), KINDS[q.dtype],
     )  # fmt: skip
     return call, (numbers, angles)

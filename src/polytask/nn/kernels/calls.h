@@ -36,19 +36,20 @@ struct Attention {
   void *keys, *values, *y;
   const int32_t *tables, *row, *first, *end;
   const float *cos, *sin;
+  const uint8_t* seen;  // (places of queries, `reach`): which keys a query of each place sees; all where it is none
   int64_t tokens, heads, kv_heads, width, places;
   int64_t q_head, q_token, k_head, k_token, v_head, v_token;
-  int64_t turned, window;
+  int64_t turned, window, reach;
   float scale;
   int32_t neighbours, threads, kind;  // whether neighbouring channels are pairs, or those of the two halves
 };
 void attend(const Attention&, Team&);
 
 // Rows of `width` numbers, y (rows, width), of the kinds that `Step` lists.
-struct Embedding {  // y = scale x table[id], plus places[position + offset] where there are places
-  const void *table, *places;
+struct Embedding {  // y = scale x table[id], plus places[position + offset] where there are places, plus what a code of
+  const void *table, *places, *grid;  // a picture has of its row and its column, which come behind `height` rows
   void* y;
-  int64_t width, offset;
+  int64_t width, offset, height, columns;
   float scale;
   int32_t unused;
 };
@@ -58,10 +59,10 @@ struct Activation {  // y = activation(x); gated: times what lies behind in x (r
   int64_t width;
   int32_t activation, gated;
 };
-struct Normal {  // y = norm(x), added to y where `adds`
+struct Normal {  // y = norm(x), added to y where `adds`; of each row `heads` pieces by themselves, rows `line` apart
   const void* x;
   void* y;
-  int64_t width;
+  int64_t width, heads, line;
   Norm norm;
   int32_t adds, unused;
 };
@@ -73,8 +74,9 @@ struct Bend {  // x = cap tanh(x / cap), plus bias, after being multiplied by sc
 };
 
 // `steps` steps of decoding for `rows` rows: what is done in each stands in `names` and `calls`.
-// state (rows, columns): of each row its id, its position, from which position on it may end, its first position and
-// its table of blocks. Steps that choose take ids from logits (rows, vocabulary), kinds (vocabulary) saying which may
+// state (rows, columns): of each row its id, its position, from which position on it may end, its first position, which
+// code of its picture its id is (-1: none), the first id that may come and the one behind the last (-1: those that kinds
+// let) and its table of blocks. Steps that choose take ids from logits (rows, vocabulary), kinds (vocabulary) saying which may
 // come, move the state on and leave records (rows, span, 3); see `inference.steps.choose`. dials (rows, 4 + span): of
 // each row its temperature, top_k, top_p and min_p (see `sampling.Sampling`), and a number in [0, 1) for each step.
 struct Step {
@@ -87,7 +89,7 @@ struct Step {
   const int8_t* kinds;
   float* records;
   const double* dials;
-  int64_t vocabulary, span;
+  int64_t vocabulary, span, code, cells;  // code: the first id that is of a picture, which has so many cells, 0 for none
   float size, tie;  // of cosines and sines; see `sampling.TIE`
   int32_t neighbours, chooses, threads, kind;
 };

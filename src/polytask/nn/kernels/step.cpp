@@ -14,7 +14,7 @@ namespace {
 
 enum { EMBED, MULTIPLY, ATTEND, ACTIVATE, NORMALIZE, BEND };
 enum { RELU, GELU, GELU_TANH, QUICK_GELU, SILU, RELU_SQUARED };
-enum { ID, POSITION, LEAST, BASE, TABLE };  // columns of the state
+enum { ID, POSITION, LEAST, BASE, PLACE, FIRST, LAST, TABLE };  // columns of the state
 enum { FREE, END, NEVER };                  // kinds of ids
 constexpr int64_t PIECE = 4096;             // logits that are looked at together
 constexpr int64_t BLOCK = 16;               // places of a block, as in nn/paged.py
@@ -69,6 +69,11 @@ template <class T> void embed(const Embedding& c, const Step& s, Team& team) {
         f32x16 v = some(from + i, c.width - i);
         if (c.scale != 1) v = rounded<T>(v * c.scale);
         if (c.places) v += some(place + i, c.width - i);
+        if (c.grid && row[PLACE] >= 0) {
+          const T* line = (const T*)c.grid + row[PLACE] / c.columns * c.width + i;
+          const T* column = (const T*)c.grid + (c.height + row[PLACE] % c.columns) * c.width + i;
+          v = rounded<T>(v) + rounded<T>(some(line, c.width - i) + some(column, c.width - i));
+        }
         put_some((T*)c.y + r * c.width + i, v, c.width - i);
       }
     }
@@ -90,11 +95,12 @@ template <class T> void activate(const Activation& c, const Step& s, Team& team)
 
 template <class T> void normal(const Normal& c, const Step& s, Team& team) {
   const int64_t padded = (c.width + LANES - 1) / LANES * LANES;
-  team.share(s.rows, 1, [&](int64_t start, int64_t end) {
+  team.share(s.rows * c.heads, 1, [&](int64_t start, int64_t end) {
     float* room = team.own(padded);
-    for (int64_t r = start; r < end; r++) {
-      const T* x = (const T*)c.x + r * c.width;
-      T* y = (T*)c.y + r * c.width;
+    for (int64_t p = start; p < end; p++) {
+      const int64_t at = p / c.heads * c.line + p % c.heads * c.width;
+      const T* x = (const T*)c.x + at;
+      T* y = (T*)c.y + at;
       for (int64_t i = 0; i < padded; i += LANES) store(room + i, some(x + i, c.width - i));
       normalize(c.norm, s.kind, c.width, room, padded);
       for (int64_t i = 0; i < c.width; i += LANES) {
@@ -124,7 +130,19 @@ template <class T> void bend(const Bend& c, const Step& s, Team& team) {
 
 enum { TEMPERATURE, TOP_K, TOP_P, MIN_P, NUMBERS };  // columns of the dials
 
-bool comes(int8_t kind, bool ends) { return kind == FREE || (kind == END && ends); }
+// Which ids may come in a row.
+struct Allowed {
+  const int8_t* kinds;
+  int64_t first, last;
+  bool ends;
+
+  Allowed(const Step& s, const int64_t* row)
+      : kinds(s.kinds), first(row[FIRST]), last(row[LAST]), ends(row[POSITION] + 1 >= row[LEAST]) {}
+  bool operator()(int64_t id) const {
+    if (first >= 0) return id >= first && id < last;
+    return kinds[id] == FREE || (kinds[id] == END && ends);
+  }
+};
 
 // A row's logits in float32, filled up with -infinity.
 template <class T> void widen_logits(const Step& s, int64_t r, int64_t padded, float* to) {
@@ -154,7 +172,7 @@ inline float mass_of(const float* x, int64_t padded, float top) {
 }
 
 // The two best of some logits that may come.
-template <class T> Found look(const T* logits, const int8_t* kinds, bool ends, int64_t start, int64_t end) {
+template <class T> Found look(const T* logits, const Allowed& comes, int64_t start, int64_t end) {
   float x[PIECE + LANES];
   const int64_t count = end - start, padded = (count + LANES - 1) / LANES * LANES;
   for (int64_t i = 0; i < padded; i += LANES) store(x + i, some(logits + start + i, count - i));
@@ -162,7 +180,7 @@ template <class T> Found look(const T* logits, const int8_t* kinds, bool ends, i
   Found f{};
   f.most = most_of(x, padded), f.mass = mass_of(x, padded, f.most);
   for (int64_t i = 0; i < count; i++)
-    if (!comes(kinds[start + i], ends)) x[i] = -INFINITY;
+    if (!comes(start + i)) x[i] = -INFINITY;
   f.best = most_of(x, padded);
   int64_t at = 0;
   while (at < count - 1 && x[at] != f.best) at++;
@@ -229,12 +247,12 @@ struct Ranks {
 template <class T> Found draw(const Step& s, int64_t r, int64_t step, Team& team) {
   const int64_t count = s.vocabulary, padded = (count + LANES - 1) / LANES * LANES, *row = s.state + r * s.columns;
   const double* dials = s.dials + r * (NUMBERS + s.span);
-  const bool ends = row[POSITION] + 1 >= row[LEAST];
+  const Allowed comes(s, row);
   float *logits = team.own(2 * padded), *x = logits + padded;
   widen_logits<T>(s, r, padded, logits);
   Found f{};
   f.most = most_of(logits, padded), f.mass = mass_of(logits, padded, f.most);
-  for (int64_t i = 0; i < padded; i++) x[i] = i < count && comes(s.kinds[i], ends) ? logits[i] : -INFINITY;
+  for (int64_t i = 0; i < padded; i++) x[i] = i < count && comes(i) ? logits[i] : -INFINITY;
   const float top = most_of(x, padded), temperature = dials[TEMPERATURE] > 1e-30 ? dials[TEMPERATURE] : 1e-30;
   for (int64_t i = 0; i < padded; i += LANES) {
     const f32x16 v = (load<f32x16>(x + i) - top) / temperature;
@@ -284,7 +302,7 @@ template <class T> void choose(const Step& s, int64_t step, Team& team) {
       const int64_t r = p / pieces, from = p % pieces * PIECE, *row = s.state + r * s.columns;
       const int64_t to = from + PIECE < s.vocabulary ? from + PIECE : s.vocabulary;
       const T* logits = (const T*)s.logits + r * s.vocabulary;
-      if (!drawn(r)) found[p] = look(logits, s.kinds, row[POSITION] + 1 >= row[LEAST], from, to);
+      if (!drawn(r)) found[p] = look(logits, Allowed(s, row), from, to);
     }
   });
   team.share(s.rows, 1, [&](int64_t start, int64_t end) {
@@ -296,6 +314,7 @@ template <class T> void choose(const Step& s, int64_t step, Team& team) {
       record[0] = f.id, record[1] = f.best - f.most - std::log(f.mass);
       record[2] = f.best - f.second <= s.tie * (size > 1 ? size : 1);
       row[ID] = f.id, row[POSITION]++;
+      if (s.cells) row[PLACE] = f.id < s.code ? -1 : (row[PLACE] + 1) % s.cells;
     }
   });
 }

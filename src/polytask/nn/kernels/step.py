@@ -11,14 +11,16 @@ from torch import Tensor, nn
 from polytask.nn.kernels.attention import WIDTHS, AttentionCall
 from polytask.nn.kernels.library import KINDS, WEIGHTS, Library, NormCall, ProductCall, fields, pointer
 from polytask.nn.kernels.products import PLAIN, alike, fused
-from polytask.nn.position import Rotary
+from polytask.nn.position import Grid, GridEmbedding, Rotary
 from polytask.nn.quant import QuantizedLinear
 
 ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "quick_gelu", "silu", "relu_squared")
 
 
 class EmbeddingCall(ctypes.Structure):
-    _fields_ = fields(c_void_p="table places y", c_int64="width offset", c_float="scale", c_int32="unused")
+    _fields_ = fields(
+        c_void_p="table places grid y", c_int64="width offset height columns", c_float="scale", c_int32="unused"
+    )
 
 
 class ActivationCall(ctypes.Structure):
@@ -26,7 +28,7 @@ class ActivationCall(ctypes.Structure):
 
 
 class NormalCall(ctypes.Structure):
-    _fields_ = [*fields(c_void_p="x y", c_int64="width"), ("norm", NormCall), *fields(c_int32="adds unused")]
+    _fields_ = [*fields(c_void_p="x y", c_int64="width heads line"), ("norm", NormCall), *fields(c_int32="adds unused")]
 
 
 class BendCall(ctypes.Structure):
@@ -37,7 +39,7 @@ class StepCall(ctypes.Structure):
     _fields_ = [
         *fields(c_void_p="state", c_int64="columns rows steps count"),
         *fields(c_void_p="names calls frequencies", c_int64="turned"),
-        *fields(c_void_p="logits kinds records dials", c_int64="vocabulary span"),
+        *fields(c_void_p="logits kinds records dials", c_int64="vocabulary span code cells"),
         *fields(c_float="size tie", c_int32="neighbours chooses threads kind"),
     ]
 
@@ -47,6 +49,11 @@ CALLS = (EmbeddingCall, ProductCall, AttentionCall, ActivationCall, NormalCall, 
 
 class Unfit(Exception):
     """A step of this network is not for the library."""
+
+
+def version(tensor: Tensor) -> int:
+    """How often it was written to; 0 where nobody counts."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 class Made:
@@ -78,7 +85,9 @@ class Plan:
         self.rows, self.dtype, self.kind = rows, dtype, KINDS[dtype]
         self.calls: list[ctypes.Structure] = []
         self._kept: list[Tensor] = []
+        self._sources: list[tuple[Tensor, int]] = []
         self._buffers: dict[tuple[str, int], Tensor] = {}
+        self._grid: Grid | None = None
         self._rotary: tuple[Tensor, float, bool] | None = None
 
     def buffer(self, name: str, width: int) -> Tensor:
@@ -87,9 +96,25 @@ class Plan:
             self._buffers[name, width] = torch.empty(self.rows, width, dtype=self.dtype)
         return self._buffers[name, width]
 
-    def embed(self, table: Tensor, y: Tensor, scale: float, places: Tensor | None = None, offset: int = 0) -> None:
-        """y = scale x the row of the id, plus the row of places that the position, `offset` further, has."""
-        self.calls.append(EmbeddingCall(self._own(table), self._own(places), self._own(y), y.shape[1], offset, scale))
+    def embed(
+        self, table: Tensor, y: Tensor, scale: float, places: Tensor | None = None, offset: int = 0,
+        grid: GridEmbedding | None = None,
+    ) -> None:  # fmt: skip
+        """y = scale x the row of the id, plus the row of places that the position, `offset` further, has, plus what the
+        grid has for a code of a picture."""
+        self.expect(places)
+        self._grid = None if grid is None else grid.part
+        beside, sizes = (None, (0, 0)) if grid is None else (grid.weight, (grid.part.height, grid.part.width))
+        self.expect(beside)
+        call = EmbeddingCall(
+            self._own(table), self._own(places), self._own(beside), self._own(y), y.shape[1], offset, *sizes, scale
+        )
+        self.calls.append(call)
+
+    def derived(self, table: Tensor, source: Tensor) -> Tensor:
+        """A table that was computed of another tensor, and holds as long as that one is not written to."""
+        self._sources.append((source, version(source)))
+        return table.to(self.dtype).contiguous()
 
     def multiply(
         self, layer: nn.Module, x: Tensor, y: Tensor, norm: nn.Module | None = None, onto: Tensor | None = None
@@ -117,20 +142,21 @@ class Plan:
 
     def attend(
         self, qkv: Tensor, y: Tensor, keys: Tensor, values: Tensor, heads: int, window: int | None, scale: float | None,
+        seen: Tensor | None = None,
     ) -> None:  # fmt: skip
         """y of the queries, keys and values that stand side by side in qkv; keys and values (kv_heads, places, K) of a
-        layer's cache."""
+        layer's cache. seen (T, T) bool: which keys a query of each place sees, of those before it."""
         kv_heads, places, width = keys.shape
         if width % WIDTHS:
             raise Unfit
         self.expect(keys)
-        start, size = self._own(qkv), qkv.itemsize
-        k, v = start + heads * width * size, start + (heads + kv_heads) * width * size
-        turns = 0 if self._rotary is None else 2 * len(self._rotary[0])
+        start, each = self._own(qkv), width * qkv.itemsize
+        turns, neighbours = (0, False) if self._rotary is None else (2 * len(self._rotary[0]), self._rotary[2])
         call = AttentionCall(
-            start, k, v, self._own(keys), self._own(values), self._own(y), *[None] * 6, 0, heads, kv_heads, width,
-            places, *(width, qkv.shape[1]) * 3, turns, window or 0, width**-0.5 if scale is None else scale,
-            self._rotary is not None and self._rotary[2], 0, self.kind,
+            start, start + heads * each, start + (heads + kv_heads) * each, self._own(keys), self._own(values),
+            self._own(y), *[None] * 6, self._own(seen), 0, heads, kv_heads, width, places,
+            *(width, qkv.shape[1]) * 3, turns, window or 0, 0 if seen is None else len(seen),
+            width**-0.5 if scale is None else scale, neighbours, 0, self.kind,
         )  # fmt: skip
         self.calls.append(call)
 
@@ -143,7 +169,14 @@ class Plan:
 
     def normalize(self, norm: nn.Module, x: Tensor, y: Tensor, adds: bool = False) -> None:
         """y = norm(x), or that much more."""
-        self.calls.append(NormalCall(self._own(x), self._own(y), x.shape[1], self._norm(norm, x), adds))
+        width = x.shape[1]
+        self.calls.append(NormalCall(self._own(x), self._own(y), width, 1, width, self._norm(norm, x), adds))
+
+    def normalize_heads(self, norm: nn.Module, x: Tensor, first: int, heads: int, width: int) -> None:
+        """The heads of x from number `first` on, so many of that width, each by itself."""
+        start = self._own(x) + first * width * x.itemsize
+        call = NormalCall(start, start, width, heads, x.shape[1], self._norm(norm, x[:, :width]), False)
+        self.calls.append(call)
 
     def bend(self, x: Tensor, scale: float = 1.0, bias: Tensor | None = None, cap: float | None = None) -> None:
         """x = x scale + bias, within +-cap."""
@@ -190,25 +223,31 @@ class Plan:
         addresses = (ctypes.c_void_p * count)(*map(ctypes.addressof, self.calls))
         frequencies, size, neighbours = self._rotary or (torch.empty(0), 1.0, False)
         self._kept.append(frequencies)
+        code, cells = (self._grid.first, self._grid.height * self._grid.width) if self._grid else (0, 0)
         call = StepCall(
             state.data_ptr(), state.shape[1], 0, 0, count, ctypes.addressof(names), ctypes.addressof(addresses),
             pointer(frequencies), 2 * len(frequencies), logits.data_ptr(), kinds.data_ptr(), records.data_ptr(),
-            dials.data_ptr(), logits.shape[1], records.shape[1], size, tie, neighbours, False, 0, self.kind,
+            dials.data_ptr(), logits.shape[1], records.shape[1], code, cells, size, tie, neighbours, False, 0,
+            self.kind,
         )  # fmt: skip
-        return Program(call, logits, (names, addresses, self.calls), self._kept)
+        return Program(call, logits, (names, addresses, self.calls), self._kept, self._sources)
 
 
 class Program:
     """A step that the library does; `logits` (rows, V) are what the last one gave."""
 
-    def __init__(self, call: StepCall, logits: Tensor, memory: object, tensors: list[Tensor]):
-        self._call, self.logits, self._memory = call, logits, memory
+    def __init__(
+        self, call: StepCall, logits: Tensor, memory: object, tensors: list[Tensor], sources: list[tuple[Tensor, int]]
+    ):
+        self._call, self.logits, self._memory, self._sources = call, logits, memory, sources
         self._tensors = list({id(tensor): tensor for tensor in tensors}.values())
         self._places = [tensor.data_ptr() for tensor in self._tensors]
 
     @property
     def valid(self) -> bool:
-        """Whether all tensors still lie where they did."""
+        """Whether all tensors still lie where they did, and those that others were computed of are as they were."""
+        if any(version(source) != before for source, before in self._sources):
+            return False
         return [tensor.data_ptr() for tensor in self._tensors] == self._places
 
     def run(self, library: Library, rows: int, steps: int, chooses: bool) -> None:
