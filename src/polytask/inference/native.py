@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from polytask.inference.sampling import TIE, Sampler
 from polytask.inference.sequence import Sequence
 from polytask.inference.steps import ROWS, STEPS, Steps, plain
-from polytask.models.config import TransformerConfig
 from polytask.models.transformer import Transformer
 from polytask.nn.block import Block
 from polytask.nn.feedforward import GatedMLPLayer, MLPLayer
@@ -24,6 +23,7 @@ from polytask.nn.kernels.products import inferring
 from polytask.nn.kernels.step import Made, Plan, Program, Unfit
 from polytask.nn.paged import KVCache
 from polytask.nn.position import Learned, Rotary, Sinusoidal, TextAndGrid, Unpositioned
+from polytask.nn.sparse import Pattern
 
 BURST = 0.03  # seconds of steps that are asked for at once: an answer still arrives word by word
 
@@ -104,8 +104,10 @@ def program(steps: Native) -> Program:
         plan.normalize(network.embedding_norm, x, x)
     if isinstance(position, Rotary):
         plan.rotate(position, config.attention_of(0).sizes(config.dim)[2])
+    patterns = {part.pattern: _seen(part.pattern, config.context_length) for part in config.attentions}
     for layer, block in enumerate(network.blocks):
-        _add(plan, cast(Block, block), x, cache.keys[layer], cache.values[layer], _seen(config, layer))
+        seen = patterns[config.attention_of(layer).pattern]
+        _add(plan, cast(Block, block), x, cache.keys[layer], cache.values[layer], seen)
     if config.final_norm:
         plan.normalize(network.norm, x, x)
     head, logits = network.head, plan.buffer("logits", config.vocab_size)
@@ -121,12 +123,10 @@ def program(steps: Native) -> Program:
     return plan.made(logits, steps.state, steps.kinds, steps.records, steps.dials, TIE)
 
 
-def _seen(config: TransformerConfig, layer: int) -> Tensor | None:
-    """Which places a query of each place sees, by the pattern of a layer."""
-    if (pattern := config.attention_of(layer).pattern) is None:
-        return None
-    places = torch.arange(config.context_length)[None]
-    return pattern.visible(places, places)[0, 0]
+def _seen(pattern: Pattern | None, length: int) -> Tensor | None:
+    """Which places a query of each place sees, (length, length)."""
+    places = torch.arange(length)[None]
+    return None if pattern is None else pattern.visible(places, places)[0, 0]
 
 
 def _add(plan: Plan, block: Block, x: Tensor, keys: Tensor, values: Tensor, seen: Tensor | None) -> None:
