@@ -55,7 +55,7 @@ class RootMeanSquare(nn.RMSNorm):
         scale = (self.weight + self.offset if self.offset else self.weight).to(x.dtype)
         if x.device.type == "cpu" and not torch.compiler.is_compiling():
             if not torch.is_grad_enabled():  # a function of autograd takes as long again for one token
-                return _normalized(x, scale, self.eps)[0]
+                return _rounded_once(x, scale, self.eps)
             return _Normalize.apply(x, scale, self.eps)  # type: ignore[no-any-return]
         return F.rms_norm(x, self.normalized_shape, scale, self.eps)
 
@@ -67,6 +67,12 @@ def _normalized(x: Tensor, scale: Tensor, eps: float | None) -> tuple[Tensor, Te
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide)
     inverse = norm.square_().div_(x.shape[-1]).add_(eps or 0.0).rsqrt_().to(x.dtype)
     return torch.mul(x, inverse).mul_(scale), inverse
+
+
+def _rounded_once(x: Tensor, scale: Tensor, eps: float | None) -> Tensor:
+    """The norm of x as the kernels for few tokens have it, so that it matters little which of them a token meets."""
+    wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    return _normalized(wide, scale.to(wide.dtype), eps)[0].to(x.dtype)
 
 
 class _Normalize(torch.autograd.Function):
