@@ -1,10 +1,13 @@
 """What recipes of networks for pictures have made is asked: it draws, changes, varies, and is judged."""
 
+import re
+
 import pytest
 
 import polytask
 import polytask.interop.networks
 from polytask.errors import ConfigError, TaskError, TooLong
+from polytask.pictures.painter import Painter
 from polytask.run.judge import HELD_OUT
 
 
@@ -122,7 +125,7 @@ def test_dials_out_of_range_are_named(words, sentence, runs):
 
 
 def test_mistakes_of_prompts_and_folders_are_named(runs):
-    with pytest.raises(TooLong, match=r"The prompt has \d+ tokens, but this model reads 31"):
+    with pytest.raises(TooLong, match=r"The prompt has \d+ tokens, but this model reads 79"):
         polytask.load(runs / "imagen-blocks").draw("a zebra of quilts " * 30)
     with pytest.raises(ConfigError, match="no 'seven'"):
         polytask.load(runs / "mnist-digits").draw("seven")
@@ -142,7 +145,7 @@ def test_what_is_drawn_is_judged(runs):
             evaluate(str(runs / "imagen-blocks"), task, "blocksworld", {}, {}, limit=2)
 
 
-def test_what_is_changed_is_judged(runs):
+def test_what_is_changed_is_judged(runs, monkeypatch):
     from polytask.run.evaluate import evaluate
 
     folder, words = str(runs / "edit-blocks"), {"limit": 2, "drawing": {"steps": 1}}
@@ -150,6 +153,11 @@ def test_what_is_changed_is_judged(runs):
     assert (report.task, report.examples, report.metrics["right"]) == ("editing", 8, 0)
     with pytest.raises(ConfigError, match="judged by task editing"):
         evaluate(folder, "drawing", "blocksworld", {}, {}, **words)
+    monkeypatch.setattr(Painter, "text_length", 8)  # in place of 32
+    report = evaluate(folder, "editing", "blocksworld", {}, {}, **words)
+    assert report.examples == 8
+    (note,) = report.notes
+    assert re.fullmatch(r"\d prompts were longer than the model reads; nothing was drawn of them.*", note)
     with pytest.raises(ConfigError, match="not to instructions"):
         evaluate(folder, "editing", "blocksworld", {}, {}, limit=2, drawing={"candidates": 3})
     with pytest.raises(ConfigError, match="changes pictures and draws none"):

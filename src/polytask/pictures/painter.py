@@ -257,6 +257,11 @@ class Painter:
         """Tokens of a caption, its end included."""
         return int(self.folder.about.get("text_length") or 0)
 
+    def fits(self, prompt: str) -> bool:
+        """Whether a caption is not too long for `tokens`."""
+        tokenizer = self.folder.tokenizer
+        return tokenizer is None or len(tokenizer.encode(prompt)) < self.text_length
+
     def tokens(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """ids (B, L) and mask (B, L) of captions, as in training. Raises TooLong."""
         tokenizer = self.folder.tokenizer

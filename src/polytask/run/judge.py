@@ -53,15 +53,27 @@ def evaluate_drawing(
             f"--{next(iter(ranking))}: a CLIP fits pictures to captions, not to instructions; leave it out."
         )
 
+    long = 0
+
     def draw(rows: list[dict[str, Any]], done: int) -> list[Any]:
-        if model.config.changes:
-            before, told = [row["image"] for row in rows], [row["instruction"] for row in rows]
-            return [pictures[0] for pictures in model.edit_many(before, told, resize=True, **apart(drawing, done))]
-        drawn = model.draw_many([row["caption"] for row in rows], **ranking, **apart(drawing, done))
-        return [pictures[0] for pictures in drawn]
+        nonlocal long
+        fits = [model.painter.fits(_asked(fitting, row)) for row in rows]
+        rows, long = [row for row, fit in zip(rows, fits) if fit], long + fits.count(False)
+        asked, words = [_asked(fitting, row) for row in rows], apart(drawing, done)
+        if not rows:
+            drawn = []
+        elif model.config.changes:
+            drawn = model.edit_many([row["image"] for row in rows], asked, resize=True, **words)
+        else:
+            drawn = model.draw_many(asked, **ranking, **words)
+        pictures = iter(drawn)
+        return [next(pictures)[0] if fit else "" for fit in fits]
 
     report = judge(str(source.task), draw, source, model.side, limit=limit, split=split, progress=progress)
     report.reproduce |= {"drawing": vars(wish), "model": fingerprint(model.folder.path), **plain(ranking)}
+    if long:
+        prompts = f"{long:,} prompts were" if long > 1 else "1 prompt was"
+        report.notes.append(f"{prompts} longer than the model reads; nothing was drawn of them, which counts as wrong.")
     return report
 
 
