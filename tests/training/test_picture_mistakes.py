@@ -70,6 +70,10 @@ def test_what_changes_pictures_is_nothing_to_enlarge(runs, tmp_path):
         train_recipe(
             small("imagen-64-blocks", runs, [f"model.base.from={runs / 'edit-blocks'}"]), tmp_path, callbacks=[]
         )
-    for name, does in (("edit-blocks", "changes"), ("imagen-64-blocks", "enlarges")):
-        with pytest.raises(ConfigError, match=f"{name} {does} pictures and draws none"):
+    for name, sentence in (
+        ("edit-blocks", "changes pictures and draws none"), ("imagen-64-blocks", "enlarges pictures and draws none"),
+        ("mnist-digits", "reads no captions"), ("unclip-blocks", "draws what an embedding says beside a caption"),
+        ("clip-blocks", "holds a CLIPConfig"),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=f"{name} {sentence}"):
             train_recipe(small("edit-blocks", runs, [f"model.drawing.from={runs / name}"]), tmp_path, callbacks=[])

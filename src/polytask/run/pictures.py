@@ -73,6 +73,13 @@ class Frozen:
                     f"model.{name}: {self.recipe.model.frozen[name]} {does} pictures and draws none; name a run that "
                     "draws, such as runs/imagen-blocks."
                 )
+        drawing = self.folder("drawing")
+        if drawing is not None and (drawing.config.text is None or drawing.config.unet.pooled):
+            does = "draws what an embedding says beside a caption" if drawing.config.text else "reads no captions"
+            raise ConfigError(
+                f"model.drawing: {self.recipe.model.frozen['drawing']} {does}; name a run that draws captions alone, "
+                "such as runs/imagen-blocks."
+            )
 
     @cached_property
     def folders(self) -> dict[str, Any]:

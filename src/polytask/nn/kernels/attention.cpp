@@ -8,8 +8,7 @@ using namespace polytask;
 
 namespace {
 
-constexpr int64_t BLOCK = 16;          // places of a block, as in nn/paged.py
-constexpr int64_t LITTLE = 1 << 14;    // numbers of keys and values, below which threads would wait for each other
+constexpr int64_t LITTLE = 1 << 14;  // numbers of keys and values, below which threads would wait for each other
 
 // A head of queries or keys in float32, turned by its token's angles; see Rotary of nn/position.py.
 template <class T> void turn(const Attention& c, int64_t token, const T* from, float* to) {

@@ -9,6 +9,7 @@ namespace polytask {
 
 enum { FLOAT32, BFLOAT16, INT8, INT4 };  // what goes in and comes out is of the first two, weights of any
 enum { NONE, LAYER, RMS };
+constexpr int64_t BLOCK = 16;  // places of a block of the cache, as in nn/paged.py
 
 struct Norm {
   const void *scale, *bias;

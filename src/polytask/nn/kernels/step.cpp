@@ -15,9 +15,8 @@ namespace {
 enum { EMBED, MULTIPLY, ATTEND, ACTIVATE, NORMALIZE, BEND };
 enum { RELU, GELU, GELU_TANH, QUICK_GELU, SILU, RELU_SQUARED };
 enum { ID, POSITION, LEAST, BASE, PLACE, FIRST, LAST, TABLE };  // columns of the state
-enum { FREE, END, NEVER };                  // kinds of ids
-constexpr int64_t PIECE = 4096;             // logits that are looked at together
-constexpr int64_t BLOCK = 16;               // places of a block, as in nn/paged.py
+enum { FREE, END, NEVER };  // kinds of ids
+constexpr int64_t PIECE = 4096;  // logits that are looked at together
 
 inline f32x16 sigmoid(f32x16 x) {
   const f32x16 e = exponential(x < 0 ? x : -x);
