@@ -86,6 +86,20 @@ def test_answers_are_those_of_greedy_decoding(shape, device):
     assert made.runner.steps.able or device == "native"
 
 
+@pytest.mark.parametrize("device", WHERE)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_request_that_is_alone(shape, device):
+    """Short, and long enough that the keys of a head are shared between several programs of a GPU."""
+    built = network("gpt3", context=400, **SHAPES[shape])
+    requests = [asked(3)[2], Request(prompts(1, least=300, most=300)[0], Sampling(max_tokens=24))]
+    expected = [answer for (answer,) in plain(built).run(requests)]
+    made = engine(built, device, max_requests=2)
+    for request, wanted in zip(requests, expected, strict=True):
+        ((found,),) = made.run([request])
+        assert found.ids == wanted.ids
+        assert found.logprob == pytest.approx(wanted.logprob, abs=1e-3)
+
+
 def test_several_steps_are_asked_for_at_once():
     built = network()
     made = engine(built)

@@ -115,6 +115,17 @@ def test_a_frozen_text_encoder_is_read_and_stays(runs, tmp_path):
     assert polytask.load(tmp_path / "drawing").draw("a circle", steps=1)[0].size == (32, 32)
 
 
+def test_a_network_that_draws_goes_on_from_its_weights(runs, tmp_path):
+    model = {"system": "imagen", "drawing": {"from": str(runs / "imagen-blocks")}}
+    changes = [*FEW, f"model={json.dumps(model)}", "training.lr=1e-12", "training.ema=0.0"]
+    train_recipe(read_recipe("imagen-blocks", changes), tmp_path, callbacks=[])
+    before, after = weights(runs / "imagen-blocks"), weights(tmp_path)
+    assert before.keys() == after.keys()
+    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
+    assert describe(str(tmp_path))["steps"] == 2
+    assert not (tmp_path / "model" / "parts").exists()
+
+
 def test_data_is_counted_and_shown(runs):
     from polytask.run.data import examples_with_pictures
 

@@ -122,6 +122,15 @@ def test_several_bad_steps_in_a_row_end_the_run(tmp_path):
     assert run.run().step == 12, "bad steps apart from each other do not end a run"
 
 
+def test_a_loss_that_stays_high_is_the_new_level(tmp_path):
+    """No skipped step would bring it down again, and the run must not end for it."""
+    run, watch = faulty(tmp_path, {step: 50.0 for step in range(50, 90)}, steps=100, skips=3)
+    assert run.run().step == 100
+    assert [step for step, _ in watch.events] == [50, 51, 52, 52]
+    assert "goes on from there" in watch.events[-1][1]
+    assert not same(watch.seen[51], watch.seen[52])
+
+
 def test_gradient_without_number_is_skipped(tmp_path):
     run, watch = faulty(tmp_path, {}, steps=4)
     parameter = next(run.network.parameters())

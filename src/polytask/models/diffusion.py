@@ -177,8 +177,8 @@ class Diffusion(nn.Module):
 
     @torch.no_grad()
     def begin(self, drawing: "Diffusion") -> "Diffusion":
-        """With the weights of a network that draws, and zeros where the picture that is to be changed is seen (Brooks
-        et al. 2023, section 3.2). Returns self."""
+        """With the weights of a network that draws, and zeros where a picture that is to be changed is seen, if one is
+        (Brooks et al. 2023, section 3.2). Returns self."""
         weights, first = drawing.state_dict(), "unet.first.weight"
         wide = torch.zeros_like(self.unet.first.weight)
         wide[:, : weights[first].shape[1]] = weights[first]

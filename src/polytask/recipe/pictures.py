@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 # By system: the networks of earlier runs that it needs, and those that it may take.
 NEEDS = {"dalle2-prior": ("clip",), "dalle2": ("clip",)}
 TAKES = {
-    "imagen": ("text_encoder",),
+    "imagen": ("text_encoder", "drawing"),
     "imagen-upsampler": ("base", "text_encoder"),
     "instruct-pix2pix": ("drawing", "text_encoder"),
     "dalle2-prior": ("clip",),

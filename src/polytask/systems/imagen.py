@@ -60,15 +60,17 @@ def base(
     blocks: int | tuple[int, ...] = 1, attention: tuple[int, ...] = (16, 8), head_dim: int = 32, groups: int = 32,
     dropout: float = 0.0, self_conditioning: bool = False, form: Form = "improved",
     text: TransformerConfig | None = None, reader_layers: int = 2, reader_dim: int = 256, vocab_size: int = 512,
-    context_length: int = 64,
+    context_length: int = 64, drawing: DiffusionConfig | None = None,
 ) -> DiffusionConfig:  # fmt: skip
     """What a recipe trains: the first network with what reads its captions.
 
     form: "improved", as published; "efficient", that of the larger networks, has no blocks at full size.
 
     text: a language network whose encoder is taken and frozen, as published; without one a stack of reader_layers of
-    width reader_dim is trained along.
+    width reader_dim is trained along. drawing: the network that it goes on from, which has all of its sizes.
     """
+    if drawing is not None:
+        return drawing
     read = text or reader(reader_layers, reader_dim, vocab_size, context_length)
     unet = imagen(
         pixels, channels, multipliers=multipliers, blocks=blocks, attention=attention, text=read.dim, groups=groups,

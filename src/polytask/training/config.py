@@ -29,7 +29,7 @@ class TrainingConfig:
     label_smoothing, z_loss    as `models.heads.cross_entropy` has them
     ema                decay of the moving average of weights that checkpoints hold, such as 0.999; 0 keeps none
     spike              deviations above the moving median of losses from which on a step is skipped; 0 is never
-    skips              bad steps in a row that end the run
+    skips              bad steps in a row that end the run where their losses are no numbers, and else are the new level
     log_every, save_every, evaluate_every    in steps; 0 saves at the end alone, and never evaluates
     keep               checkpoints on disk
     average_last       checkpoints whose mean is the final model; 0 and 1 take the last as it is

@@ -1,5 +1,6 @@
 """The one loop. It knows batches, an objective and steps; what a batch means is the objective's business."""
 
+import math
 import time
 import warnings
 import zlib
@@ -214,7 +215,7 @@ class Trainer:
         state.step += 1
         state.tokens += figures.tokens
         if reason:
-            self._skip(reason)
+            self._skip(reason, math.isfinite(figures.mean()) and math.isfinite(figures.norm))
             return figures
         state.bad = 0
         state.recent, state.loss = [*deque(state.recent, WINDOW - 1), losses], figures.mean()
@@ -230,18 +231,22 @@ class Trainer:
         """Randomness of a step (dropout) depends on nothing but seed, step and rank, so resuming needs no more."""
         torch.manual_seed(zlib.crc32(f"{self.config.seed} {self.state.step} {self.world.rank}".encode()))
 
-    def _skip(self, reason: str) -> None:
+    def _skip(self, reason: str, number: bool) -> None:
+        """Losses that stay high are the weights', which no skipping brings back: training on does, mostly."""
         state = self.state
         state.bad += 1
         self._tell("on_event", state.step, f"skipped a step: {reason}")
         if state.bad < self.config.skips:
             return
+        if number:
+            self._tell("on_event", state.step, f"{state.bad} steps in a row were as bad, so the run goes on from there")
+            state.bad, state.recent = 0, []
+            return
         there = checkpoints(self.out)
         good = f"The last good checkpoint is {there[-1]}" if there else "There is no checkpoint yet"
         raise TrainingError(
             f"{state.bad} steps in a row were bad (step {state.step}: {reason}). {good}. "
-            "Lower training.lr or raise training.warmup, and look at the data of these steps; "
-            "if the data changed by intention, set training.spike to 0."
+            "Lower training.lr or raise training.warmup, and look at the data of these steps."
         )
 
     # ---- what the user sees and keeps
