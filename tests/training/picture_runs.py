@@ -17,6 +17,7 @@ SMALL = {
     "imagen-blocks": EFFICIENT,
     "imagen-64-blocks": ["model.multipliers=[1,1,1]", "model.reader_dim=64"],
     "edit-blocks": [],
+    "imagen-more-blocks": [],
     "unclip-prior-blocks": ["model.layers=1", "model.dim=64"],
     "unclip-blocks": EFFICIENT,
     "unclip-64-blocks": ["model.multipliers=[1,1]"],
@@ -45,6 +46,7 @@ def write_digits(folder):
 
 def small(name, root, more=()):
     frozen = {
+        "imagen-more-blocks": [f"model.drawing.from={root / 'imagen-blocks'}"],
         "edit-blocks": [f"model.drawing.from={root / 'imagen-blocks'}"],
         "imagen-64-blocks": [f"model.base.from={root / 'imagen-blocks'}"],
         "unclip-prior-blocks": [f"model.clip.from={root / 'clip-blocks'}"],
