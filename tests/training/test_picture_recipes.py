@@ -33,7 +33,7 @@ def test_they_train(name, runs):
     assert about["pictures_seen"] == 8
 
 
-@pytest.mark.parametrize("name", [name for name in SMALL if not any(part in name for part in ("unclip", "64", "edit", "more"))])
+@pytest.mark.parametrize("name", [n for n in SMALL if not any(part in n for part in ("unclip", "64", "edit", "more"))])
 def test_they_are_planned(name):
     made = plan_recipe(name, measure=False)
     assert made.unit == "pictures"

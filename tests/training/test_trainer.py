@@ -124,7 +124,7 @@ def test_several_bad_steps_in_a_row_end_the_run(tmp_path):
 
 def test_a_loss_that_stays_high_is_the_new_level(tmp_path):
     """No skipped step would bring it down again, and the run must not end for it."""
-    run, watch = faulty(tmp_path, {step: 50.0 for step in range(50, 90)}, steps=100, skips=3)
+    run, watch = faulty(tmp_path, dict.fromkeys(range(50, 90), 50.0), steps=100, skips=3)
     assert run.run().step == 100
     assert [step for step, _ in watch.events] == [50, 51, 52, 52]
     assert "goes on from there" in watch.events[-1][1]

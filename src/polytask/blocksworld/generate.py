@@ -16,6 +16,7 @@ from polytask.blocksworld.language import OPENERS, PLACES, TEMPLATES, describe, 
 from polytask.blocksworld.program import Stroke, picture, prompt, tests, write
 from polytask.blocksworld.questions import ask, draw_question
 from polytask.blocksworld.render import check_size
+from polytask.blocksworld.restating import restating
 from polytask.blocksworld.scene import GRID, Block, Scene, check_objects, check_split, count_scenes, draw_scene
 from polytask.blocksworld.views import MOST_TURNS, PIXELS, TURNS, VIEWS
 from polytask.errors import ConfigError, TaskError
@@ -52,7 +53,7 @@ def example(
     """
     if index < 0:
         raise ConfigError(f"Blocks world: index {index} is negative; rows count from 0.")
-    pictured = pixels is not None or task not in TASKS
+    pictured = pixels is not None or task not in TEXTS
     scene_number, turn = divmod(index, _check_turns(task, turns, pictured))
     make = check_view(task, pixels, turn) if pictured else check_task(task)
     check_split(split)
@@ -99,9 +100,9 @@ def _check_turns(task: str, turns: int, pictured: bool) -> int:
 def check_view(task: str, pixels: int | None, turn: int = 0) -> Callable[[Random, Scene, str, int], dict[str, Any]]:
     """The function that makes rows with pictures. Raises TaskError with the nearest name, ConfigError for a size."""
     if task not in VIEWS:
-        if task in TASKS:
+        if task in TEXTS:
             raise ConfigError(f"Blocks world: task '{task}' takes no pixels; tasks with pictures: {', '.join(VIEWS)}.")
-        raise TaskError(f"Blocks world has no task '{task}': {nearest(task, {*TASKS, *VIEWS})}")
+        raise TaskError(f"Blocks world has no task '{task}': {nearest(task, {*TEXTS, *VIEWS})}")
     check_size(size := PIXELS if pixels is None else pixels)
     more = {"turn": turn} if turn else {}
     return lambda generator, scene, split, most: VIEWS[task](generator, scene, split, most, size, **more)
@@ -109,9 +110,9 @@ def check_view(task: str, pixels: int | None, turn: int = 0) -> Callable[[Random
 
 def check_task(task: str) -> Callable[[Random, Scene, str, int], dict[str, Any]]:
     """The function that makes the task's rows. Raises TaskError with the nearest name."""
-    if task not in TASKS:
-        raise TaskError(f"Blocks world has no task '{task}': {nearest(task, TASKS)}")
-    return TASKS[task]
+    if task not in TEXTS:
+        raise TaskError(f"Blocks world has no task '{task}': {nearest(task, TEXTS)}")
+    return TEXTS[task]
 
 
 def _generator(name: str) -> Random:
@@ -265,3 +266,5 @@ TASKS: dict[str, Callable[[Random, Scene, str, int], dict[str, Any]]] = {
     "classification": _classification,
     "infilling": _infilling,
 }
+TEXTS = TASKS | {"restating": restating}
+"""With those that are no built-in tasks but a recipe's own, for which it names a file."""

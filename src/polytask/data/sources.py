@@ -318,15 +318,13 @@ def _generate(spec: SourceSpec, name: str) -> Iterator[dict[str, Any]]:
     for what in ("columns", "where"):
         if getattr(spec, what):
             raise ConfigError(f"Source '{spec.name}': {name} is generated and has no columns; leave out `{what}`.")
-    task = spec.task if isinstance(spec.task, str) else spec.task.name
-    count = _GENERATED if spec.limit is None else spec.limit
-    check_options(spec)
-    examples = GENERATORS.get(name)(task, count, split=spec.split or "train", **spec.options)
     from polytask.tasks import get_task
 
-    known = (get_task(task) if isinstance(spec.task, str) else spec.task).fields
-    for example in examples:
-        yield {name: value for name, value in example.items() if name in known} | dict(spec.fields)
+    task = get_task(spec.task) if isinstance(spec.task, str) else spec.task
+    count = _GENERATED if spec.limit is None else spec.limit
+    check_options(spec)
+    for example in GENERATORS.get(name)(task.name, count, split=spec.split or "train", **spec.options):
+        yield {name: value for name, value in example.items() if name in task.fields} | dict(spec.fields)
 
 
 def check_options(spec: SourceSpec) -> None:
@@ -344,7 +342,7 @@ def check_options(spec: SourceSpec) -> None:
 
 def _name(spec: SourceSpec) -> str:
     if spec.from_ in GENERATORS:
-        return f"{spec.from_}-{spec.task if isinstance(spec.task, str) else spec.task.name}"
+        return f"{spec.from_}-{Path(spec.task).stem if isinstance(spec.task, str) else spec.task.name}"
     parts = [part for part in Path(spec.from_.removeprefix("hub:")).parts if "*" not in part]
     stem = Path(parts[-1]).name.split(".")[0] if parts else "data"
     generic = stem in {"train", "training", "validation", "data", "test"} or stem.startswith(("train-", "part-"))

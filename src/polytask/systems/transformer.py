@@ -27,13 +27,15 @@ PAPER = Publication(
 def transformer(
     layers: int, dim: int, heads: int, *, width: int | None = None, dropout: float = 0.1, vocab_size: int = 37_000,
     context_length: int = 512, attention_bias: bool = False, placement: Literal["pre", "post"] = "post",
+    encoder_layers: int | None = None,
 ) -> TransformerConfig:  # fmt: skip
-    """`layers` each in encoder and decoder; width None means 4 dim. Pre-norm adds the final norms it needs."""
+    """`layers` in the decoder, and as many in the encoder unless that has a number of its own; width None means 4 dim.
+    Pre-norm adds the final norms it needs."""
     return TransformerConfig(
         vocab_size=vocab_size,
         context_length=context_length,
         layers=layers,
-        encoder_layers=layers,
+        encoder_layers=encoder_layers or layers,
         dim=dim,
         attention=Attention(heads=heads, bias=attention_bias),
         feedforward=MLP(width=width or 4 * dim, activation="relu", bias=True),
