@@ -35,7 +35,7 @@ def transformer(
         vocab_size=vocab_size,
         context_length=context_length,
         layers=layers,
-        encoder_layers=encoder_layers or layers,
+        encoder_layers=layers if encoder_layers is None else encoder_layers,
         dim=dim,
         attention=Attention(heads=heads, bias=attention_bias),
         feedforward=MLP(width=width or 4 * dim, activation="relu", bias=True),
