@@ -1,4 +1,4 @@
-"""Attention of few tokens over blocks, by our kernel: against attention written out in float64."""
+"""Attention over blocks by our kernel: against attention written out in float64."""
 
 import pytest
 import torch
@@ -24,18 +24,33 @@ def called(monkeypatch):
 
 
 def rows() -> list[Row]:
-    """One token after 37, three after none, two after 15, in blocks that lie anywhere."""
-    return [Row([7, 2, 9], 37, 1), Row([4], 0, 3), Row([1, 3], 15, 2)]
+    """One token after 37, three after none, two after 15, eighty after 20, in blocks that lie anywhere."""
+    return [Row([7, 2, 9], 37, 1), Row([4], 0, 3), Row([1, 3], 15, 2), Row([11, 5, 17, 6, 12, 19, 8], 20, 80)]
 
 
-def exact(cache: KVCache, row: Row, q: torch.Tensor, window: int | None, scale: float) -> torch.Tensor:
-    """(H, T, K) of one row, whose keys and values have been written."""
-    index = torch.tensor([row.table[p // BLOCK] * BLOCK + p % BLOCK for p in range(row.end)])
+def filled(kv_heads: int, width: int, dtype: torch.dtype, given: list[Row]) -> KVCache:
+    """Keys and values of what came before; what nobody may read is no number."""
+    cache = KVCache(2, kv_heads, width, 20, dtype=dtype)
+    for store in (cache.keys, cache.values):
+        store.fill_(torch.nan)
+        for row in given:
+            before = [row.table[p // BLOCK] * BLOCK + p % BLOCK for p in range(row.start)]
+            store[:, :, before] = torch.randn(2, kv_heads, row.start, width).to(dtype)
+    return cache
+
+
+def exact(cache: KVCache, table: list[int], q: torch.Tensor, seen: torch.Tensor, scale: float) -> torch.Tensor:
+    """What queries (H, T, K) take from the places that they see (T, S), whose keys and values have been written."""
+    index = torch.tensor([table[p // BLOCK] * BLOCK + p % BLOCK for p in range(seen.shape[1])])
     k, v = (store[LAYER][:, index].double() for store in (cache.keys, cache.values))
     k, v = (x.repeat_interleave(len(q) // len(x), dim=0) for x in (k, v))
-    places = torch.arange(row.end)[None]
-    scores = (q.double() @ k.mT * scale).masked_fill(~masks.causal(places[:, row.start :], places, window)[0], -1e30)
-    return scores.softmax(-1) @ v
+    return (q.double() @ k.mT * scale).masked_fill(~seen, -1e30).softmax(-1) @ v
+
+
+def new(given: list[Row], heads: int, kv_heads: int, width: int, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    """Queries, keys and values of the rows' tokens, as a projection gives them."""
+    joined = torch.randn(1, sum(row.count for row in given), (heads + 2 * kv_heads) * width).to(dtype)
+    return joined.unflatten(-1, (-1, width)).transpose(1, 2).split((heads, kv_heads, kv_heads), dim=1)
 
 
 @pytest.mark.parametrize("sizes", HEADS, ids=str)
@@ -46,27 +61,59 @@ def exact(cache: KVCache, row: Row, q: torch.Tensor, window: int | None, scale: 
 def test_it_is_that_of_float64(called, sizes, dtype, rotary, window):
     torch.manual_seed(0)
     heads, kv_heads, width = sizes
-    cache, given = KVCache(2, kv_heads, width, 10, dtype=dtype), rows()
-    cache.keys.normal_()
-    cache.values.normal_()
-    count = sum(row.count for row in given)
-    joined = torch.randn(1, count, (heads + 2 * kv_heads) * width).to(dtype)  # as the projection gives it
-    q, k, v = joined.unflatten(-1, (-1, width)).transpose(1, 2).split((heads, kv_heads, kv_heads), dim=1)
+    given = rows()
+    cache = filled(kv_heads, width, dtype, given)
+    q, k, v = new(given, heads, kv_heads, width, dtype)
     positions = torch.tensor([[p for row in given for p in range(row.start, row.end)]])
     turn = None if rotary is None else Turn(rotary, rotary.angles(positions, width))
     found = cache.view(given).attend(LAYER, q, k, v, turn=turn, window=window, scale=0.3)
     assert len(called) == 1
     start, bound = 0, 1e-5 if dtype == torch.float32 else 1e-2
-    turned = (x if turn is None else turn(x) for x in (q, k))
-    q, k = turned
+    q, k = (x if turn is None else turn(x) for x in (q, k))
     for row in given:
-        part = slice(start, start + row.count)
+        part, places = slice(start, start + row.count), torch.arange(row.end)[None]
         last = row.table[(row.end - 1) // BLOCK] * BLOCK + (row.end - 1) % BLOCK
         torch.testing.assert_close(cache.keys[LAYER][:, last], k[0, :, part.stop - 1], rtol=1e-2, atol=bound)
         assert torch.equal(cache.values[LAYER][:, last], v[0, :, part.stop - 1])
-        wanted = exact(cache, row, q[0, :, part], window, 0.3)
+        wanted = exact(cache, row.table, q[0, :, part], masks.causal(places[:, row.start :], places, window)[0, 0], 0.3)
         assert (found[0, :, part].double() - wanted).norm() < bound * wanted.norm()
         start = part.stop
+
+
+@pytest.mark.parametrize("sizes", HEADS, ids=str)
+@torch.no_grad()
+def test_a_prefix_is_seen_by_all_of_its_tokens(called, sizes):
+    torch.manual_seed(0)
+    heads, kv_heads, width = sizes
+    row = Row([3, 0, 2, 5], 10, 50, prefix=40)
+    cache = filled(kv_heads, width, torch.float32, [row])
+    q, k, v = new([row], heads, kv_heads, width, torch.float32)
+    found = cache.view([row]).attend(LAYER, q, k, v)
+    assert len(called) == 1
+    places = torch.arange(row.end)
+    seen = (places <= places[10:, None]) | (places < 40)
+    wanted = exact(cache, list(row.table), q[0], seen, width**-0.5)
+    torch.testing.assert_close(found[0].double(), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("sizes", HEADS, ids=str)
+@torch.no_grad()
+def test_what_an_encoder_read_is_seen_by_all(called, sizes):
+    torch.manual_seed(0)
+    heads, kv_heads, width = sizes
+    given = [Row([0], 5, 1, memory=[3, 1], read=20), Row([2], 0, 9, memory=[4, 7, 6, 5, 8], read=70)]
+    cache = KVCache(2, kv_heads, width, 20)
+    for store in (cache.keys, cache.values):
+        store.fill_(torch.nan)
+    view = cache.view(given)
+    view.write_memory(LAYER, *torch.randn(2, 1, kv_heads, 90, width))
+    q = torch.randn(1, heads, 10, width)
+    found = view.attend_memory(LAYER, q)
+    assert len(called) == 1
+    for row, part in zip(given, (slice(0, 1), slice(1, 10))):
+        seen = torch.ones(row.count, row.read, dtype=torch.bool)
+        wanted = exact(cache, list(row.memory), q[0, :, part], seen, width**-0.5)
+        torch.testing.assert_close(found[0, :, part].double(), wanted, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
@@ -85,9 +132,9 @@ def test_scores_far_apart_do_not_overflow():
 )
 @torch.no_grad()
 def test_torch_takes_what_bends_or_adds_to_scores(called, words):
-    cache = KVCache(2, 2, 16, 10)
+    cache = KVCache(2, 2, 16, 20)
     cache.keys.normal_()
     cache.values.normal_()
-    q = torch.randn(1, 2, 6, 16)
+    q = torch.randn(1, 2, sum(row.count for row in rows()), 16)
     assert cache.view(rows()).attend(LAYER, q, q, q, **words).shape == q.shape
     assert not called

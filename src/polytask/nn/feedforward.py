@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from polytask.nn.cache import Context
 from polytask.nn.kernels import gpu
-from polytask.nn.kernels.products import apply
+from polytask.nn.kernels.products import activated, apply
 from polytask.nn.part import Part
 from polytask.nn.projection import project
 from polytask.nn.stacked import Stacked
@@ -94,6 +94,8 @@ class MLPLayer(nn.Module):
     def forward(
         self, x: Tensor, context: Context | None = None, norm: nn.Module | None = None, onto: Tensor | None = None
     ) -> Tensor:  # (B, T, D)
+        if (active := activated(self.up, x, norm, self.name)) is not None:
+            return apply(self.down, active, onto=onto)
         return _activated(project(x, norm, self.up), self.activation, self.down, self.name, onto)
 
 

@@ -88,6 +88,11 @@ class CacheView:
 
     def attend_memory(self, layer: int, q: Tensor, *, scale: float | None = None, cap: float | None = None) -> Tensor:
         """The same over what an encoder read, for q (1, H, N, K)."""
+        if not cap:
+            keys, values = self.cache.keys[layer], self.cache.values[layer]
+            mixed = kernels.attend(self.rows, self._kept, keys, values, q, None, None, None, None, scale)
+            if mixed is not None:
+                return mixed
         return self._over(self._packets(None, memory=True), layer, q, scale, cap, None)
 
     def write_memory(self, layer: int, k: Tensor, v: Tensor) -> None:

@@ -1,5 +1,8 @@
-// Attention of few new tokens over a cache in blocks: softmax(scale q K^T) V for each token and head, K and V read in
-// place. New keys and values are put in their places first.
+// Attention of new tokens over a cache in blocks: softmax(scale q K^T) V for each token and head, K and V read in place.
+// New keys and values are put in their places first. Few queries of a row are taken one by one, many side by side in the
+// lanes of vectors (Dao 2023, "FlashAttention-2", has the sums over stretches of keys).
+
+#include <vector>
 
 #include "calls.h"
 #include "vectors.h"
@@ -9,6 +12,14 @@ using namespace polytask;
 namespace {
 
 constexpr int64_t LITTLE = 1 << 14;  // numbers of keys and values, below which threads would wait for each other
+constexpr int64_t ALONE = 3;         // queries of a row and a head of keys, up to which lanes would be empty
+constexpr int64_t STRETCH = 64;      // keys that are taken together: they and their scores stay in the first cache
+constexpr float UNSEEN = -1e30f;
+#ifdef __AVX512F__
+constexpr int VECTORS = 2, SUMS = 8;  // of queries, and the sums of each that registers hold
+#else
+constexpr int VECTORS = 1, SUMS = 4;
+#endif
 
 // A head of queries or keys in float32, turned by its token's angles; see Rotary of nn/position.py.
 template <class T> void turn(const Attention& c, int64_t token, const T* from, float* to) {
@@ -22,10 +33,15 @@ template <class T> void turn(const Attention& c, int64_t token, const T* from, f
   }
 }
 
+// The first place that a token sees.
+int64_t since(const Attention& c, int64_t token) {
+  const int64_t near = c.window ? c.end[token] - c.window : 0;
+  return near > c.first[token] ? near : c.first[token];
+}
+
 // One token and the query heads that share a head of keys and values.
 template <class T> void attend_one(const Attention& c, int64_t token, int64_t kv, Team& team) {
-  const int64_t end = c.end[token], near = c.window ? end - c.window : 0, width = c.width;
-  const int64_t first = near > c.first[token] ? near : c.first[token], length = end - first;
+  const int64_t end = c.end[token], first = since(c, token), length = end - first, width = c.width;
   const int64_t each = c.heads / c.kv_heads, padded = (length + LANES - 1) / LANES * LANES;
   const int32_t* table = c.tables + c.row[token];
   const T* keys = (const T*)c.keys + kv * c.places * width;
@@ -48,13 +64,13 @@ template <class T> void attend_one(const Attention& c, int64_t token, int64_t kv
   if (c.seen) {
     const uint8_t* seen = c.seen + (end - 1) * c.reach + first;
     for (int64_t p = 0; p < length; p++)
-      for (int64_t h = 0; h < each && !seen[p]; h++) scores[h * padded + p] = -1e30f;
+      for (int64_t h = 0; h < each && !seen[p]; h++) scores[h * padded + p] = UNSEEN;
   }
   for (int64_t h = 0; h < each; h++) {
     float* s = scores + h * padded;
     float most = s[0];
     for (int64_t p = 1; p < length; p++) most = s[p] > most ? s[p] : most;
-    for (int64_t p = length; p < padded; p++) s[p] = -1e30f;
+    for (int64_t p = length; p < padded; p++) s[p] = UNSEEN;
     f32x16 mass = {};
     for (int64_t p = 0; p < padded; p += LANES) {
       const f32x16 e = exponential(load<f32x16>(s + p) - most);
@@ -74,23 +90,130 @@ template <class T> void attend_one(const Attention& c, int64_t token, int64_t kv
   }
 }
 
+// Queries of one row and one head of keys: `count` of them from number `query` of a token on, those of a token being the
+// heads that share keys.
+struct Queries { int64_t token, query, count; };
+
+// Queries in lanes, keys one after another: each number of a key or a value is multiplied by all queries at once.
+template <class T, int V> void attend_many(const Attention& c, const Queries& of, int64_t kv, Team& team) {
+  constexpr int64_t N = V * LANES;
+  const int64_t each = c.heads / c.kv_heads, width = c.width;
+  float *queries = team.own(N * (2 * width + STRETCH) + STRETCH * width), *mixed = queries + N * width;
+  float *scores = mixed + N * width, *room = scores + N * STRETCH;
+  const auto token = [&](int64_t j) { return of.token + (of.query + j) / each; };
+  const auto head = [&](int64_t j) { return kv * each + (of.query + j) % each; };
+  int32_t firsts[N] = {}, ends[N] = {};  // other lanes see nothing
+  int64_t first = since(c, of.token), from = first, end = c.end[of.token], to = end;  // what any of them sees, and all
+  std::memset(queries, 0, 2 * N * width * sizeof(float));
+  for (int64_t j = 0; j < of.count; j++) {
+    const int64_t since_here = since(c, token(j)), end_here = c.end[token(j)];
+    firsts[j] = since_here, ends[j] = end_here;
+    first = since_here < first ? since_here : first, from = since_here > from ? since_here : from;
+    end = end_here > end ? end_here : end, to = end_here < to ? end_here : to;
+    turn(c, token(j), (const T*)c.q + head(j) * c.q_head + token(j) * c.q_token, room);
+    for (int64_t i = 0; i < width; i++) queries[i * N + j] = room[i] * c.scale;
+  }
+  const int32_t* table = c.tables + c.row[of.token];
+  const auto widened_row = [&](const void* store_of, int64_t p, float* row) {
+    const T* at = (const T*)store_of + (kv * c.places + table[p / BLOCK] * BLOCK + p % BLOCK) * width;
+    for (int64_t i = 0; i < width; i += LANES) store(row + i, wide(at + i));
+  };
+  f32x16 top[V], mass[V] = {};
+  for (int v = 0; v < V; v++) top[v] = f32x16{} + UNSEEN;
+  for (int64_t start = first; start < end; start += STRETCH) {
+    const int64_t count = end - start < STRETCH ? end - start : STRETCH;
+    f32x16 peak[V], shrunk[V];
+    std::memcpy(peak, top, sizeof peak);
+    for (int64_t p = 0; p < count; p += SUMS) {
+      for (int k = 0; k < SUMS; k++) widened_row(c.keys, start + p + k < end ? start + p + k : end - 1, room + k * width);
+      f32x16 s[SUMS][V] = {};
+      for (int64_t i = 0; i < width; i++) {
+        f32x16 q[V];
+        for (int v = 0; v < V; v++) q[v] = load<f32x16>(queries + i * N + v * LANES);
+        for (int k = 0; k < SUMS; k++)
+          for (int v = 0; v < V; v++) s[k][v] += q[v] * room[k * width + i];
+      }
+      for (int k = 0; k < SUMS; k++)
+        for (int v = 0; v < V; v++) {
+          const int32_t place = start + p + k;
+          if (place < from || place >= to) {
+            const i32x16 seen = (load<i32x16>(firsts + v * LANES) <= place) & (load<i32x16>(ends + v * LANES) > place);
+            s[k][v] = seen ? s[k][v] : f32x16{} + UNSEEN;
+          }
+          store(scores + (p + k) * N + v * LANES, s[k][v]);
+          peak[v] = s[k][v] > peak[v] ? s[k][v] : peak[v];
+        }
+    }
+    for (int v = 0; v < V; v++) shrunk[v] = exponential(top[v] - peak[v]), top[v] = peak[v], mass[v] *= shrunk[v];
+    for (int64_t p = 0; p < count; p++) {
+      for (int v = 0; v < V; v++) {
+        const f32x16 e = exponential(load<f32x16>(scores + p * N + v * LANES) - top[v]);
+        store(scores + p * N + v * LANES, e), mass[v] += e;
+      }
+      widened_row(c.values, start + p, room + p * width);
+    }
+    for (int64_t i = 0; i < width; i += SUMS) {
+      f32x16 y[SUMS][V];
+      for (int k = 0; k < SUMS; k++)
+        for (int v = 0; v < V; v++) y[k][v] = load<f32x16>(mixed + (i + k) * N + v * LANES) * shrunk[v];
+      for (int64_t p = 0; p < count; p++) {
+        f32x16 e[V];
+        for (int v = 0; v < V; v++) e[v] = load<f32x16>(scores + p * N + v * LANES);
+        for (int k = 0; k < SUMS; k++)
+          for (int v = 0; v < V; v++) y[k][v] += e[v] * room[p * width + i + k];
+      }
+      for (int k = 0; k < SUMS; k++)
+        for (int v = 0; v < V; v++) store(mixed + (i + k) * N + v * LANES, y[k][v]);
+    }
+  }
+  for (int64_t j = 0; j < of.count; j++) {
+    const float inverse = 1 / mass[j / LANES][j % LANES];
+    for (int64_t i = 0; i < width; i++) room[i] = mixed[i * N + j] * inverse;
+    T* y = (T*)c.y + (token(j) * c.heads + head(j)) * width;
+    for (int64_t i = 0; i < width; i += LANES) put(y + i, load<f32x16>(room + i));
+  }
+}
+
+// The queries of all rows in parts that fill the lanes.
+void divide(const Attention& c, std::vector<Queries>& parts) {
+  const int64_t each = c.heads / c.kv_heads;
+  parts.clear();
+  for (int64_t token = 0, end; token < c.tokens; token = end) {
+    for (end = token + 1; end < c.tokens && c.row[end] == c.row[token];) end++;
+    const int64_t count = (end - token) * each;
+    if (c.seen || count <= ALONE) {
+      for (; token < end; token++) parts.push_back({token, 0, 0});
+      continue;
+    }
+    for (int64_t q = 0; q < count; q += VECTORS * LANES)
+      parts.push_back({token + q / each, q % each, count - q < VECTORS * LANES ? count - q : VECTORS * LANES});
+  }
+}
+
 // The new keys and values of a token go to their place, keys turned.
 template <class T> void keep(const Attention& c, int64_t token, int64_t kv, float* room) {
-  const int64_t last = c.end[token] - 1, block = c.tables[c.row[token] + last / BLOCK];
-  const int64_t to = (kv * c.places + block * BLOCK + last % BLOCK) * c.width;
+  const int64_t place = c.place[token], block = c.tables[c.row[token] + place / BLOCK];
+  const int64_t to = (kv * c.places + block * BLOCK + place % BLOCK) * c.width;
   turn(c, token, (const T*)c.k + kv * c.k_head + token * c.k_token, room);
   for (int64_t i = 0; i < c.width; i += LANES) put((T*)c.keys + to + i, load<f32x16>(room + i));
   std::memcpy((T*)c.values + to, (const T*)c.v + kv * c.v_head + token * c.v_token, c.width * sizeof(T));
 }
 
 template <class T> void attend_all(const Attention& c, Team& team) {
-  const auto each = [&](const auto& work) {
-    team.share(c.tokens * c.kv_heads, 1, [&](int64_t start, int64_t end) {
+  static thread_local std::vector<Queries> parts;
+  const auto each = [&](int64_t count, const auto& work) {
+    team.share(count * c.kv_heads, 1, [&](int64_t start, int64_t end) {
       for (int64_t i = start; i < end; i++) work(i / c.kv_heads, i % c.kv_heads);
     });
   };
-  each([&](int64_t token, int64_t kv) { keep<T>(c, token, kv, team.own(c.width)); });
-  each([&](int64_t token, int64_t kv) { attend_one<T>(c, token, kv, team); });
+  divide(c, parts);
+  if (c.place) each(c.tokens, [&](int64_t token, int64_t kv) { keep<T>(c, token, kv, team.own(c.width)); });
+  each(parts.size(), [&](int64_t part, int64_t kv) {
+    const Queries& of = parts[part];
+    if (!of.count) attend_one<T>(c, of.token, kv, team);
+    else if (of.count <= LANES) attend_many<T, 1>(c, of, kv, team);
+    else attend_many<T, VECTORS>(c, of, kv, team);
+  });
 }
 
 }  // namespace

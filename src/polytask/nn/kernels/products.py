@@ -13,6 +13,7 @@ from polytask.nn.stacked import Stacked
 FEW = 64  # rows up to which a product is bound by the memory that its weights lie in (docs/log.md)
 LEAST = 1 << 15  # weights: below, a call costs as much as the product
 PLAIN = (nn.Linear, Stacked)
+AFTER = {"gelu": ("gelu", [], "none"), "gelu_tanh": ("gelu", [], "tanh"), "relu": ("relu", [], "")}  # what oneDNN adds
 
 
 def kernels(x: Tensor, out: int, width: int, rows: int = FEW) -> Library | None:
@@ -39,9 +40,29 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def many(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """torch's linear, with bfloat16 widened to float32 where the CPU would make its products up; weight of any type."""
-    if x.numel() // max(x.shape[-1], 1) <= FEW or not inferring(x) or not made_up(x):
-        return F.linear(x, weight.to(x.dtype) if weight.dtype == torch.int8 else weight, bias)
-    return F.linear(x.float(), weight.float(), None if bias is None else bias.float()).to(x.dtype)
+    rows = x.numel() // max(x.shape[-1], 1)
+    if rows > FEW and inferring(x) and made_up(x):
+        return F.linear(x.float(), weight.float(), None if bias is None else bias.float()).to(x.dtype)
+    weight = weight.to(x.dtype) if weight.dtype == torch.int8 else weight
+    product = _followed(x, weight, bias, ("none", [], ""))
+    return F.linear(x, weight, bias) if product is None else product
+
+
+def _followed(x: Tensor, weight: Tensor, bias: Tensor | None, after: tuple[str, list, str]) -> Tensor | None:
+    """torch's linear of many rows and what comes after it in one call of oneDNN, which copies no bias first; None where
+    torch would not go to it either."""
+    if x.numel() <= FEW * x.shape[-1] or not inferring(x) or not _onednn(x.dtype) or not alike(x, weight, bias):
+        return None
+    if not weight.is_contiguous():
+        return None
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, *after)  # type: ignore[no-any-return]
+
+
+def _onednn(kind: torch.dtype) -> bool:
+    """Whether torch's products of that type are oneDNN's; see `runtime.prepare`."""
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return False
+    return torch.get_float32_matmul_precision() == "medium" if kind == torch.float32 else runtime.fast_bfloat16()
 
 
 def made_up(x: Tensor) -> bool:
@@ -58,6 +79,13 @@ def apply(layer: nn.Module, x: Tensor, norm: nn.Module | None = None, onto: Tens
         product = many(x, layer.weight, layer.bias) if plain else layer(x)  # type: ignore[arg-type]
         product = product if onto is None else onto + product
     return product
+
+
+def activated(layer: nn.Module, x: Tensor, norm: nn.Module | None, name: str) -> Tensor | None:
+    """The activation of that name, of layer(norm(x)) of many rows, in one product; None where there is no such one."""
+    if name not in AFTER or type(layer) not in PLAIN or x.numel() <= FEW * x.shape[-1] or not inferring(x):
+        return None
+    return _followed(x if norm is None else norm(x), layer.weight, layer.bias, AFTER[name])  # type: ignore[arg-type]
 
 
 def _quick(layer: nn.Module, x: Tensor, norm: nn.Module | None, onto: Tensor | None) -> Tensor | None:

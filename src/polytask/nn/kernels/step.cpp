@@ -322,10 +322,11 @@ template <class T> void choose(const Step& s, int64_t step, Team& team) {
 
 // What attention is told of the rows, the same for all layers.
 struct Rows {
-  std::vector<int32_t> tables, starts, zeros, ends;
+  std::vector<int32_t> tables, starts, places, zeros, ends;
   std::vector<float> cos, sin;
 
-  Rows(const Step& s) : starts(s.rows), zeros(s.rows), ends(s.rows), cos(s.rows * s.turned), sin(s.rows * s.turned) {
+  Rows(const Step& s)
+      : starts(s.rows), places(s.rows), zeros(s.rows), ends(s.rows), cos(s.rows * s.turned), sin(s.rows * s.turned) {
     for (int64_t r = 0; r < s.rows; r++) {
       const int64_t* row = s.state + r * s.columns;
       starts[r] = tables.size();
@@ -336,7 +337,7 @@ struct Rows {
   template <class T> void advance(const Step& s) {
     for (int64_t r = 0; r < s.rows; r++) {
       const int64_t position = s.state[r * s.columns + POSITION], half = s.turned / 2;
-      ends[r] = position + 1;
+      places[r] = position, ends[r] = position + 1;
       for (int64_t p = 0; p < half; p++) {
         const float angle = (float)position * s.frequencies[p];
         const float c = rounded<T>(std::cos(angle) * s.size), d = rounded<T>(std::sin(angle) * s.size);
@@ -366,8 +367,8 @@ template <class T> void go(const Step& s, Rows& rows, Team& team) {
         }
         default: {
           Attention c = *(const Attention*)call;
-          c.tokens = s.rows, c.tables = rows.tables.data(), c.row = rows.starts.data(), c.first = rows.zeros.data();
-          c.end = rows.ends.data(), c.cos = rows.cos.data(), c.sin = rows.sin.data(), c.turned = s.turned;
+          c.tokens = s.rows, c.tables = rows.tables.data(), c.row = rows.starts.data(), c.place = rows.places.data();
+          c.first = rows.zeros.data(), c.end = rows.ends.data(), c.cos = rows.cos.data(), c.sin = rows.sin.data(), c.turned = s.turned;
           attend(c, team);
         }
       }

@@ -154,7 +154,7 @@ class Plan:
         turns, neighbours = (0, False) if self._rotary is None else (2 * len(self._rotary[0]), self._rotary[2])
         call = AttentionCall(
             start, start + heads * each, start + (heads + kv_heads) * each, self._own(keys), self._own(values),
-            self._own(y), *[None] * 6, self._own(seen), 0, heads, kv_heads, width, places,
+            self._own(y), *[None] * 7, self._own(seen), 0, heads, kv_heads, width, places,
             *(width, qkv.shape[1]) * 3, turns, window or 0, 0 if seen is None else len(seen),
             width**-0.5 if scale is None else scale, neighbours, 0, self.kind,
         )  # fmt: skip
