@@ -15,11 +15,7 @@ constexpr int64_t LITTLE = 1 << 14;  // numbers of keys and values, below which 
 constexpr int64_t ALONE = 3;         // queries of a row and a head of keys, up to which lanes would be empty
 constexpr int64_t STRETCH = 64;      // keys that are taken together: they and their scores stay in the first cache
 constexpr float UNSEEN = -1e30f;
-#ifdef __AVX512F__
-constexpr int VECTORS = 2, SUMS = 8;  // of queries, and the sums of each that registers hold
-#else
-constexpr int VECTORS = 1, SUMS = 4;
-#endif
+constexpr int VECTORS = ROOM == 32 ? 2 : 1, SUMS = ROOM == 32 ? 8 : 4;  // of queries; sums of each that registers hold
 
 // A head of queries or keys in float32, turned by its token's angles; see Rotary of nn/position.py.
 template <class T> void turn(const Attention& c, int64_t token, const T* from, float* to) {
@@ -119,29 +115,33 @@ template <class T, int V> void attend_many(const Attention& c, const Queries& of
     for (int64_t i = 0; i < width; i += LANES) store(row + i, wide(at + i));
   };
   f32x16 top[V], mass[V] = {};
-  for (int v = 0; v < V; v++) top[v] = f32x16{} + UNSEEN;
+  for (int v = 0; v < V; v++) top[v] = UNSEEN;
   for (int64_t start = first; start < end; start += STRETCH) {
     const int64_t count = end - start < STRETCH ? end - start : STRETCH;
     f32x16 peak[V], shrunk[V];
     std::memcpy(peak, top, sizeof peak);
     for (int64_t p = 0; p < count; p += SUMS) {
       for (int k = 0; k < SUMS; k++) widened_row(c.keys, start + p + k < end ? start + p + k : end - 1, room + k * width);
-      f32x16 s[SUMS][V] = {};
+      f32x16 s[SUMS][V];
+      for (int k = 0; k < SUMS; k++)
+        for (int v = 0; v < V; v++) s[k][v] = 0;
       for (int64_t i = 0; i < width; i++) {
         f32x16 q[V];
         for (int v = 0; v < V; v++) q[v] = load<f32x16>(queries + i * N + v * LANES);
+#pragma GCC unroll 8  // or GCC unrolls the loop around them, and has no registers left
         for (int k = 0; k < SUMS; k++)
+#pragma GCC unroll 2
           for (int v = 0; v < V; v++) s[k][v] += q[v] * room[k * width + i];
       }
       for (int k = 0; k < SUMS; k++)
         for (int v = 0; v < V; v++) {
           const int32_t place = start + p + k;
           if (place < from || place >= to) {
-            const i32x16 seen = (load<i32x16>(firsts + v * LANES) <= place) & (load<i32x16>(ends + v * LANES) > place);
-            s[k][v] = seen ? s[k][v] : f32x16{} + UNSEEN;
+            const i32x16 seen = (load<i32x16>(firsts + v * LANES) < place + 1) & (load<i32x16>(ends + v * LANES) > place);
+            s[k][v] = pick(seen, s[k][v], UNSEEN);
           }
           store(scores + (p + k) * N + v * LANES, s[k][v]);
-          peak[v] = s[k][v] > peak[v] ? s[k][v] : peak[v];
+          peak[v] = larger(s[k][v], peak[v]);
         }
     }
     for (int v = 0; v < V; v++) shrunk[v] = exponential(top[v] - peak[v]), top[v] = peak[v], mass[v] *= shrunk[v];
@@ -159,7 +159,9 @@ template <class T, int V> void attend_many(const Attention& c, const Queries& of
       for (int64_t p = 0; p < count; p++) {
         f32x16 e[V];
         for (int v = 0; v < V; v++) e[v] = load<f32x16>(scores + p * N + v * LANES);
+#pragma GCC unroll 8
         for (int k = 0; k < SUMS; k++)
+#pragma GCC unroll 2
           for (int v = 0; v < V; v++) y[k][v] += e[v] * room[p * width + i + k];
       }
       for (int k = 0; k < SUMS; k++)

@@ -18,23 +18,28 @@ namespace {
 constexpr int64_t CHUNK = 32;        // columns that are widened, or scaled, together
 constexpr int64_t FEW = 4;           // rows that each thread prepares for itself
 constexpr int64_t GROUP = 128;       // rows that go through all weights together
-constexpr int MOST = 8;              // rows that share one reading of weights in 4 bits
+constexpr int MOST = ROOM / 4;       // rows that share one reading of weights in 4 bits
 constexpr int64_t SHARE = 1 << 15;   // bytes of weights that a thread takes at least
 
 // Lane by lane: sum + w.low * x.low + w.high * x.high, of 16-bit halves.
 inline i32x16 pairs(i32x16 sum, i32x16 w, i32x16 x) {
+  typedef i32x16::Part Part;
+  for (int p = 0; p < sum.PARTS; p++) {
+    Part& part = sum.parts[p];
+    const Part a = w.parts[p], b = x.parts[p];
 #if defined(__AVX512VNNI__)
-  return (i32x16)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)w, (__m512i)x);
+    part = (Part)_mm512_dpwssd_epi32((__m512i)part, (__m512i)a, (__m512i)b);
 #elif defined(__AVX512BW__)
-  return sum + (i32x16)_mm512_madd_epi16((__m512i)w, (__m512i)x);
-#elif defined(__AVX2__)
-  __m256i a[2], b[2], c[2];
-  std::memcpy(a, &w, 64), std::memcpy(b, &x, 64);
-  c[0] = _mm256_madd_epi16(a[0], b[0]), c[1] = _mm256_madd_epi16(a[1], b[1]);
-  return sum + load<i32x16>(c);
+    part += (Part)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+#elif defined(__AVXVNNI__) && !defined(__AVX512F__)
+    part = (Part)_mm256_dpwssd_avx_epi32((__m256i)part, (__m256i)a, (__m256i)b);
+#elif defined(__AVX2__) && !defined(__AVX512F__)
+    part += (Part)_mm256_madd_epi16((__m256i)a, (__m256i)b);
 #else
-  return sum + ((w << 16) >> 16) * ((x << 16) >> 16) + (w >> 16) * (x >> 16);
+    part += ((a << 16) >> 16) * ((b << 16) >> 16) + (a >> 16) * (b >> 16);
 #endif
+  }
+  return sum;
 }
 
 inline float value(const void* from, int64_t i, int kind) {
@@ -72,23 +77,31 @@ inline void both(const float* w, f32x16& first, f32x16& second) {
   first = load<f32x16>(w), second = load<f32x16>(w + LANES);
 }
 inline f32x16 whole(const int8_t* w) {
-#if defined(__AVX512F__)  // which GCC 12 does not find by itself
-  return (f32x16)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load<__m128i>(w)));
+#if defined(__AVX2__)  // which GCC 12 does not find by itself
+  f32x16 v;
+  for (int p = 0; p < v.PARTS; p++) {
+#if defined(__AVX512F__)
+    v.parts[p] = (f32x16::Part)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load<__m128i>(w)));
 #else
-  const i16x16 half = __builtin_convertvector(load<i8x16>(w), i16x16);
-  return __builtin_convertvector(__builtin_convertvector(half, i32x16), f32x16);
+    v.parts[p] = (f32x16::Part)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)(w + p * OWN))));
+#endif
+  }
+  return v;
+#else
+  return convert<f32x16>(convert<i32x16>(convert<i16x16>(load<i8x16>(w))));
 #endif
 }
 inline void both(const int8_t* w, f32x16& first, f32x16& second) { first = whole(w), second = whole(w + LANES); }
 inline void both(const uint16_t* w, f32x16& even, f32x16& odd) {  // two of bfloat16 in each 32 bits
   const i32x16 v = load<i32x16>(w);
-  even = bits(v << 16), odd = bits(v & (int32_t)0xffff0000);
+  even = bits<f32x16>(v << 16), odd = bits<f32x16>(v & (int32_t)0xffff0000);
 }
 
 #if defined(__AVX512BF16__)
 constexpr bool HALVES = true;  // whether two products of bfloat16 are one instruction
 inline f32x16 dot(f32x16 sum, i32x16 x, i32x16 w) {
-  return (f32x16)_mm512_dpbf16_ps((__m512)sum, (__m512bh)(__m512i)x, (__m512bh)(__m512i)w);
+  sum.parts[0] = (f32x16::Part)_mm512_dpbf16_ps((__m512)sum.parts[0], (__m512bh)(__m512i)x.parts[0], (__m512bh)(__m512i)w.parts[0]);
+  return sum;
 }
 #else
 constexpr bool HALVES = false;
@@ -145,7 +158,7 @@ void dense_block(const Product& c, const float* x, int64_t padded, int64_t o) {
 
 // Rows of weights one after another where the memory is to be kept busy, four at once where the products are.
 template <class W, bool PAIRS, int R> void dense_rows(const Product& c, const float* x, int64_t padded, int64_t o, int64_t end) {
-  constexpr int O = PAIRS || R <= 2 ? 1 : 4, U = R == 1 ? 4 : PAIRS || R == 2 ? 2 : 1;
+  constexpr int O = ROOM < 32 || PAIRS || R <= 2 ? 1 : 4, U = R == 1 ? 4 : (PAIRS && ROOM == 32) || R == 2 ? 2 : 1;
   for (; o + O <= end; o += O) dense_block<W, PAIRS, R, O, U>(c, x, padded, o);
   for (; o < end; o++) dense_block<W, PAIRS, R, 1, 1>(c, x, padded, o);
 }
@@ -156,57 +169,59 @@ template <class W, bool PAIRS> void few(const Product& c, int64_t padded, Team& 
     widen_row(c, r, padded, x + r * padded);
     order<W, PAIRS>(x + r * padded, padded);
   }
-  typedef void (*Rows)(const Product&, const float*, int64_t, int64_t, int64_t);
-  static constexpr Rows by_count[FEW] = {dense_rows<W, PAIRS, 1>, dense_rows<W, PAIRS, 2>, dense_rows<W, PAIRS, 3>, dense_rows<W, PAIRS, 4>};
   const int64_t least = (SHARE / (c.in * (int64_t)sizeof(W)) + 4) / 4 * 4;
-  team.share(c.out, least, [&](int64_t start, int64_t end) { by_count[c.rows - 1](c, x, padded, start, end); });
+  team.share(c.out, least, [&](int64_t start, int64_t end) {
+    known<FEW>(c.rows, [&](auto rows) { dense_rows<W, PAIRS, rows>(c, x, padded, start, end); });
+  });
 }
 
-// ---- the same for up to 64 rows, which lie side by side in V vectors: each weight is multiplied by all of them at once
+// ---- the same for up to 64 rows, which lie side by side in groups of V vectors: each weight is multiplied by a group at
+// once, by all of them where registers have room for their sums
 
 // A chunk of weights as pairs of bfloat16, which hold whole numbers of 8 bits exactly.
 inline const void* paired(const uint16_t* w, int32_t*) { return w; }
 inline const void* paired(const float* w, int32_t*) { return w; }  // never
 inline const void* paired(const int8_t* w, int32_t* to) {
-  const i32x16 both = __builtin_convertvector(load<u16x16>(w), i32x16);
-  const f32x16 even = __builtin_convertvector((both << 24) >> 24, f32x16), odd = __builtin_convertvector((both << 16) >> 24, f32x16);
-  u32x16 low, high;
-  std::memcpy(&low, &even, sizeof low), std::memcpy(&high, &odd, sizeof high);
-  store(to, (low >> 16) | (high & 0xffff0000u));
+  const i32x16 both = convert<i32x16>(load<u16x16>(w));
+  const u32x16 even = bits<u32x16>(convert<f32x16>((both << 24) >> 24)), odd = bits<u32x16>(convert<f32x16>((both << 16) >> 24));
+  store(to, (even >> 16) | (odd & 0xffff0000u));
   return to;
 }
 
-// x (rows, padded) as (padded, V, 16) or, of pairs, as (padded / 2, V, 16), with zeros beside the rows.
-template <bool PAIRS> void aside(const Product& c, const float* x, int64_t padded, int64_t width, float* to, Team& team) {
+// x (rows, padded) as (groups, padded, width) or, of pairs, as (groups, padded / 2, width), with zeros beside the rows.
+template <bool PAIRS> void aside(const Product& c, const float* x, int64_t padded, int64_t groups, int64_t width, float* to, Team& team) {
+  const int64_t lines = PAIRS ? padded / 2 : padded;
   team.share(padded / CHUNK, 2, [&](int64_t start, int64_t end) {
-    for (int64_t i = start * CHUNK; i < end * CHUNK; i += PAIRS ? 2 : 1) {
-      for (int64_t r = c.rows; r < width; r++) to[(PAIRS ? i / 2 : i) * width + r] = 0;
-      for (int64_t r = 0; r < c.rows; r++) {
-        const float* from = x + r * padded + i;
-        if (PAIRS) ((uint32_t*)to)[i / 2 * width + r] = narrow(from[0]) | (uint32_t)narrow(from[1]) << 16;
-        else to[i * width + r] = *from;
+    for (int64_t g = 0; g < groups; g++)
+      for (int64_t i = start * CHUNK; i < end * CHUNK; i += PAIRS ? 2 : 1) {
+        float* line = to + (g * lines + (PAIRS ? i / 2 : i)) * width;
+        for (int64_t r = 0; r < width; r++) {
+          const float* from = x + (g * width + r) * padded + i;
+          if (g * width + r >= c.rows) line[r] = 0;
+          else if (PAIRS) ((uint32_t*)line)[r] = narrow(from[0]) | (uint32_t)narrow(from[1]) << 16;
+          else line[r] = *from;
+        }
       }
-    }
   });
 }
 
-template <class T, int V, int O> void write_block(const Product& c, const f32x16 (&sums)[O][V], int64_t o) {
-  float y[O][V * LANES], scale[O], bias[O];
-  std::memcpy(y, sums, sizeof y);
+template <class T, int V, int O> void write_block(const Product& c, const float (&y)[O][V * LANES], int64_t row, int64_t o) {
+  float scale[O], bias[O];
   for (int j = 0; j < O; j++) {
     scale[j] = c.scales ? ((const float*)c.scales)[o + j] : 1;
     bias[j] = c.bias ? value(c.bias, o + j, c.kind) : 0;
   }
-  for (int64_t r = 0; r < c.rows; r++) {
-    T *to = (T*)c.y + r * c.out + o, line[O];
+  for (int64_t r = 0; r < V * LANES && row + r < c.rows; r++) {
+    const int64_t at = (row + r) * c.out + o;
+    T *to = (T*)c.y + at, line[O];
     for (int j = 0; j < O; j++) put(line + j, y[j][r] * scale[j] + bias[j]);
     if (c.onto)
-      for (int j = 0; j < O; j++) put(line + j, widened(line[j]) + widened(((const T*)c.onto)[r * c.out + o + j]));
+      for (int j = 0; j < O; j++) put(line + j, widened(line[j]) + widened(((const T*)c.onto)[at + j]));
     std::memcpy(to, line, sizeof line);
   }
 }
 
-template <class W, int V, int O, bool PAIRS> void wide_block(const Product& c, const float* x, int64_t o) {
+template <class W, int V, int O, bool PAIRS> void wide_block(const Product& c, const float* x, int64_t row, int64_t o) {
   const W* w = (const W*)c.weight + o * c.in;
   constexpr int64_t LINES = O * CHUNK * sizeof(W) / 64, STEPS = PAIRS ? CHUNK / 2 : CHUNK;
   const char* next = (const char*)(w + O * c.in);  // comes from the memory while these are multiplied
@@ -235,19 +250,25 @@ template <class W, int V, int O, bool PAIRS> void wide_block(const Product& c, c
       for (int v = 0; v < V; v++) rows[v] = load<f32x16>(x + (i * V + v) * LANES);
       for (int j = 0; j < O; j++)
         for (int v = 0; v < V; v++)
-          if constexpr (PAIRS) sums[j][v] = dot(sums[j][v], load<i32x16>(rows + v), i32x16{} + load<int32_t>(pairs[j] + i));
+          if constexpr (PAIRS) sums[j][v] = dot(sums[j][v], bits<i32x16>(rows[v]), load<int32_t>(pairs[j] + i));
           else sums[j][v] += rows[v] * wide[j][i];
     }
   }
-  c.kind == BFLOAT16 ? write_block<uint16_t, V, O>(c, sums, o) : write_block<float, V, O>(c, sums, o);
+  float y[O][V * LANES];
+  for (int j = 0; j < O; j++)
+    for (int v = 0; v < V; v++) store(y[j] + v * LANES, sums[j][v]);
+  c.kind == BFLOAT16 ? write_block<uint16_t, V, O>(c, y, row, o) : write_block<float, V, O>(c, y, row, o);
 }
 
 template <class W, bool PAIRS, int V> void many_in(const Product& c, const float* rows, int64_t padded, float* x, Team& team) {
-  constexpr int O = V == 1 ? 16 : 24 / V;
-  aside<PAIRS>(c, rows, padded, V * LANES, x, team);
+  constexpr int O = ROOM < 32 ? ROOM / 2 + 1 : V == 1 ? 16 : 24 / V, width = V * LANES;
+  const int64_t groups = (c.rows + width - 1) / width, size = (PAIRS ? padded / 2 : padded) * width;
+  aside<PAIRS>(c, rows, padded, groups, width, x, team);
   team.share(c.out, O, [&](int64_t o, int64_t end) {
-    for (; o + O <= end; o += O) wide_block<W, V, O, PAIRS>(c, x, o);
-    for (; o < end; o++) wide_block<W, V, 1, PAIRS>(c, x, o);
+    for (; o + O <= end; o += O)
+      for (int64_t g = 0; g < groups; g++) wide_block<W, V, O, PAIRS>(c, x + g * size, g * width, o);
+    for (; o < end; o++)
+      for (int64_t g = 0; g < groups; g++) wide_block<W, V, 1, PAIRS>(c, x + g * size, g * width, o);
   });
 }
 
@@ -260,9 +281,7 @@ template <class W, bool PAIRS> void many(const Product& c, int64_t padded, Team&
       if (!PAIRS) order<W, false>(rows + r * padded, padded);
     }
   });
-  typedef void (*Rows)(const Product&, const float*, int64_t, float*, Team&);
-  static constexpr Rows by_vectors[4] = {many_in<W, PAIRS, 1>, many_in<W, PAIRS, 2>, many_in<W, PAIRS, 3>, many_in<W, PAIRS, 4>};
-  by_vectors[vectors - 1](c, rows, padded, rows + c.rows * padded, team);
+  known<ROOM == 32 ? 4 : 1>(vectors, [&](auto V) { many_in<W, PAIRS, V>(c, rows, padded, rows + c.rows * padded, team); });
 }
 
 template <class W> void dense(const Product& c, Team& team) {
@@ -293,16 +312,14 @@ struct Fixed {
 // A row of x in whole numbers, in two halves of 16 columns to each chunk.
 void fix(const Product& c, int64_t row, float* wide, Fixed& to) {
   widen_row(c, row, to.chunks * CHUNK, wide);
-  const auto size = [](f32x16 v) { return v < 0 ? -v : v; };
-  const auto nearest = [](f32x16 v) { return __builtin_convertvector(v + (v < 0 ? f32x16{} - 0.5f : f32x16{} + 0.5f), i32x16); };
+  const auto nearest = [](f32x16 v) { return convert<i32x16>(v + pick(v < 0, f32x16(-0.5f), 0.5f)); };
   for (int64_t k = 0; k < to.chunks; k++) {
     const f32x16 a = load<f32x16>(wide + k * CHUNK), b = load<f32x16>(wide + k * CHUNK + LANES);
-    const f32x16 x = size(a), y = size(b);
-    const float top = most(x > y ? x : y), inverse = top > 0 ? 32767 / top : 0;
+    const float top = most(larger(magnitude(a), magnitude(b))), inverse = top > 0 ? 32767 / top : 0;
     const i32x16 first = nearest(a * inverse), second = nearest(b * inverse);
     const int64_t at = row * to.chunks + k;
     int16_t* values = (int16_t*)(to.values + at * LANES);
-    store(values, __builtin_convertvector(first, i16x16)), store(values + LANES, __builtin_convertvector(second, i16x16));
+    store(values, convert<i16x16>(first)), store(values + LANES, convert<i16x16>(second));
     to.scales[at] = top / 32767, to.sums[at] = sum(first + second);
   }
 }
@@ -323,13 +340,13 @@ template <int R> void tile_rows(const Product& c, const Fixed& x, int64_t row, i
       for (int p = 0; p < 4; p++) {
         const i32x16 wide = (packed >> (4 * p)) & 0x000f000f;
         for (int r = 0; r < R; r++)
-          sums[r][p % U] = pairs(sums[r][p % U], wide, i32x16{} + x.values[(at + r * x.chunks) * LANES + 4 * q + p]);
+          sums[r][p % U] = pairs(sums[r][p % U], wide, x.values[(at + r * x.chunks) * LANES + 4 * q + p]);
       }
     }
-    const f32x16 scale = bits((i32x16)__builtin_convertvector(load<u16x16>(scales), i32x16) << 16);
+    const f32x16 scale = polytask::wide(scales);
     for (int r = 0; r < R; r++) {
       for (int u = 1; u < U; u++) sums[r][0] += sums[r][u];
-      y[r] += __builtin_convertvector(sums[r][0], f32x16) * (scale * x.scales[at + r * x.chunks]);
+      y[r] += convert<f32x16>(sums[r][0]) * (scale * x.scales[at + r * x.chunks]);
     }
   }
   for (int r = 0; r < R; r++)
@@ -347,13 +364,10 @@ void int4_rows(const Product& c, Team& team) {
       for (int64_t r = start; r < end; r++) fix(c, r, wide, x);
     });
   }
-  typedef void (*Rows)(const Product&, const Fixed&, int64_t, int64_t);
-  static constexpr Rows by_count[MOST] = {tile_rows<1>, tile_rows<2>, tile_rows<3>, tile_rows<4>,
-                                          tile_rows<5>, tile_rows<6>, tile_rows<7>, tile_rows<8>};
   const int64_t tiles = (c.out + LANES - 1) / LANES, least = SHARE / (padded * LANES / 2) + 1;
   team.share(tiles, least, [&](int64_t start, int64_t end) {
     for (int64_t tile = start; tile < end; tile++)
-      for (int64_t r = 0; r < c.rows; r += MOST) by_count[(c.rows - r < MOST ? c.rows - r : MOST) - 1](c, x, r, tile);
+      for (int64_t r = 0; r < c.rows; r += MOST) known<MOST>(c.rows - r, [&](auto rows) { tile_rows<rows>(c, x, r, tile); });
   });
 }
 
@@ -370,15 +384,19 @@ void int4(const Product& c, Team& team) {
 
 // A sum over memory, read as the products read it.
 int64_t read(const int64_t* memory, int64_t count, int threads) {
-  typedef int64_t i64x8 __attribute__((vector_size(64)));
+  typedef int64_t Part __attribute__((vector_size(4 * OWN)));
+  constexpr int64_t PARTS = 32 * sizeof(int64_t) / sizeof(Part);
   std::atomic<int64_t> total{0};
   together(threads, [&](Team& team) {
     team.share(count / 32, SHARE / 256, [&](int64_t start, int64_t end) {
-      i64x8 sums[4] = {};
-      for (int64_t i = start; i < end; i++)
-        for (int j = 0; j < 4; j++) ahead<true>(memory + 32 * i + 8 * j), sums[j] += load<i64x8>(memory + 32 * i + 8 * j);
+      Part sums[PARTS] = {};
+      for (const Part* at = (const Part*)(memory + 32 * start); at < (const Part*)(memory + 32 * end); at += PARTS) {
+        for (int j = 0; j < 4; j++) ahead<true>((const char*)at + 64 * j);
+        for (int j = 0; j < PARTS; j++) sums[j] += load<Part>(at + j);
+      }
       int64_t own = 0;
-      for (int j = 0; j < 32; j++) own += sums[j / 8][j % 8];
+      for (int j = 1; j < PARTS; j++) sums[0] += sums[j];
+      for (int i = 0; i < OWN / 2; i++) own += sums[0][i];
       total += own;
     });
   });

@@ -19,29 +19,29 @@ enum { FREE, END, NEVER };  // kinds of ids
 constexpr int64_t PIECE = 4096;  // logits that are looked at together
 
 inline f32x16 sigmoid(f32x16 x) {
-  const f32x16 e = exponential(x < 0 ? x : -x);
-  return (x < 0 ? e : f32x16{} + 1) / (e + 1);
+  const f32x16 e = exponential(-magnitude(x));
+  return pick(x < 0, e, 1) / (e + 1);
 }
 
 inline f32x16 hyperbolic(f32x16 x) { return 2 * sigmoid(2 * x) - 1; }
 
 // Within 1.5e-7 (Abramowitz and Stegun 1964, 7.1.26).
 inline f32x16 error_function(f32x16 x) {
-  const f32x16 size = x < 0 ? -x : x, t = 1 / (size * 0.3275911f + 1);
-  f32x16 p = f32x16{} + 1.061405429f;
+  const f32x16 size = magnitude(x), t = 1 / (size * 0.3275911f + 1);
+  f32x16 p = 1.061405429f;
   for (float c : {-1.453152027f, 1.421413741f, -0.284496736f, 0.254829592f}) p = p * t + c;
   const f32x16 y = 1 - p * t * exponential(-size * size);
-  return x < 0 ? -y : y;
+  return pick(x < 0, -y, y);
 }
 
 template <class T> inline f32x16 active(f32x16 x, int activation) {
   switch (activation) {
-    case RELU: return x > 0 ? x : f32x16{};
+    case RELU: return larger(x, 0);
     case GELU: return 0.5f * x * (1 + error_function(x * 0.70710678f));
     case GELU_TANH: return x * sigmoid(1.5957691216f * (x + 0.044715f * x * x * x));  // (1 + tanh z) / 2 = sigmoid(2 z)
     case QUICK_GELU: return x * rounded<T>(sigmoid(rounded<T>(1.702f * x)));
     case SILU: return x * sigmoid(x);
-    default: return x > 0 ? x * x : f32x16{};
+    default: return larger(x, 0) * larger(x, 0);
   }
 }
 
@@ -156,10 +156,9 @@ struct Found {
 };
 
 inline float most_of(const float* x, int64_t padded) {
-  f32x16 top = f32x16{} - INFINITY;
+  f32x16 top = -INFINITY;
   for (int64_t i = 0; i < padded; i += LANES) {
-    const f32x16 v = load<f32x16>(x + i);
-    top = v > top ? v : top;
+    top = larger(load<f32x16>(x + i), top);
   }
   return most(top);
 }
@@ -255,7 +254,7 @@ template <class T> Found draw(const Step& s, int64_t r, int64_t step, Team& team
   const float top = most_of(x, padded), temperature = dials[TEMPERATURE] > 1e-30 ? dials[TEMPERATURE] : 1e-30;
   for (int64_t i = 0; i < padded; i += LANES) {
     const f32x16 v = (load<f32x16>(x + i) - top) / temperature;
-    store(x + i, v > -87.0f ? exponential(v) : f32x16{});
+    store(x + i, pick(v > -87, exponential(v), 0));
   }
   float least = 0;
   const int64_t k = dials[TOP_K] > 0 && dials[TOP_K] < count ? dials[TOP_K] : count;
@@ -268,7 +267,7 @@ template <class T> Found draw(const Step& s, int64_t r, int64_t step, Team& team
   least = dials[MIN_P] > least ? dials[MIN_P] : least;
   double whole = 0;
   for (int64_t i = 0; i < padded; i += LANES) {
-    const f32x16 v = load<f32x16>(x + i), kept = v < least ? f32x16{} : v;
+    const f32x16 v = load<f32x16>(x + i), kept = pick(v < least, f32x16(0), v);
     store(x + i, kept), whole += sum(kept);
   }
   const double wanted = dials[NUMBERS + step] * whole;

@@ -1,25 +1,107 @@
-// What the kernels share: vectors, and rounding to bfloat16.
+// What the kernels share: vectors of 16 lanes, and rounding to bfloat16.
 //
-// Vectors are GCC's and clang's own, 16 lanes wide; the compiler splits them where the machine has shorter ones.
+// A vector is as many of the machine's own as it takes. Compilers know longer ones than the machine has, too, but GCC
+// keeps those in memory, which is up to fifty times as slow.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 namespace polytask {
 
-typedef float f32x16 __attribute__((vector_size(64)));
-typedef int32_t i32x16 __attribute__((vector_size(64)));
-typedef uint32_t u32x16 __attribute__((vector_size(64)));
-typedef uint16_t u16x16 __attribute__((vector_size(32)));
-typedef int8_t i8x16 __attribute__((vector_size(16)));
-typedef int16_t i16x16 __attribute__((vector_size(32)));
+constexpr int LANES = 16;
+#if defined(__AVX512F__)
+constexpr int OWN = 16, ROOM = 32;  // numbers of 32 bits in a register, and vectors of 16 in all of them
+#elif defined(__AVX2__)
+constexpr int OWN = 8, ROOM = 8;
+#elif defined(__aarch64__)
+constexpr int OWN = 4, ROOM = 8;
+#else
+constexpr int OWN = 4, ROOM = 4;
+#endif
 
-constexpr int64_t LANES = 16;
+#define POLYTASK_INLINE __attribute__((always_inline)) inline  // what returns a vector would else do so by the memory
 
-template <class V> inline V load(const void* from) { V v; std::memcpy(&v, from, sizeof v); return v; }
-template <class V> inline void store(void* to, V v) { std::memcpy(to, &v, sizeof v); }
-inline f32x16 bits(i32x16 v) { f32x16 f; std::memcpy(&f, &v, sizeof f); return f; }
+template <class E> struct Vector {
+  typedef E Part __attribute__((vector_size(OWN * sizeof(E))));
+  static constexpr int PARTS = LANES / OWN;
+  Part parts[PARTS];
+
+  Vector() = default;
+  POLYTASK_INLINE Vector(E all) {
+    for (int p = 0; p < PARTS; p++) parts[p] = all - Part{};
+  }
+  E operator[](int64_t i) const { return parts[i / OWN][i % OWN]; }
+  POLYTASK_INLINE Vector operator-() const {
+    Vector v;
+    for (int p = 0; p < PARTS; p++) v.parts[p] = -parts[p];
+    return v;
+  }
+#define POLYTASK_OPERATOR(sign)                                              \
+  POLYTASK_INLINE friend Vector operator sign(Vector a, Vector b) {          \
+    for (int p = 0; p < PARTS; p++) a.parts[p] = a.parts[p] sign b.parts[p]; \
+    return a;                                                                \
+  }                                                                          \
+  POLYTASK_INLINE Vector& operator sign##=(Vector b) { return *this = *this sign b; }
+  POLYTASK_OPERATOR(+)
+  POLYTASK_OPERATOR(-)
+  POLYTASK_OPERATOR(*)
+  POLYTASK_OPERATOR(/)
+  POLYTASK_OPERATOR(&)
+  POLYTASK_OPERATOR(|)
+  POLYTASK_OPERATOR(<<)
+  POLYTASK_OPERATOR(>>)
+#undef POLYTASK_OPERATOR
+};
+
+typedef Vector<float> f32x16;
+typedef Vector<int32_t> i32x16;
+typedef Vector<uint32_t> u32x16;
+typedef Vector<uint16_t> u16x16;
+typedef Vector<int16_t> i16x16;
+typedef Vector<int8_t> i8x16;
+
+// All ones in the lanes where it holds, of numbers of 32 bits.
+template <class E> POLYTASK_INLINE i32x16 less(Vector<E> a, Vector<E> b) {
+  i32x16 v;
+  for (int p = 0; p < v.PARTS; p++) v.parts[p] = a.parts[p] < b.parts[p];
+  return v;
+}
+POLYTASK_INLINE i32x16 operator<(f32x16 a, f32x16 b) { return less(a, b); }
+POLYTASK_INLINE i32x16 operator>(f32x16 a, f32x16 b) { return less(b, a); }
+POLYTASK_INLINE i32x16 operator<(i32x16 a, i32x16 b) { return less(a, b); }
+POLYTASK_INLINE i32x16 operator>(i32x16 a, i32x16 b) { return less(b, a); }
+template <class E> POLYTASK_INLINE Vector<E> pick(i32x16 where, Vector<E> yes, std::common_type_t<Vector<E>> no) {
+  for (int p = 0; p < yes.PARTS; p++) yes.parts[p] = where.parts[p] ? yes.parts[p] : no.parts[p];
+  return yes;
+}
+POLYTASK_INLINE f32x16 larger(f32x16 a, f32x16 b) { return pick(a > b, a, b); }
+POLYTASK_INLINE f32x16 magnitude(f32x16 x) { return pick(x < 0, -x, x); }
+
+// The same numbers as another type, and the same bits.
+template <class To, class E> POLYTASK_INLINE To convert(Vector<E> from) {
+  To v;
+  for (int p = 0; p < v.PARTS; p++) v.parts[p] = __builtin_convertvector(from.parts[p], typename To::Part);
+  return v;
+}
+template <class To, class E> POLYTASK_INLINE To bits(Vector<E> from) {
+  To v;
+  for (int p = 0; p < v.PARTS; p++) v.parts[p] = (typename To::Part)from.parts[p];
+  return v;
+}
+
+template <class V> POLYTASK_INLINE V load(const void* from) {
+  V v;
+  if constexpr (std::is_class_v<V>)
+    for (int p = 0; p < V::PARTS; p++) std::memcpy(&v.parts[p], (const char*)from + p * sizeof v.parts[p], sizeof v.parts[p]);
+  else std::memcpy(&v, from, sizeof v);
+  return v;
+}
+template <class E> POLYTASK_INLINE void store(void* to, Vector<E> v) {
+  for (int p = 0; p < v.PARTS; p++) std::memcpy((char*)to + p * sizeof v.parts[p], &v.parts[p], sizeof v.parts[p]);
+}
+
 // Asks for what will be read soon: the machine's own guess does not keep its memory busy while it multiplies. What is
 // multiplied as fast as it comes goes past the second cache.
 template <bool FAST> inline void ahead(const void* from) {
@@ -28,7 +110,7 @@ template <bool FAST> inline void ahead(const void* from) {
 }
 
 // One of all lanes: half of them and the other half become one, until a single one is left.
-template <class V, class F> inline auto joined(V v, const F& join) {
+template <class V, class F> inline auto halved(V v, const F& join) {
   constexpr int count = sizeof(V) / sizeof(v[0]);
   if constexpr (count == 2) {
     return join(v[0], v[1]);
@@ -37,8 +119,12 @@ template <class V, class F> inline auto joined(V v, const F& join) {
     typedef Number Half __attribute__((vector_size(sizeof(V) / 2)));
     Half halves[2];
     std::memcpy(halves, &v, sizeof halves);
-    return joined<Half>(join(halves[0], halves[1]), join);
+    return halved<Half>(join(halves[0], halves[1]), join);
   }
+}
+template <class E, class F> inline E joined(Vector<E> v, const F& join) {
+  for (int p = 1; p < v.PARTS; p++) v.parts[0] = join(v.parts[0], v.parts[p]);
+  return halved(v.parts[0], join);
 }
 inline float sum(f32x16 v) { return joined(v, [](auto a, auto b) { return a + b; }); }
 inline int32_t sum(i32x16 v) { return joined(v, [](auto a, auto b) { return a + b; }); }
@@ -58,16 +144,14 @@ inline uint16_t narrow(float value) {  // to nearest, ties to even
   return (wide + 0x7fff + ((wide >> 16) & 1)) >> 16;
 }
 
-inline f32x16 wide(const float* from) { return load<f32x16>(from); }
-inline f32x16 wide(const uint16_t* from) { return bits(__builtin_convertvector(load<u16x16>(from), i32x16) << 16); }
+POLYTASK_INLINE f32x16 wide(const float* from) { return load<f32x16>(from); }
+POLYTASK_INLINE f32x16 wide(const uint16_t* from) { return bits<f32x16>(convert<i32x16>(load<u16x16>(from)) << 16); }
 inline void put(float* to, float value) { *to = value; }
 inline void put(uint16_t* to, float value) { *to = narrow(value); }
-inline void put(float* to, f32x16 values) { store(to, values); }
-inline void put(uint16_t* to, f32x16 values) {
-  i32x16 v;
-  std::memcpy(&v, &values, sizeof v);
-  const i32x16 even = v + 0x7fff + ((v >> 16) & 1);
-  store(to, __builtin_convertvector(((v & 0x7fffffff) > 0x7f800000 ? i32x16{} + 0x7fc00000 : even) >> 16, u16x16));
+POLYTASK_INLINE void put(float* to, f32x16 values) { store(to, values); }
+POLYTASK_INLINE void put(uint16_t* to, f32x16 values) {
+  const i32x16 v = bits<i32x16>(values), even = v + 0x7fff + ((v >> 16) & 1);
+  store(to, convert<u16x16>(pick((v & 0x7fffffff) > 0x7f800000, i32x16(0x7fc00000), even) >> 16));
 }
 
 inline float widened(float value) { return value; }
@@ -78,21 +162,28 @@ template <class T> inline float rounded(float value) {
   T to;
   return put(&to, value), widened(to);
 }
-template <class T> inline f32x16 rounded(f32x16 values) {
+template <class T> POLYTASK_INLINE f32x16 rounded(f32x16 values) {
   T to[LANES];
   return put(to, values), wide(to);
 }
 
 // e^x for x <= 0 within some units of the last place: 2^n times a polynomial on +-ln 2 / 2 (Cephes).
-inline f32x16 exponential(f32x16 x) {
-  x = x < -87.0f ? f32x16{} - 87.0f : x;
-  const i32x16 n = __builtin_convertvector(x * 1.44269504f - 0.5f, i32x16);  // towards zero: to nearest, as x <= 0
-  const f32x16 whole = __builtin_convertvector(n, f32x16);
+POLYTASK_INLINE f32x16 exponential(f32x16 x) {
+  x = larger(x, -87);
+  const i32x16 n = convert<i32x16>(x * 1.44269504f - 0.5f);  // towards zero: to nearest, as x <= 0
+  const f32x16 whole = convert<f32x16>(n);
   const f32x16 r = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
-  f32x16 p = f32x16{} + 1.9875691500e-4f;
+  f32x16 p = 1.9875691500e-4f;
   for (float c : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
     p = p * r + c;
-  return (p * r * r + r + 1.0f) * bits((n + 127) << 23);
+  return (p * r * r + r + 1) * bits<f32x16>((n + 127) << 23);
+}
+
+// f(n) with n as a number that the compiler knows, from 1 to N.
+template <int N, class F> inline void known(int64_t n, const F& f) {
+  if constexpr (N > 1)
+    if (n < N) return known<N - 1>(n, f);
+  f(std::integral_constant<int, N>{});
 }
 
 }  // namespace polytask
