@@ -28,7 +28,7 @@ def test_mistakes_in_recipes_are_named(name, changes, sentence):
 
 
 @pytest.mark.parametrize(("change", "sentence"), [
-    ("model.classes=2", "model.classes=2, but the data has"), ("training.dials={shift: 0.5}", "whole number of pixels"),
+    ("model.classes=2", "model.classes=2, but the data has"), ("training.dials={shift: 0.5}", "a whole number"),
     ("training.dials={flip: maybe}", "true or false"), ("training.dials={smoothing: 1.5}", "below 1"),
 ])  # fmt: skip
 def test_mistakes_about_labels_are_named(runs, tmp_path, change, sentence):
@@ -59,6 +59,9 @@ def test_mistakes_in_frozen_networks_are_named(runs, tmp_path):
     ("edit-blocks", ["training.dials.blur=0.6"], "sees no picture made worse"),
     ("edit-blocks", ["model.channels=64"], "model.channels: the network has all of the sizes"),
     ("imagen-blocks", ["training.dials.drop=1.5"], "drop=1.5 must be a share"),
+    ("imagen-blocks", ["training.dials.drop=many"], "drop=many must be a number"),
+    ("imagen-64-blocks", ["training.dials.crop=2.5"], "crop=2.5 must be a whole number or null"),
+    ("imagen-64-blocks", ["training.dials.crop=0"], "crop=0 must be some pixels"),
 ])  # fmt: skip
 def test_mistakes_about_what_is_seen_beside_noise_are_named(name, changes, sentence, runs, tmp_path):
     with pytest.raises(ConfigError, match=sentence):

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from datetime import date
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import NoneType
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from polytask.data.albums import Pictures, prepare_pictures
 from polytask.data.pictures import PictureLoader
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from polytask.training.parallel.data import World
 
 VALIDATION_BATCHES = 20  # of each source at most
+SAID = {bool: "true or false", int: "a whole number", float: "a number", NoneType: "null"}  # kinds of dials
 KINDS = {
     CLIPConfig: "contrastive",
     ClassifierConfig: "classifying",
@@ -180,16 +182,8 @@ class PictureAssembly:
 
     def objective(self, device: "torch.device") -> Any:
         """What the network is made for, with the dials of the recipe and the frozen networks that it reads."""
-        dials = dict(self.recipe.training.dials)
-        kind = KINDS.get(type(self.config), "prior")
+        kind, dials = KINDS.get(type(self.config), "prior"), checked_dials(self.recipe, self.config)
         made = OBJECTIVES.get(kind)
-        known = {"prior": ["drop"], "contrastive": []}.get(kind) or _dials(made)
-        for name in dials:
-            if name not in known:
-                raise ConfigError(f"training.dials: {self.recipe.model.system} has no '{name}': {nearest(name, known)}")
-        for name, value in dials.items():
-            if name in ("temperature", "weight"):  # of the autoencoder
-                dials[name] = _annealing(name, value)
         clip = self.frozen.folder("clip")
         encoder = None if clip is None else networks.load(clip.path, device=device).requires_grad_(False)
         if kind == "prior":
@@ -202,7 +196,8 @@ class PictureAssembly:
 
     def flops(self, loader: Any) -> float:
         """Of a picture in training, forward and backward, with a caption as long as those of the first batch."""
-        return flops_of(self.config, loader.batch(0).ids.shape[1] or self.frozen.text_length)
+        length = loader.batch(0).ids.shape[1] or self.frozen.text_length
+        return flops_of(self.config, length, checked_dials(self.recipe, self.config).get("crop"))
 
     def saver(self, network: Any) -> Any:
         """The trainer's `save`: a folder that draws by itself, with the frozen networks in it."""
@@ -236,8 +231,27 @@ class PictureAssembly:
         }
 
 
-def _dials(made: Any) -> list[str]:
-    return [field.name for field in dataclasses.fields(made) if field.init and field.name != "encoder"]
+def checked_dials(recipe: Recipe, config: Picturing) -> dict[str, Any]:
+    """The recipe's dials of what such a network is made for. Raises ConfigError where one is not known or not of its
+    kind."""
+    found, kind = dict(recipe.training.dials), KINDS.get(type(config), "prior")
+    known = {"prior": {"drop": float}, "contrastive": {}}.get(kind)
+    if known is None:
+        known = get_type_hints(OBJECTIVES.get(kind))
+        known = {one.name: known[one.name] for one in dataclasses.fields(OBJECTIVES.get(kind)) if one.init}
+        known.pop("encoder", None)
+    for name, value in found.items():
+        if name not in known:
+            raise ConfigError(f"training.dials: {recipe.model.system} has no '{name}': {nearest(name, list(known))}")
+        if known[name] is Annealing:
+            found[name] = _annealing(name, value)
+            continue
+        kinds = get_args(known[name]) or (known[name],)
+        if type(value) not in kinds and not (type(value) is int and float in kinds):
+            raise ConfigError(f"training.dials: {name}={value} must be {' or '.join(SAID[one] for one in kinds)}.")
+    if (crop := found.get("crop")) is not None and crop < 1:
+        raise ConfigError(f"training.dials: crop={crop} must be some pixels of a picture's side.")
+    return found
 
 
 def _annealing(name: str, value: Any) -> Annealing:

@@ -16,7 +16,7 @@ from polytask.plan import Derived, Plan, beyond, measured_rate, plan, state_byte
 from polytask.recipe import Recipe
 from polytask.run.assembly import config_of, read_recipe, tokenizer_of
 from polytask.run.costs import flops_of, measured, memory_of
-from polytask.run.pictures import Frozen, picture_config, reads_captions
+from polytask.run.pictures import Frozen, checked_dials, picture_config, reads_captions
 from polytask.tokenizers.image import ImageTokenizer
 from polytask.tokenizers.text import SPECIAL
 
@@ -92,11 +92,12 @@ def planned_pictures(
     """The same for a network that learns from pictures; `words` are more of `Plan`."""
     training = recipe.training
     rows, length = max(1, recipe.batch_rows // training.accumulate), frozen.text_length
+    crop = checked_dials(recipe, config).get("crop")
     made = Plan(
         built.parameters_by_part(config),
-        flops_of(config, length),
+        flops_of(config, length, crop),
         recipe.steps * recipe.batch_rows,
-        memory_of(config, rows, length, state_bytes(training.optimizer), training.ema > 0),
+        memory_of(config, rows, length, state_bytes(training.optimizer), training.ema > 0, crop),
         unit="pictures",
         **words,
     )
@@ -111,7 +112,8 @@ def _plan_pictures(recipe: Recipe, device: "torch.device", measure: bool) -> Pla
     config = picture_config(recipe, frozen, vocab_size=size)
     precision = runtime.pick_products(training.precision, device)
     rows = max(1, recipe.batch_rows // training.accumulate)
-    rate = measured(config, rows, frozen.text_length, precision, device) if measure else (0.0, "")
+    crop = checked_dials(recipe, config).get("crop")
+    rate = measured(config, rows, frozen.text_length, precision, device, crop) if measure else (0.0, "")
     found = [Derived("device", str(device), "the first GPU where there is one, else the CPU")]
     found += [Derived("pixels", str(side_of(config, frozen.clip)), "what the network reads")]
     if reads_captions(recipe):

@@ -30,10 +30,8 @@ class Classifying:
     smoothing: float = 0.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.shift, int) or self.shift < 0:
-            raise ConfigError(f"training.dials: shift={self.shift!r} must be a whole number of pixels, at least 0.")
-        if not isinstance(self.flip, bool):
-            raise ConfigError(f"training.dials: flip={self.flip!r} must be true or false.")
+        if self.shift < 0:
+            raise ConfigError(f"training.dials: shift={self.shift} must be some pixels, at least 0.")
         if not 0 <= self.smoothing < 1:
             raise ConfigError(f"training.dials: smoothing={self.smoothing!r} must be at least 0 and below 1.")
 
