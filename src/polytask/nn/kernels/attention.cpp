@@ -14,6 +14,7 @@ namespace {
 constexpr int64_t LITTLE = 1 << 14;  // numbers of keys and values, below which threads would wait for each other
 constexpr int64_t ALONE = 3;         // queries of a row and a head of keys, up to which lanes would be empty
 constexpr int64_t STRETCH = 64;      // keys that are taken together: they and their scores stay in the first cache
+constexpr int64_t AHEAD = 2 * BLOCK;  // places between what is read and what is asked for
 constexpr float UNSEEN = -1e30f;
 constexpr int VECTORS = ROOM == 32 ? 2 : 1, SUMS = ROOM == 32 ? 8 : 4;  // of queries; sums of each that registers hold
 
@@ -35,54 +36,69 @@ int64_t since(const Attention& c, int64_t token) {
   return near > c.first[token] ? near : c.first[token];
 }
 
+// The products of a query with the keys that lie from `key` on, a lane each; `halves` is the query in bfloat16.
+template <class T> POLYTASK_INLINE f32x16::Part products(const T* key, const float* query, const uint16_t* halves, int64_t width) {
+  f32x16::Part found[OWN];
+  for (int k = 0; k < OWN; k++, key += width) {
+    f32x16 total = {};
+    int64_t i = 0;
+    if constexpr (HALVES && sizeof(T) == 2)
+      for (; i + 2 * LANES <= width; i += 2 * LANES) total = dot(total, load<i32x16>(key + i), load<i32x16>(halves + i));
+    for (; i < width; i += LANES) total += load<f32x16>(query + i) * wide(key + i);
+    for (int p = 1; p < total.PARTS; p++) total.parts[0] += total.parts[p];
+    found[k] = total.parts[0];
+  }
+  return sums(found);
+}
+
 // One token and the query heads that share a head of keys and values.
 template <class T> void attend_one(const Attention& c, int64_t token, int64_t kv, Team& team) {
-  const int64_t end = c.end[token], first = since(c, token), length = end - first, width = c.width;
-  const int64_t each = c.heads / c.kv_heads, padded = (length + LANES - 1) / LANES * LANES;
+  const int64_t end = c.end[token], first = since(c, token), start = first / LANES * LANES, width = c.width;
+  const int64_t each = c.heads / c.kv_heads, padded = (end - start + LANES - 1) / LANES * LANES;
   const int32_t* table = c.tables + c.row[token];
   const T* keys = (const T*)c.keys + kv * c.places * width;
   const T* values = (const T*)c.values + kv * c.places * width;
-  float *scores = team.own(each * (padded + width)), *queries = scores + each * padded;
-  const auto place = [&](int64_t p) { return (table[p / BLOCK] * BLOCK + p % BLOCK) * width; };
+  float *scores = team.own(each * (padded + 2 * width)), *queries = scores + each * padded;
+  uint16_t* halves = (uint16_t*)(queries + each * width);
+  const auto place = [&](uint64_t p) { return (table[p / BLOCK] * BLOCK + p % BLOCK) * width; };
+  const auto soon = [&](const T* from, int64_t p) {  // another block may lie anywhere
+    const char* next = (const char*)(from + place(p + AHEAD < end ? p + AHEAD : end - 1));
+    for (int64_t i = 0; i < width * (int64_t)sizeof(T); i += 64) __builtin_prefetch(next + i);
+  };
   for (int64_t h = 0; h < each; h++) {
-    const T* q = (const T*)c.q + (kv * each + h) * c.q_head + token * c.q_token;
-    turn(c, token, q, queries + h * width);
-    for (int64_t i = 0; i < width; i++) queries[h * width + i] *= c.scale;
+    turn(c, token, (const T*)c.q + (kv * each + h) * c.q_head + token * c.q_token, queries + h * width);
+    for (int64_t i = 0; i < width; i += LANES) put(halves + h * width + i, load<f32x16>(queries + h * width + i));
   }
-  for (int64_t p = 0; p < length; p++) {
-    const T* key = keys + place(first + p);
+  for (int64_t p = start; p < end; p += OWN) {
+    for (int k = 0; k < OWN; k++) soon(keys, p + k);
     for (int64_t h = 0; h < each; h++) {
-      f32x16 total = {};
-      for (int64_t i = 0; i < width; i += LANES) total += load<f32x16>(queries + h * width + i) * wide(key + i);
-      scores[h * padded + p] = sum(total);
+      const auto found = products(keys + place(p), queries + h * width, halves + h * width, width) * c.scale;
+      std::memcpy(scores + h * padded + p - start, &found, sizeof found);
     }
-  }
-  if (c.seen) {
-    const uint8_t* seen = c.seen + (end - 1) * c.reach + first;
-    for (int64_t p = 0; p < length; p++)
-      for (int64_t h = 0; h < each && !seen[p]; h++) scores[h * padded + p] = UNSEEN;
   }
   for (int64_t h = 0; h < each; h++) {
     float* s = scores + h * padded;
-    float most = s[0];
-    for (int64_t p = 1; p < length; p++) most = s[p] > most ? s[p] : most;
-    for (int64_t p = length; p < padded; p++) s[p] = UNSEEN;
-    f32x16 mass = {};
+    for (int64_t p = start; p < start + padded; p++)
+      if (p < first || p >= end || (c.seen && !c.seen[(end - 1) * c.reach + p])) s[p - start] = UNSEEN;
+    f32x16 top = UNSEEN, mass = {};
+    for (int64_t p = 0; p < padded; p += LANES) top = larger(load<f32x16>(s + p), top);
+    const float peak = most(top);
     for (int64_t p = 0; p < padded; p += LANES) {
-      const f32x16 e = exponential(load<f32x16>(s + p) - most);
+      const f32x16 e = exponential(load<f32x16>(s + p) - peak);
       store(s + p, e), mass += e;
     }
     const float inverse = 1 / sum(mass);
     T* y = (T*)c.y + (token * c.heads + kv * each + h) * width;
-    for (int64_t i = 0; i < width; i += 4 * LANES) {
-      const int64_t n = width - i < 4 * LANES ? (width - i) / LANES : 4;
-      f32x16 mixed[4] = {};
-      for (int64_t p = 0; p < length; p++) {
-        const T* value = values + place(first + p) + i;
-        for (int64_t j = 0; j < n; j++) mixed[j] += wide(value + j * LANES) * s[p];
-      }
-      for (int64_t j = 0; j < n; j++) put(y + i + j * LANES, mixed[j] * inverse);
-    }
+    for (int64_t i = 0; i < width; i += 4 * LANES)
+      known<4>((width - i) / LANES, [&](auto count) {
+        f32x16 mixed[count] = {};
+        for (int64_t p = first; p < end; p++) {
+          const T* value = values + place(p) + i;
+          if (!i && !h) soon(values, p);
+          for (int j = 0; j < count; j++) mixed[j] += wide(value + j * LANES) * s[p - start];
+        }
+        for (int j = 0; j < count; j++) put(y + i + j * LANES, mixed[j] * inverse);
+      });
   }
 }
 

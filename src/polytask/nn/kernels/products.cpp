@@ -4,9 +4,6 @@
 // and widened in registers. Only what is said for a kind of machine by name needs its instructions.
 
 #include <cmath>
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
 
 #include "calls.h"
 #include "vectors.h"
@@ -96,17 +93,6 @@ inline void both(const uint16_t* w, f32x16& even, f32x16& odd) {  // two of bflo
   const i32x16 v = load<i32x16>(w);
   even = bits<f32x16>(v << 16), odd = bits<f32x16>(v & (int32_t)0xffff0000);
 }
-
-#if defined(__AVX512BF16__)
-constexpr bool HALVES = true;  // whether two products of bfloat16 are one instruction
-inline f32x16 dot(f32x16 sum, i32x16 x, i32x16 w) {
-  sum.parts[0] = (f32x16::Part)_mm512_dpbf16_ps((__m512)sum.parts[0], (__m512bh)(__m512i)x.parts[0], (__m512bh)(__m512i)w.parts[0]);
-  return sum;
-}
-#else
-constexpr bool HALVES = false;
-inline f32x16 dot(f32x16 sum, i32x16, i32x16) { return sum; }
-#endif
 
 // Puts x in the order in which `both` gives the weights or, with PAIRS, in bfloat16.
 template <class W, bool PAIRS> inline void order(float* x, int64_t padded) {

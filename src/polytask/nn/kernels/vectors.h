@@ -7,6 +7,10 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <utility>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 namespace polytask {
 
@@ -130,6 +134,27 @@ inline float sum(f32x16 v) { return joined(v, [](auto a, auto b) { return a + b;
 inline int32_t sum(i32x16 v) { return joined(v, [](auto a, auto b) { return a + b; }); }
 inline float most(f32x16 v) { return joined(v, [](auto a, auto b) { return a > b ? a : b; }); }
 
+// The sums of OWN vectors, a lane each. Of a pair one keeps the first H of every 2 H lanes and the other the rest.
+template <int H, int... I> POLYTASK_INLINE f32x16::Part paired(f32x16::Part a, f32x16::Part b, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(a, b, (I / H % 2 ? OWN + I - H : I)...) + __builtin_shufflevector(a, b, (I / H % 2 ? OWN + I : I + H)...);
+}
+template <int H = OWN / 2> POLYTASK_INLINE f32x16::Part sums(f32x16::Part (&v)[OWN]) {
+  for (int i = 0; i < H; i++) v[i] = paired<H>(v[i], v[i + H], std::make_integer_sequence<int, OWN>());
+  if constexpr (H > 1) return sums<H / 2>(v);
+  return v[0];
+}
+
+#if defined(__AVX512BF16__)
+constexpr bool HALVES = true;  // whether two products of bfloat16 are one instruction
+inline f32x16 dot(f32x16 sum, i32x16 x, i32x16 w) {
+  sum.parts[0] = (f32x16::Part)_mm512_dpbf16_ps((__m512)sum.parts[0], (__m512bh)(__m512i)x.parts[0], (__m512bh)(__m512i)w.parts[0]);
+  return sum;
+}
+#else
+constexpr bool HALVES = false;
+inline f32x16 dot(f32x16 sum, i32x16, i32x16) { return sum; }
+#endif
+
 inline float widen(uint16_t half) {
   uint32_t wide = (uint32_t)half << 16;
   float value;
@@ -145,7 +170,15 @@ inline uint16_t narrow(float value) {  // to nearest, ties to even
 }
 
 POLYTASK_INLINE f32x16 wide(const float* from) { return load<f32x16>(from); }
-POLYTASK_INLINE f32x16 wide(const uint16_t* from) { return bits<f32x16>(convert<i32x16>(load<u16x16>(from)) << 16); }
+POLYTASK_INLINE f32x16 wide(const uint16_t* from) {
+#if defined(__AVX512F__)  // which GCC 12 does not find by itself
+  i32x16 v;
+  v.parts[0] = (i32x16::Part)_mm512_cvtepu16_epi32(load<__m256i>(from));
+#else
+  const i32x16 v = convert<i32x16>(load<u16x16>(from));
+#endif
+  return bits<f32x16>(v << 16);
+}
 inline void put(float* to, float value) { *to = value; }
 inline void put(uint16_t* to, float value) { *to = narrow(value); }
 POLYTASK_INLINE void put(float* to, f32x16 values) { store(to, values); }
