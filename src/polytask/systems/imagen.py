@@ -83,17 +83,20 @@ def base(
 def larger(
     low_pixels: int = 32, pixels: int = 64, channels: int = 32, *, multipliers: tuple[int, ...] = (1, 2, 4),
     blocks: tuple[int, ...] = (1, 2, 2), reader_dim: int = 128, reader_layers: int = 1, head_dim: int = 32,
-    groups: int = 32, text: TransformerConfig | None = None, vocab_size: int = 512, context_length: int = 64,
+    groups: int = 32, form: Form = "efficient", text: TransformerConfig | None = None, vocab_size: int = 512,
+    context_length: int = 64,
 ) -> DiffusionConfig:  # fmt: skip
-    """What a recipe trains to enlarge: an Efficient U-Net that reads the caption at its deepest level."""
-    read, deepest = (
-        text or reader(reader_layers, reader_dim, vocab_size, context_length),
-        pixels // 2 ** len(multipliers),
-    )
+    """What a recipe trains to enlarge: a network that reads the caption at its deepest level.
+
+    form: "efficient", as published, has no blocks at full size, whose detail its few channels must then hold;
+    "improved", that of the first network, has.
+    """
+    read = text or reader(reader_layers, reader_dim, vocab_size, context_length)
+    deepest = pixels // 2 ** (len(multipliers) - (form == "improved"))
     unet = UNetConfig(
         pixels=pixels, channels=channels, multipliers=multipliers, blocks=blocks, attention=(deepest,),
-        head_dim=head_dim, form="efficient", skip_scale=SKIP, text=read.dim, text_pooling=True, low=True,
-        augmentation=True, groups=groups,
+        head_dim=head_dim, form=form, skip_scale=SKIP if form == "efficient" else 1.0, text=read.dim,
+        text_pooling=True, low=True, augmentation=True, groups=groups,
     )  # fmt: skip
     return DiffusionConfig(unet, read, frozen_text=text is not None, low_pixels=low_pixels)
 
