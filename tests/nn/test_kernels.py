@@ -13,7 +13,7 @@ from polytask.inference.engine import Engine
 from polytask.inference.sampling import Sampling
 from polytask.inference.sequence import Request
 from polytask.nn.kernels import build, products
-from polytask.nn.kernels.library import LOADER, _Loader
+from polytask.nn.kernels.library import LOADER, Library, _Loader
 from polytask.nn.kernels.products import FEW, linear
 from polytask.nn.norm import LayerNorm, RMSNorm
 from polytask.nn.projection import project
@@ -174,6 +174,29 @@ def test_a_machine_without_a_compiler_multiplies_by_torch(cache, monkeypatch):
     weight, x = torch.randn(300, 200), torch.randn(2, 200)
     with torch.no_grad():
         assert torch.equal(linear(x, weight), torch.nn.functional.linear(x, weight))
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8", "int4"])
+def test_what_multiplies_wrongly_is_not_taken(monkeypatch, kind):
+    if LOADER.wait() is None:
+        pytest.skip(LOADER.reason)
+    product = Library.product
+    wrong = lambda self, of, *words: product(self, of, *words) * (1.1 if of == kind else 1)  # noqa: E731
+    monkeypatch.setattr(Library, "product", wrong)
+    assert "does not multiply correctly" in fresh().reason
+
+
+def test_what_attends_wrongly_is_not_taken(monkeypatch):
+    if LOADER.wait() is None:
+        pytest.skip(LOADER.reason)
+    made = Library.__init__
+
+    def idle(self, path):
+        made(self, path)
+        self.attend = lambda call: None
+
+    monkeypatch.setattr(Library, "__init__", idle)
+    assert "does not attend correctly" in fresh().reason
 
 
 @pytest.mark.parametrize("machine", ["x86-64", "haswell", "skylake-avx512"])

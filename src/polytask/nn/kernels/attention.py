@@ -45,7 +45,7 @@ def attend(
         return None
     key = ("call", window, scale, turn, *(x.stride() for x in new))
     if key not in kept:
-        kept[key] = _call(rows, keys, q, k, v, turn, window, scale)
+        kept[key] = called(rows, keys, q, k, v, turn, window, scale)
     call, _ = kept[key]
     _, heads, tokens, width = q.shape
     y = torch.empty(1, tokens, heads, width, dtype=q.dtype)
@@ -55,7 +55,7 @@ def attend(
     return y.transpose(1, 2)
 
 
-def _call(
+def called(
     rows: "Sequence[Row]", keys: Tensor, q: Tensor, k: Tensor | None, v: Tensor | None, turn: "Turn | None",
     window: int | None, scale: float | None,
 ) -> tuple[AttentionCall, Any]:  # fmt: skip
