@@ -1,33 +1,21 @@
-"""Pictures in the playground: drawn, stopped, painted over, varied, described, shown to a model, copied as code."""
+"""Pictures in the playground: drawn, stopped, varied, brought, refused, copied as code."""
 
 import base64
-import io
 import json
 import subprocess
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from polytask.model import Model
-from polytask.pictures import PictureModel
 from polytask.pictures.matching import PictureMatcher
-from polytask.tasks.picture import png
 from tests.inference.networks import TOKENIZER, network
 from tests.painters import write_clip
 from tests.serving import artists, picturing
 from tests.serving.browsing import NAMELESS, PHONE, SMALL, browser, dial, opened, serving, settled
 from tests.serving.conftest import until
-from tests.serving.picturing import SIDE
+from tests.serving.galleries import BOARD, file, photo, pixels, quick, shown, start, stroke, submit
 
 __all__ = ["browser", "opened"]
-
-BOARD = ".board canvas"
-PAINTED = (  # of a copy, since the browser complains of a canvas that is read again and again
-    "canvas => { const {width, height} = canvas; const copy = new OffscreenCanvas(width, height).getContext('2d');"
-    "copy.drawImage(canvas, 0, 0); const {data} = copy.getImageData(0, 0, width, height);"
-    "return Array.from({length: width * height}, (_, i) => data[4 * i + 3] > 0) }"
-)
 
 
 @pytest.fixture(scope="module")
@@ -45,73 +33,6 @@ def server(unclip, multimodal):
     models = {"unclip": unclip, "many": multimodal, "digits": artists.by_label(("0", "1", "2"))}
     with serving({**models, "mute": Model(network(), TOKENIZER)}) as address:
         yield address
-
-
-def photo(size=SIDE, seed=0):
-    """A PNG of colours by chance."""
-    return png(Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)))
-
-
-def file(data, name="my cat.png"):
-    return {"name": name, "mimeType": "image/png", "buffer": data}
-
-
-def shown(page, place=".gallery img"):
-    """The pixels of the pictures in a place."""
-    page.locator(place).first.wait_for()
-    urls = [image.get_attribute("src") for image in page.locator(place).all()]
-    return [pixels(base64.b64decode(url.partition(",")[2])) for url in urls]
-
-
-def pixels(picture):
-    opened = Image.open(io.BytesIO(picture)) if isinstance(picture, bytes) else picture
-    return np.asarray(opened.convert("RGB")).tolist()
-
-
-def start(page, model, task, **fields):
-    page.select_option("#model", model)
-    settled(page)
-    page.click(f"nav a[href='#{task}']")
-    for name, value in fields.items():
-        page.fill(f"#field-{task}-{name}", value)
-
-
-def submit(page):
-    page.click("main form button[type=submit]")
-
-
-def quick(page, count=2):
-    """Few steps, a seed and so many pictures."""
-    dial(page, "steps", 4)
-    dial(page, "seed", 7)
-    page.fill(".count input", str(count))
-
-
-def painted(page):
-    return np.array(page.locator(BOARD).evaluate(PAINTED)).reshape(SIDE, SIDE)
-
-
-def stroke(page, *places):
-    """Draws with the mouse through places, in pixels of the picture."""
-    board = page.locator(BOARD)
-    board.scroll_into_view_if_needed()
-    box = board.bounding_box()
-    points = [(box["x"] + x * box["width"] / SIDE, box["y"] + y * box["height"] / SIDE) for x, y in places]
-    page.mouse.move(*points[0])
-    page.mouse.down()
-    for point in points[1:]:
-        page.mouse.move(*point, steps=3)
-    page.mouse.up()
-
-
-def covered(size, *places):
-    """The pixels whose middle is within half a brush of a way along one axis, and those of its ends."""
-    (x0, y0), (x1, y1) = places[0], places[-1]
-    rows, columns = np.mgrid[:SIDE, :SIDE] + 0.5
-    found = np.hypot(columns - columns.clip(x0, x1), rows - rows.clip(y0, y1)) <= size / 2
-    for x, y in (places[0], places[-1]):
-        found[int(y), int(x)] = True
-    return found
 
 
 def panels(page):
@@ -189,99 +110,6 @@ def test_drawing_is_shown_to_go_on_and_stops(opened, unclip, way):
     quick(page, 1)
     submit(page)
     assert len(shown(page)) == 1
-
-
-def test_an_edit_sends_the_mask_that_was_painted(opened, unclip, monkeypatch):
-    sent = {}
-    editing = PictureModel.edit
-
-    def spy(self, picture, prompt, mask, **dials):
-        sent.update(picture=picture, prompt=prompt, mask=np.asarray(mask.convert("L")) > 0)
-        return editing(self, picture, prompt, mask, **dials)
-
-    monkeypatch.setattr(PictureModel, "edit", spy)
-    page = opened("#drawing")
-    start(page, "unclip", "drawing", caption="a red circle")
-    quick(page)
-    submit(page)
-    drawn = shown(page)
-    page.get_by_role("button", name="Edit this").nth(1).click()
-    assert shown(page, ".chosen-picture img") == drawn[1:]
-    page.fill("#field-editing-instruction", "a blue square")
-    submit(page)
-    page.locator(".error", has_text="Nothing is transparent").wait_for()
-
-    size = int(page.locator(".brush input").input_value()) / 100 * SIDE
-    first, second = [(3.3, 4.2), (9.3, 4.2)], [(12.3, 6.4), (12.3, 12.4)]
-    stroke(page, *first)
-    assert painted(page).tolist() == covered(size, *first).tolist()
-    stroke(page, *second)
-    both = covered(size, *first) | covered(size, *second)
-    assert painted(page).tolist() == both.tolist()
-    assert f"{round(100 * both.mean())}%" in page.locator(".mask output").text_content()
-    page.fill(".count input", "2")
-    submit(page)
-    edited = shown(page)
-    assert sent["mask"].tolist() == both.tolist()
-    assert (pixels(sent["picture"]), sent["prompt"]) == (drawn[1], "a blue square")
-    kept = ~both
-    assert all(np.array(one)[kept].tolist() == np.array(drawn[1])[kept].tolist() for one in edited)
-    assert edited != [drawn[1]] * 2
-    monkeypatch.undo()
-    whole = Image.fromarray(np.uint8(drawn[1]))
-    expected = unclip.edit(whole, "a blue square", Image.fromarray(np.uint8(both * 255)), n=2, seed=7, steps=4)
-    assert edited == [pixels(one) for one in expected]
-
-
-def test_a_mask_is_painted_by_keys_taken_back_and_erased(opened):
-    page = opened("#editing")
-    start(page, "unclip", "editing")
-    assert page.locator(BOARD).is_hidden()
-    page.set_input_files("#field-editing-image", file(photo()))
-    page.locator(BOARD).focus()
-    page.locator(".brush input").fill("12")
-    page.locator(BOARD).press("Space")
-    middle = covered(0.12 * SIDE, (SIDE / 2, SIDE / 2))
-    assert painted(page).tolist() == middle.tolist()
-    for _ in range(3):
-        page.locator(BOARD).press("Shift+ArrowRight")
-    assert painted(page).tolist() == covered(0.12 * SIDE, (SIDE / 2, SIDE / 2), (SIDE / 2 + 3, SIDE / 2)).tolist()
-    page.get_by_role("button", name="Undo").click()
-    page.locator(BOARD).press("Control+z")
-    assert painted(page).tolist() == covered(0.12 * SIDE, (SIDE / 2, SIDE / 2), (SIDE / 2 + 1, SIDE / 2)).tolist()
-    whole = painted(page)
-    page.get_by_role("button", name="Erase").click()
-    stroke(page, (7.5, 8), (7.6, 8))
-    assert painted(page).sum() < whole.sum()
-    page.get_by_role("button", name="Clear").click()
-    assert painted(page).sum() == 0
-    assert page.locator(".mask output").text_content() == "Nothing is painted yet."
-    page.get_by_role("button", name="Undo").click()
-    page.get_by_role("button", name="Undo").click()
-    assert painted(page).tolist() == whole.tolist()
-
-
-def test_a_finger_paints_and_does_not_scroll(opened):
-    page = opened("#editing", PHONE, has_touch=True, is_mobile=True, color_scheme="dark")
-    start(page, "unclip", "editing")
-    page.set_input_files("#field-editing-image", file(photo()))
-    board = page.locator(BOARD)
-    board.scroll_into_view_if_needed()
-    box, scrolled = board.bounding_box(), page.locator("main").evaluate("main => main.scrollTop")
-    session = page.context.new_cdp_session(page)
-
-    def touch(kind, *places):
-        scale = box["width"] / SIDE
-        points = [{"x": box["x"] + x * scale, "y": box["y"] + y * scale} for x, y in places]
-        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
-
-    ways = [(8.2, 3.2), (8.2, 7.2), (8.2, 11.2)]
-    touch("touchStart", ways[0])
-    for place in ways[1:]:
-        touch("touchMove", place)
-    touch("touchEnd")
-    until(lambda: painted(page).tolist() == covered(0.2 * SIDE, *ways).tolist())
-    assert page.locator("main").evaluate("main => main.scrollTop") == scrolled
 
 
 def test_pictures_come_by_button_drop_and_paste(opened, unclip):

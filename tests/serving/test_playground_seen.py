@@ -8,8 +8,8 @@ from polytask.pictures import PictureModel
 from tests.serving import artists, picturing
 from tests.serving.browsing import NAMELESS, PHONE, SMALL, browser, dial, opened, say, serving, settled, written
 from tests.serving.conftest import tiny
+from tests.serving.galleries import BOARD, file, photo, shown, start, submit
 from tests.serving.picturing import SIDE
-from tests.serving.test_playground_pictures import BOARD, file, photo, shown, start, submit
 
 __all__ = ["browser", "opened"]
 

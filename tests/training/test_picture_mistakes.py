@@ -61,7 +61,7 @@ def test_mistakes_in_frozen_networks_are_named(runs, tmp_path):
     ("imagen-blocks", ["training.dials.drop=1.5"], "drop=1.5 must be a share"),
     ("imagen-blocks", ["training.dials.drop=many"], "drop=many must be a number"),
     ("imagen-64-blocks", ["training.dials.crop=2.5"], "crop=2.5 must be a whole number or null"),
-    ("imagen-64-blocks", ["training.dials.crop=0"], "crop=0 must be some pixels"),
+    ("imagen-64-blocks", ["training.dials.crop=0"], "crop=0 must be at least 1"),
 ])  # fmt: skip
 def test_mistakes_about_what_is_seen_beside_noise_are_named(name, changes, sentence, runs, tmp_path):
     with pytest.raises(ConfigError, match=sentence):

@@ -67,6 +67,16 @@ def test_what_changes_pictures_begins_as_what_draws(runs):
     assert not (runs / "edit-blocks" / "model" / "parts").exists()
 
 
+@pytest.mark.parametrize("form", ["efficient", "improved"])
+def test_imagens_upsampler_has_either_form(runs, form):
+    made = assemble_any(small("imagen-64-blocks", runs, [f"model.form={form}"]))
+    device = torch.device("cpu")
+    network = made.network(device)
+    assert network.config.unet.form == form
+    loss = made.objective(device).loss(network, made.loader().batch(0))
+    assert torch.isfinite(loss.sum)
+
+
 def test_frozen_networks_come_along_as_they_are(runs):
     parts = runs / "unclip-blocks" / "model" / "parts"
     for name, run in (("clip", "clip-blocks"), ("prior", "unclip-prior-blocks")):

@@ -235,11 +235,11 @@ def checked_dials(recipe: Recipe, config: Picturing) -> dict[str, Any]:
     """The recipe's dials of what such a network is made for. Raises ConfigError where one is not known or not of its
     kind."""
     found, kind = dict(recipe.training.dials), KINDS.get(type(config), "prior")
-    known = {"prior": {"drop": float}, "contrastive": {}}.get(kind)
-    if known is None:
-        known = get_type_hints(OBJECTIVES.get(kind))
-        known = {one.name: known[one.name] for one in dataclasses.fields(OBJECTIVES.get(kind)) if one.init}
-        known.pop("encoder", None)
+    known: dict[str, Any] = {"drop": float} if kind == "prior" else {}
+    if kind not in ("prior", "contrastive"):
+        made = OBJECTIVES.get(kind)
+        kinds = get_type_hints(made)
+        known = {one.name: kinds[one.name] for one in dataclasses.fields(made) if one.init and one.name != "encoder"}
     for name, value in found.items():
         if name not in known:
             raise ConfigError(f"training.dials: {recipe.model.system} has no '{name}': {nearest(name, list(known))}")
@@ -250,7 +250,7 @@ def checked_dials(recipe: Recipe, config: Picturing) -> dict[str, Any]:
         if type(value) not in kinds and not (type(value) is int and float in kinds):
             raise ConfigError(f"training.dials: {name}={value} must be {' or '.join(SAID[one] for one in kinds)}.")
     if (crop := found.get("crop")) is not None and crop < 1:
-        raise ConfigError(f"training.dials: crop={crop} must be some pixels of a picture's side.")
+        raise ConfigError(f"training.dials: crop={crop} must be at least 1, the side of the part in pixels.")
     return found
 
 

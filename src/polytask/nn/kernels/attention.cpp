@@ -30,6 +30,11 @@ template <class T> void turn(const Attention& c, int64_t token, const T* from, f
   }
 }
 
+// Where the key or value of place p lies, of a row with that table.
+template <class T> T* at(const Attention& c, const void* store, int64_t kv, const int32_t* table, uint64_t p) {
+  return (T*)store + (kv * c.places + table[p / BLOCK] * BLOCK + p % BLOCK) * c.width;
+}
+
 // The first place that a token sees.
 int64_t since(const Attention& c, int64_t token) {
   const int64_t near = c.window ? c.end[token] - c.window : 0;
@@ -56,23 +61,21 @@ template <class T> void attend_one(const Attention& c, int64_t token, int64_t kv
   const int64_t end = c.end[token], first = since(c, token), start = first / LANES * LANES, width = c.width;
   const int64_t each = c.heads / c.kv_heads, padded = (end - start + LANES - 1) / LANES * LANES;
   const int32_t* table = c.tables + c.row[token];
-  const T* keys = (const T*)c.keys + kv * c.places * width;
-  const T* values = (const T*)c.values + kv * c.places * width;
   float *scores = team.own(each * (padded + 2 * width)), *queries = scores + each * padded;
   uint16_t* halves = (uint16_t*)(queries + each * width);
-  const auto place = [&](uint64_t p) { return (table[p / BLOCK] * BLOCK + p % BLOCK) * width; };
-  const auto soon = [&](const T* from, int64_t p) {  // another block may lie anywhere
-    const char* next = (const char*)(from + place(p + AHEAD < end ? p + AHEAD : end - 1));
+  const auto soon = [&](const void* store, int64_t p) {  // another block may lie anywhere
+    const char* next = (const char*)at<T>(c, store, kv, table, p + AHEAD < end ? p + AHEAD : end - 1);
     for (int64_t i = 0; i < width * (int64_t)sizeof(T); i += 64) __builtin_prefetch(next + i);
   };
   for (int64_t h = 0; h < each; h++) {
     turn(c, token, (const T*)c.q + (kv * each + h) * c.q_head + token * c.q_token, queries + h * width);
-    for (int64_t i = 0; i < width; i += LANES) put(halves + h * width + i, load<f32x16>(queries + h * width + i));
+    if constexpr (HALVES && sizeof(T) == 2)
+      for (int64_t i = 0; i < width; i += LANES) put(halves + h * width + i, load<f32x16>(queries + h * width + i));
   }
   for (int64_t p = start; p < end; p += OWN) {
-    for (int k = 0; k < OWN; k++) soon(keys, p + k);
+    for (int k = 0; k < OWN; k++) soon(c.keys, p + k);
     for (int64_t h = 0; h < each; h++) {
-      const auto found = products(keys + place(p), queries + h * width, halves + h * width, width) * c.scale;
+      const auto found = products(at<T>(c, c.keys, kv, table, p), queries + h * width, halves + h * width, width) * c.scale;
       std::memcpy(scores + h * padded + p - start, &found, sizeof found);
     }
   }
@@ -93,8 +96,8 @@ template <class T> void attend_one(const Attention& c, int64_t token, int64_t kv
       known<4>((width - i) / LANES, [&](auto count) {
         f32x16 mixed[count] = {};
         for (int64_t p = first; p < end; p++) {
-          const T* value = values + place(p) + i;
-          if (!i && !h) soon(values, p);
+          const T* value = at<T>(c, c.values, kv, table, p) + i;
+          if (!i && !h) soon(c.values, p);
           for (int j = 0; j < count; j++) mixed[j] += wide(value + j * LANES) * s[p - start];
         }
         for (int j = 0; j < count; j++) put(y + i + j * LANES, mixed[j] * inverse);
@@ -118,17 +121,17 @@ template <class T, int V> void attend_many(const Attention& c, const Queries& of
   int64_t first = since(c, of.token), from = first, end = c.end[of.token], to = end;  // what any of them sees, and all
   std::memset(queries, 0, 2 * N * width * sizeof(float));
   for (int64_t j = 0; j < of.count; j++) {
-    const int64_t since_here = since(c, token(j)), end_here = c.end[token(j)];
-    firsts[j] = since_here, ends[j] = end_here;
-    first = since_here < first ? since_here : first, from = since_here > from ? since_here : from;
-    end = end_here > end ? end_here : end, to = end_here < to ? end_here : to;
+    const int64_t a = since(c, token(j)), b = c.end[token(j)];
+    firsts[j] = a, ends[j] = b;
+    first = a < first ? a : first, from = a > from ? a : from;
+    end = b > end ? b : end, to = b < to ? b : to;
     turn(c, token(j), (const T*)c.q + head(j) * c.q_head + token(j) * c.q_token, room);
     for (int64_t i = 0; i < width; i++) queries[i * N + j] = room[i] * c.scale;
   }
   const int32_t* table = c.tables + c.row[of.token];
   const auto widened_row = [&](const void* store_of, int64_t p, float* row) {
-    const T* at = (const T*)store_of + (kv * c.places + table[p / BLOCK] * BLOCK + p % BLOCK) * width;
-    for (int64_t i = 0; i < width; i += LANES) store(row + i, wide(at + i));
+    const T* numbers = at<T>(c, store_of, kv, table, p);
+    for (int64_t i = 0; i < width; i += LANES) store(row + i, wide(numbers + i));
   };
   f32x16 top[V], mass[V] = {};
   for (int v = 0; v < V; v++) top[v] = UNSEEN;
@@ -210,11 +213,11 @@ void divide(const Attention& c, std::vector<Queries>& parts) {
 
 // The new keys and values of a token go to their place, keys turned.
 template <class T> void keep(const Attention& c, int64_t token, int64_t kv, float* room) {
-  const int64_t place = c.place[token], block = c.tables[c.row[token] + place / BLOCK];
-  const int64_t to = (kv * c.places + block * BLOCK + place % BLOCK) * c.width;
+  const int32_t* table = c.tables + c.row[token];
+  T *key = at<T>(c, c.keys, kv, table, c.place[token]), *value = at<T>(c, c.values, kv, table, c.place[token]);
   turn(c, token, (const T*)c.k + kv * c.k_head + token * c.k_token, room);
-  for (int64_t i = 0; i < c.width; i += LANES) put((T*)c.keys + to + i, load<f32x16>(room + i));
-  std::memcpy((T*)c.values + to, (const T*)c.v + kv * c.v_head + token * c.v_token, c.width * sizeof(T));
+  for (int64_t i = 0; i < c.width; i += LANES) put(key + i, load<f32x16>(room + i));
+  std::memcpy(value, (const T*)c.v + kv * c.v_head + token * c.v_token, c.width * sizeof(T));
 }
 
 template <class T> void attend_all(const Attention& c, Team& team) {

@@ -1,4 +1,5 @@
-"""Whether what a compiler built computes what torch does; it may be wrong, too. A few milliseconds at each start."""
+"""Whether what a compiler built computes what torch does, in float64, which no setting of a caller makes less exact: a
+compiler may be wrong, too. A few milliseconds at each start."""
 
 import ctypes
 import itertools
@@ -36,7 +37,7 @@ def _check_products(library: Library, dtype: torch.dtype, generator: torch.Gener
     }
     for rows, (kind, (kept, by, meant)) in itertools.product(ROWS, kinds.items()):
         x = given[:rows]
-        _compare(library.product(kind, x, kept, by, None, 19), x.float() @ meant.T, "multiply")
+        _compare(library.product(kind, x, kept, by, None, 19), x.double() @ meant.double().T, "multiply")
 
 
 def _check_attention(library: Library, dtype: torch.dtype, generator: torch.Generator) -> None:
@@ -53,13 +54,13 @@ def _check_attention(library: Library, dtype: torch.dtype, generator: torch.Gene
     for row in rows:
         index = torch.tensor([row.table[p // BLOCK] * BLOCK + p % BLOCK for p in range(row.end)])
         seen = masks.causal(torch.arange(row.start, row.end)[None], torch.arange(row.end)[None], None)
-        asked, own = q[:, :, start : start + row.count].float(), [x[None, :, index].float() for x in (keys, values)]
+        asked, own = q[:, :, start : start + row.count].double(), [x[None, :, index].double() for x in (keys, values)]
         wanted = F.scaled_dot_product_attention(asked, own[0], own[1], seen)
         _compare(found[:, start : start + row.count].transpose(1, 2), wanted, "attend")
         start += row.count
 
 
 def _compare(found: torch.Tensor, wanted: torch.Tensor, does: str) -> None:
-    error = (found.float() - wanted).norm() / wanted.norm()
+    error = (found.double() - wanted).norm() / wanted.norm()
     if not error < LIKE[found.dtype]:
         raise Unbuilt(f"what the compiler built does not {does} correctly")

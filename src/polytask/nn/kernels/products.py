@@ -44,25 +44,19 @@ def many(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if rows > FEW and inferring(x) and made_up(x):
         return F.linear(x.float(), weight.float(), None if bias is None else bias.float()).to(x.dtype)
     weight = weight.to(x.dtype) if weight.dtype == torch.int8 else weight
-    product = _followed(x, weight, bias, ("none", [], ""))
-    return F.linear(x, weight, bias) if product is None else product
+    if not _onednn(x, weight, bias):
+        return F.linear(x, weight, bias)
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")  # type: ignore[no-any-return]
 
 
-def _followed(x: Tensor, weight: Tensor, bias: Tensor | None, after: tuple[str, list, str]) -> Tensor | None:
-    """torch's linear of many rows and what comes after it in one call of oneDNN, which copies no bias first; None where
-    torch would not go to it either."""
-    if x.numel() <= FEW * x.shape[-1] or not inferring(x) or not _onednn(x.dtype) or not alike(x, weight, bias):
-        return None
-    if not weight.is_contiguous():
-        return None
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, *after)  # type: ignore[no-any-return]
-
-
-def _onednn(kind: torch.dtype) -> bool:
-    """Whether torch's products of that type are oneDNN's; see `runtime.prepare`."""
+def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether oneDNN is to be called for many rows itself, which copies no bias first: where torch would go to it, too;
+    see `runtime.prepare`."""
+    if x.numel() <= FEW * x.shape[-1] or not inferring(x) or not alike(x, weight, bias) or not weight.is_contiguous():
+        return False
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
-    return torch.get_float32_matmul_precision() == "medium" if kind == torch.float32 else runtime.fast_bfloat16()
+    return torch.get_float32_matmul_precision() == "medium" if x.dtype == torch.float32 else runtime.fast_bfloat16()
 
 
 def made_up(x: Tensor) -> bool:
@@ -83,9 +77,10 @@ def apply(layer: nn.Module, x: Tensor, norm: nn.Module | None = None, onto: Tens
 
 def activated(layer: nn.Module, x: Tensor, norm: nn.Module | None, name: str) -> Tensor | None:
     """The activation of that name, of layer(norm(x)) of many rows, in one product; None where there is no such one."""
-    if name not in AFTER or type(layer) not in PLAIN or x.numel() <= FEW * x.shape[-1] or not inferring(x):
+    if name not in AFTER or type(layer) not in PLAIN or not _onednn(x, layer.weight, layer.bias):  # type: ignore[arg-type]
         return None
-    return _followed(x if norm is None else norm(x), layer.weight, layer.bias, AFTER[name])  # type: ignore[arg-type]
+    x = x if norm is None else norm(x)
+    return torch.ops.mkldnn._linear_pointwise(x, layer.weight, layer.bias, *AFTER[name])  # type: ignore[no-any-return]
 
 
 def _quick(layer: nn.Module, x: Tensor, norm: nn.Module | None, onto: Tensor | None) -> Tensor | None:

@@ -157,9 +157,7 @@ struct Found {
 
 inline float most_of(const float* x, int64_t padded) {
   f32x16 top = -INFINITY;
-  for (int64_t i = 0; i < padded; i += LANES) {
-    top = larger(load<f32x16>(x + i), top);
-  }
+  for (int64_t i = 0; i < padded; i += LANES) top = larger(load<f32x16>(x + i), top);
   return most(top);
 }
 

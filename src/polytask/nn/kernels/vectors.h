@@ -135,11 +135,11 @@ inline int32_t sum(i32x16 v) { return joined(v, [](auto a, auto b) { return a + 
 inline float most(f32x16 v) { return joined(v, [](auto a, auto b) { return a > b ? a : b; }); }
 
 // The sums of OWN vectors, a lane each. Of a pair one keeps the first H of every 2 H lanes and the other the rest.
-template <int H, int... I> POLYTASK_INLINE f32x16::Part paired(f32x16::Part a, f32x16::Part b, std::integer_sequence<int, I...>) {
+template <int H, int... I> POLYTASK_INLINE f32x16::Part folded(f32x16::Part a, f32x16::Part b, std::integer_sequence<int, I...>) {
   return __builtin_shufflevector(a, b, (I / H % 2 ? OWN + I - H : I)...) + __builtin_shufflevector(a, b, (I / H % 2 ? OWN + I : I + H)...);
 }
 template <int H = OWN / 2> POLYTASK_INLINE f32x16::Part sums(f32x16::Part (&v)[OWN]) {
-  for (int i = 0; i < H; i++) v[i] = paired<H>(v[i], v[i + H], std::make_integer_sequence<int, OWN>());
+  for (int i = 0; i < H; i++) v[i] = folded<H>(v[i], v[i + H], std::make_integer_sequence<int, OWN>());
   if constexpr (H > 1) return sums<H / 2>(v);
   return v[0];
 }
@@ -212,7 +212,7 @@ POLYTASK_INLINE f32x16 exponential(f32x16 x) {
   return (p * r * r + r + 1) * bits<f32x16>((n + 127) << 23);
 }
 
-// f(n) with n as a number that the compiler knows, from 1 to N.
+// f(n) with n, at least 1, as a number that the compiler knows; f(N) where it is more.
 template <int N, class F> inline void known(int64_t n, const F& f) {
   if constexpr (N > 1)
     if (n < N) return known<N - 1>(n, f);
