@@ -30,10 +30,8 @@ template <class T> void turn(const Attention& c, int64_t token, const T* from, f
   }
 }
 
-// Where the key or value of place p lies, of a row with that table.
-template <class T> T* at(const Attention& c, const void* store, int64_t kv, const int32_t* table, uint64_t p) {
-  return (T*)store + (kv * c.places + table[p / BLOCK] * BLOCK + p % BLOCK) * c.width;
-}
+// Where place p of a row with that table lies.
+inline int64_t in_cache(const int32_t* table, uint64_t p) { return table[p / BLOCK] * BLOCK + p % BLOCK; }
 
 // The first place that a token sees.
 int64_t since(const Attention& c, int64_t token) {
@@ -61,10 +59,11 @@ template <class T> void attend_one(const Attention& c, int64_t token, int64_t kv
   const int64_t end = c.end[token], first = since(c, token), start = first / LANES * LANES, width = c.width;
   const int64_t each = c.heads / c.kv_heads, padded = (end - start + LANES - 1) / LANES * LANES;
   const int32_t* table = c.tables + c.row[token];
+  const T *keys = (const T*)c.keys + kv * c.places * width, *values = (const T*)c.values + kv * c.places * width;
   float *scores = team.own(each * (padded + 2 * width)), *queries = scores + each * padded;
   uint16_t* halves = (uint16_t*)(queries + each * width);
-  const auto soon = [&](const void* store, int64_t p) {  // another block may lie anywhere
-    const char* next = (const char*)at<T>(c, store, kv, table, p + AHEAD < end ? p + AHEAD : end - 1);
+  const auto soon = [&](const T* from, int64_t p) {  // another block may lie anywhere
+    const char* next = (const char*)(from + in_cache(table, p + AHEAD < end ? p + AHEAD : end - 1) * width);
     for (int64_t i = 0; i < width * (int64_t)sizeof(T); i += 64) __builtin_prefetch(next + i);
   };
   for (int64_t h = 0; h < each; h++) {
@@ -73,9 +72,9 @@ template <class T> void attend_one(const Attention& c, int64_t token, int64_t kv
       for (int64_t i = 0; i < width; i += LANES) put(halves + h * width + i, load<f32x16>(queries + h * width + i));
   }
   for (int64_t p = start; p < end; p += OWN) {
-    for (int k = 0; k < OWN; k++) soon(c.keys, p + k);
+    for (int k = 0; k < OWN; k++) soon(keys, p + k);
     for (int64_t h = 0; h < each; h++) {
-      const auto found = products(at<T>(c, c.keys, kv, table, p), queries + h * width, halves + h * width, width) * c.scale;
+      const auto found = products(keys + in_cache(table, p) * width, queries + h * width, halves + h * width, width) * c.scale;
       std::memcpy(scores + h * padded + p - start, &found, sizeof found);
     }
   }
@@ -96,8 +95,8 @@ template <class T> void attend_one(const Attention& c, int64_t token, int64_t kv
       known<4>((width - i) / LANES, [&](auto count) {
         f32x16 mixed[count] = {};
         for (int64_t p = first; p < end; p++) {
-          const T* value = at<T>(c, c.values, kv, table, p) + i;
-          if (!i && !h) soon(c.values, p);
+          const T* value = values + in_cache(table, p) * width + i;
+          if (!i && !h) soon(values, p);
           for (int j = 0; j < count; j++) mixed[j] += wide(value + j * LANES) * s[p - start];
         }
         for (int j = 0; j < count; j++) put(y + i + j * LANES, mixed[j] * inverse);
@@ -130,7 +129,7 @@ template <class T, int V> void attend_many(const Attention& c, const Queries& of
   }
   const int32_t* table = c.tables + c.row[of.token];
   const auto widened_row = [&](const void* store_of, int64_t p, float* row) {
-    const T* numbers = at<T>(c, store_of, kv, table, p);
+    const T* numbers = (const T*)store_of + (kv * c.places + in_cache(table, p)) * width;
     for (int64_t i = 0; i < width; i += LANES) store(row + i, wide(numbers + i));
   };
   f32x16 top[V], mass[V] = {};
@@ -213,11 +212,10 @@ void divide(const Attention& c, std::vector<Queries>& parts) {
 
 // The new keys and values of a token go to their place, keys turned.
 template <class T> void keep(const Attention& c, int64_t token, int64_t kv, float* room) {
-  const int32_t* table = c.tables + c.row[token];
-  T *key = at<T>(c, c.keys, kv, table, c.place[token]), *value = at<T>(c, c.values, kv, table, c.place[token]);
+  const int64_t to = (kv * c.places + in_cache(c.tables + c.row[token], c.place[token])) * c.width;
   turn(c, token, (const T*)c.k + kv * c.k_head + token * c.k_token, room);
-  for (int64_t i = 0; i < c.width; i += LANES) put(key + i, load<f32x16>(room + i));
-  std::memcpy(value, (const T*)c.v + kv * c.v_head + token * c.v_token, c.width * sizeof(T));
+  for (int64_t i = 0; i < c.width; i += LANES) put((T*)c.keys + to + i, load<f32x16>(room + i));
+  std::memcpy((T*)c.values + to, (const T*)c.v + kv * c.v_head + token * c.v_token, c.width * sizeof(T));
 }
 
 template <class T> void attend_all(const Attention& c, Team& team) {
