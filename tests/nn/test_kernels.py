@@ -84,6 +84,20 @@ def compare(shape: tuple[int, int], dtype: torch.dtype) -> None:
                 assert error(found, wanted) < (bound if name == "int4" or dtype == torch.bfloat16 else 2e-6)
 
 
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@torch.no_grad()
+def test_weights_are_widened_for_many_rows(library, shape):
+    torch.manual_seed(0)
+    weight, x = torch.randn(shape), torch.randn(FEW + 9, shape[1])
+    for layer in (Int8Linear(weight, torch.nn.Parameter(torch.randn(shape[0]))), Int4Linear(weight, None)):
+        wide = library.widened(layer.kind, layer.weight, layer.scales, *shape)
+        torch.testing.assert_close(wide, layer.whole().bfloat16(), rtol=8e-3, atol=0)
+        bias = 0 if layer.bias is None else layer.bias.double()
+        for dtype, bound in ((torch.float32, 6e-5), (torch.bfloat16, 4e-3)):
+            exact = x.to(dtype).double() @ layer.whole().double().T + bias
+            assert error(layer.to(dtype)(x.to(dtype)), exact) < bound
+
+
 @pytest.mark.parametrize("part", [LayerNorm(), LayerNorm(bias=False), RMSNorm(), RMSNorm(offset=1.0)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @torch.no_grad()

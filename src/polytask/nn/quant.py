@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from polytask import runtime
 from polytask.nn import surgery
 from polytask.nn.experts import ExpertsLayer, Groups
-from polytask.nn.kernels.library import NO_NORM, Norm
+from polytask.nn.kernels.library import LOADER, NO_NORM, Norm
 from polytask.nn.kernels.products import FEW, alike, kernels, many
 from polytask.nn.stacked import Stacked
 
@@ -94,6 +95,22 @@ class QuantizedLinear(nn.Module):
             return None
         return library.product(self.kind, x, self.weight, self.scales, self.bias, self.out_features, norm)
 
+    def widened(self, x: Tensor) -> Tensor:
+        """The weights (out, in) as torch multiplies them by x."""
+        library = LOADER.get() if x.is_cpu and x.dtype == torch.bfloat16 else None
+        if library is None:
+            return self.whole().to(x.dtype)
+        return library.widened(self.kind, self.weight, self.scales, self.out_features, self.in_features)
+
+    def whole(self) -> Tensor:
+        """The weights (out, in) in float32."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out)."""
+        product = self.product(x)
+        return many(x, self.widened(x), self.bias) if product is None else product
+
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
         """Moves as all modules do, but scales keep their precision."""
         kept = self.scales
@@ -110,15 +127,17 @@ class Int8Linear(QuantizedLinear):
     def quantized(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         return quantize_rows(weight)
 
+    def whole(self) -> Tensor:
+        return self.weight * self.scales[:, None]
+
     def forward(self, x: Tensor) -> Tensor:
-        """(..., in) -> (..., out)."""
+        rows = x.numel() // x.shape[-1]
+        if not x.is_cpu or x.dtype != torch.bfloat16 or not 0 < rows <= FEW or self.in_features % 32:  # else it crashes
+            return super().forward(x)
         if (product := self.product(x)) is not None:
             return product
-        rows, scales = x.numel() // x.shape[-1], self.scales.to(x.dtype)
-        if x.is_cpu and x.dtype == torch.bfloat16 and 0 < rows <= FEW and self.in_features % 32 == 0:  # else it crashes
-            y = torch.ops.aten._weight_int8pack_mm(x.reshape(rows, -1), self.weight, scales).view(*x.shape[:-1], -1)
-        else:
-            y = many(x, self.weight) * scales
+        scales = self.scales.to(x.dtype)
+        y = torch.ops.aten._weight_int8pack_mm(x.reshape(rows, -1), self.weight, scales).view(*x.shape[:-1], -1)
         return y if self.bias is None else y + self.bias
 
 
@@ -133,15 +152,11 @@ class Int4Linear(QuantizedLinear):
         return torch.cat([packed for packed, _ in pieces]), torch.cat([scales for _, scales in pieces])
 
     def most(self, x: Tensor) -> int:
-        """All of them: torch would have to be given them widened, which takes as long as a thousand rows."""
-        return x.numel()
+        """All of them, where torch has no products that are so much faster that widening is worth it."""
+        return FEW if x.dtype == torch.bfloat16 and runtime.fast_bfloat16() else x.numel()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., in) -> (..., out)."""
-        if (product := self.product(x)) is not None:
-            return product
-        weight = unpack(self.weight, self.scales, x.dtype)[: self.out_features, : self.in_features]
-        return many(x, weight, self.bias)
+    def whole(self) -> Tensor:
+        return unpack(self.weight, self.scales, torch.float32)[: self.out_features, : self.in_features]
 
 
 class QuantizedExperts(ExpertsLayer):

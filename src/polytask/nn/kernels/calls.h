@@ -27,6 +27,14 @@ struct Product {
 };
 void multiply(const Product&, Team&);
 
+// to (out, in) of bfloat16 = weight in 8 or 4 bits, times its scales.
+struct Wide {
+  const void *weight, *scales;
+  void* to;
+  int64_t in, out;
+  int32_t weights, threads;
+};
+
 // x, its end filled up with zeros, normalised in place and rounded to `kind`.
 void normalize(const Norm&, int kind, int64_t count, float* x, int64_t padded);
 

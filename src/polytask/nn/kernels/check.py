@@ -38,6 +38,9 @@ def _check_products(library: Library, dtype: torch.dtype, generator: torch.Gener
     for rows, (kind, (kept, by, meant)) in itertools.product(ROWS, kinds.items()):
         x = given[:rows]
         _compare(library.product(kind, x, kept, by, None, 19), x.double() @ meant.double().T, "multiply")
+    for kind in ("int8", "int4"):
+        kept, by, meant = kinds[kind]
+        _compare(library.widened(kind, kept, by, 19, 70), meant.double(), "widen")
 
 
 def _check_attention(library: Library, dtype: torch.dtype, generator: torch.Generator) -> None:

@@ -57,6 +57,12 @@ class ProductCall(ctypes.Structure):
     ]  # fmt: skip
 
 
+class WideCall(ctypes.Structure):
+    """Wide of calls.h."""
+
+    _fields_ = fields(c_void_p="weight scales to", c_int64="width out", c_int32="weights threads")
+
+
 class Library:
     """Products by the name of the weights' kind, `product("int4", x, weight, scales, bias, out)`; `attend` is called
     by `kernels.attention`, `step` by `kernels.step`."""
@@ -67,6 +73,7 @@ class Library:
         self._product = self._plain(made.polytask_product)
         self.attend = self._plain(made.polytask_attend)
         self.step = self._plain(made.polytask_step)
+        self._widen = self._plain(made.polytask_widen)
         self._read = made.polytask_read
         self._read.restype, self._read.argtypes = ctypes.c_int64, (ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32)
 
@@ -91,6 +98,14 @@ class Library:
         )  # fmt: skip
         self._product(ctypes.addressof(call))
         return y
+
+    def widened(self, kind: str, weight: Tensor, scales: Tensor, out: int, width: int) -> Tensor:
+        """Weights in 8 or 4 bits times their scales, (out, width) in bfloat16."""
+        to = torch.empty(out, width, dtype=torch.bfloat16)
+        addresses = weight.data_ptr(), scales.data_ptr(), to.data_ptr()
+        call = WideCall(*addresses, width, out, WEIGHTS.index(kind), torch.get_num_threads())
+        self._widen(ctypes.addressof(call))
+        return to
 
     def read(self, memory: Tensor) -> int:
         """The sum of whole numbers of 64 bits, a multiple of 32 of them: how fast this is, is how fast memory is."""

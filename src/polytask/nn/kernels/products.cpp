@@ -5,14 +5,12 @@
 
 #include <cmath>
 
-#include "calls.h"
-#include "vectors.h"
+#include "tiles.h"
 
 using namespace polytask;
 
 namespace {
 
-constexpr int64_t CHUNK = 32;        // columns that are widened, or scaled, together
 constexpr int64_t FEW = 4;           // rows that each thread prepares for itself
 constexpr int64_t GROUP = 128;       // rows that go through all weights together
 constexpr int MOST = ROOM / 4;       // rows that share one reading of weights in 4 bits
@@ -37,35 +35,6 @@ inline i32x16 pairs(i32x16 sum, i32x16 w, i32x16 x) {
 #endif
   }
   return sum;
-}
-
-inline float value(const void* from, int64_t i, int kind) {
-  return kind == BFLOAT16 ? widen(((const uint16_t*)from)[i]) : ((const float*)from)[i];
-}
-
-inline void write(const Product& c, int64_t row, int64_t o, float y, const void* scale = nullptr) {
-  const int64_t i = row * c.out + o;
-  if (scale) y *= ((const float*)scale)[o];
-  if (c.bias) y += value(c.bias, o, c.kind);
-  if (c.kind == BFLOAT16) {
-    if (c.onto) y = rounded<uint16_t>(y) + widen(((const uint16_t*)c.onto)[i]);  // as torch, which adds afterwards
-    ((uint16_t*)c.y)[i] = narrow(y);
-  } else {
-    ((float*)c.y)[i] = c.onto ? y + ((const float*)c.onto)[i] : y;
-  }
-}
-
-// A row of x in float32, filled up with zeros to whole chunks.
-void widen_row(const Product& c, int64_t row, int64_t padded, float* to) {
-  const int64_t start = row * c.in;
-  if (c.kind == BFLOAT16) {
-    const uint16_t* x = (const uint16_t*)c.x + start;
-    for (int64_t i = 0; i < c.in; i++) to[i] = widen(x[i]);
-  } else {
-    std::memcpy(to, (const float*)c.x + start, c.in * sizeof(float));
-  }
-  std::memset(to + c.in, 0, (padded - c.in) * sizeof(float));
-  if (c.norm.kind != NONE) normalize(c.norm, c.kind, c.in, to, padded);
 }
 
 // ---- weights in float32, bfloat16 or whole numbers of 8 bits with a scale for each output, a row an output
@@ -368,6 +337,38 @@ void int4(const Product& c, Team& team) {
   }
 }
 
+// ---- weights (out, in) in bfloat16 times their scales, as torch takes them, which is faster for many rows
+
+void widen_bytes(const int8_t* w, const float* scales, uint16_t* to, int64_t in, int64_t start, int64_t end) {
+  for (int64_t o = start; o < end; o++) {
+    const int8_t* from = w + o * in;
+    uint16_t* line = to + o * in;
+    int64_t i = 0;
+    for (; i + LANES <= in; i += LANES) put(line + i, whole(from + i) * scales[o]);
+    for (; i < in; i++) line[i] = narrow(from[i] * scales[o]);
+  }
+}
+
+void widen_tiles(const int32_t* w, const uint16_t* scales, uint16_t* to, int64_t out, int64_t in, int64_t start, int64_t end) {
+  const int64_t chunks = (in + CHUNK - 1) / CHUNK;
+  for (int64_t at = start * chunks; at < end * chunks; at++) {
+    const int64_t o = at / chunks * LANES, k = at % chunks * CHUNK, columns = in - k < CHUNK ? in - k : CHUNK;
+    u32x16 pairs[LANES];
+    ahead<true>(w + at * 4 * LANES);
+    widen_fours(w + at * 4 * LANES, scales + at * LANES, pairs);
+    transpose(pairs);
+    for (int64_t j = 0; j < LANES && o + j < out; j++) std::memcpy(to + (o + j) * in + k, &pairs[j], columns * sizeof *to);
+  }
+}
+
+void widen_weights(const Wide& c, Team& team) {
+  if (c.weights == INT8)
+    return team.share(c.out, SHARE / c.in + 1, [&](int64_t start, int64_t end) { widen_bytes((const int8_t*)c.weight, (const float*)c.scales, (uint16_t*)c.to, c.in, start, end); });
+  team.share((c.out + LANES - 1) / LANES, SHARE / (c.in * LANES) + 1, [&](int64_t start, int64_t end) {
+    widen_tiles((const int32_t*)c.weight, (const uint16_t*)c.scales, (uint16_t*)c.to, c.out, c.in, start, end);
+  });
+}
+
 // A sum over memory, read as the products read it.
 int64_t read(const int64_t* memory, int64_t count, int threads) {
   typedef int64_t Part __attribute__((vector_size(4 * OWN)));
@@ -422,6 +423,7 @@ void polytask::normalize(const Norm& n, int kind, int64_t count, float* x, int64
 }
 
 void polytask::multiply(const Product& c, Team& team) {
+  if (c.rows > FEW && tiled(c, team)) return;
   switch (c.weights) {
     case FLOAT32: return dense<float>(c, team);
     case BFLOAT16: return dense<uint16_t>(c, team);
@@ -436,5 +438,6 @@ void polytask_threads(void* gomp_parallel, void* omp_get_num_threads, void* omp_
   members = (decltype(members))omp_get_num_threads, number = (decltype(number))omp_get_thread_num;
 }
 void polytask_product(const Product* c) { together(c->threads, [&](Team& team) { multiply(*c, team); }); }
+void polytask_widen(const Wide* c) { together(c->threads, [&](Team& team) { widen_weights(*c, team); }); }
 int64_t polytask_read(const void* memory, int64_t count, int32_t threads) { return read((const int64_t*)memory, count, threads); }
 }

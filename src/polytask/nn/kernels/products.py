@@ -39,20 +39,21 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def many(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """torch's linear, with bfloat16 widened to float32 where the CPU would make its products up; weight of any type."""
+    """torch's linear, with bfloat16 widened to float32 where the CPU would make its products up."""
     rows = x.numel() // max(x.shape[-1], 1)
     if rows > FEW and inferring(x) and made_up(x):
         return F.linear(x.float(), weight.float(), None if bias is None else bias.float()).to(x.dtype)
-    weight = weight.to(x.dtype) if weight.dtype == torch.int8 else weight
     if not _onednn(x, weight, bias):
         return F.linear(x, weight, bias)
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")  # type: ignore[no-any-return]
 
 
-def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+def _onednn(x: Tensor, *others: Tensor | None) -> bool:
     """Whether oneDNN is to be called for many rows itself, which copies no bias first: where torch would go to it, too;
     see `runtime.prepare`."""
-    if x.numel() <= FEW * x.shape[-1] or not inferring(x) or not alike(x, weight, bias) or not weight.is_contiguous():
+    if x.numel() <= FEW * x.shape[-1] or not inferring(x) or not alike(x, *others):
+        return False
+    if not all(other is None or other.is_contiguous() for other in others):
         return False
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
@@ -77,10 +78,16 @@ def apply(layer: nn.Module, x: Tensor, norm: nn.Module | None = None, onto: Tens
 
 def activated(layer: nn.Module, x: Tensor, norm: nn.Module | None, name: str) -> Tensor | None:
     """The activation of that name, of layer(norm(x)) of many rows, in one product; None where there is no such one."""
-    if name not in AFTER or type(layer) not in PLAIN or not _onednn(x, layer.weight, layer.bias):  # type: ignore[arg-type]
+    if name not in AFTER or not _onednn(x):
+        return None
+    if type(layer) in PLAIN and _onednn(x, layer.weight, layer.bias):  # type: ignore[arg-type]
+        weight: Tensor = layer.weight  # type: ignore[assignment]
+    elif x.dtype == torch.bfloat16 and hasattr(layer, "widened") and alike(x, layer.bias):  # type: ignore[arg-type]
+        weight = layer.widened(x)  # type: ignore[operator]
+    else:
         return None
     x = x if norm is None else norm(x)
-    return torch.ops.mkldnn._linear_pointwise(x, layer.weight, layer.bias, *AFTER[name])  # type: ignore[no-any-return]
+    return torch.ops.mkldnn._linear_pointwise(x, weight, layer.bias, *AFTER[name])  # type: ignore[no-any-return]
 
 
 def _quick(layer: nn.Module, x: Tensor, norm: nn.Module | None, onto: Tensor | None) -> Tensor | None:

@@ -144,6 +144,25 @@ template <int H = OWN / 2> POLYTASK_INLINE f32x16::Part sums(f32x16::Part (&v)[O
   return v[0];
 }
 
+// Rows become columns: halves of H lanes change places between rows that lie H apart, for H = 8, 4, 2, 1.
+template <class Part, int H, int... I> POLYTASK_INLINE void crossed(Part& a, Part& b, std::integer_sequence<int, I...>) {
+  const Part first = __builtin_shufflevector(a, b, (I / H % 2 ? OWN + I - H : I)...);
+  b = __builtin_shufflevector(a, b, (I / H % 2 ? OWN + I : I + H)...), a = first;
+}
+template <int H = LANES / 2, class E> POLYTASK_INLINE void transpose(Vector<E> (&v)[LANES]) {
+  typedef typename Vector<E>::Part Part;
+  for (int i = 0; i < LANES; i++) {
+    if (i / H % 2) continue;
+    if constexpr (H < OWN)
+      for (int p = 0; p < Vector<E>::PARTS; p++)
+        crossed<Part, H>(v[i].parts[p], v[i + H].parts[p], std::make_integer_sequence<int, OWN>());
+    else
+      for (int p = 0; p < Vector<E>::PARTS; p++)
+        if (p * OWN / H % 2 == 0) std::swap(v[i].parts[p + H / OWN], v[i + H].parts[p]);
+  }
+  if constexpr (H > 1) transpose<H / 2>(v);
+}
+
 #if defined(__AVX512BF16__)
 constexpr bool HALVES = true;  // whether two products of bfloat16 are one instruction
 inline f32x16 dot(f32x16 sum, i32x16 x, i32x16 w) {
