@@ -15,6 +15,9 @@
 The command line prints the sentence and exits with code 2; nothing else about it is special.
 """
 
+from collections.abc import Callable
+from typing import Any, NoReturn
+
 
 class Notice(UserWarning):
     """Something that a user should know and that stops nothing; the command line prints it as a note."""
@@ -25,11 +28,19 @@ class Error(Exception):
 
 
 class ConfigError(Error):
-    pass
+    """field: the option, or the field of a request, that is wrong; None where it is not one alone."""
+
+    def __init__(self, message: str = "", field: str | None = None):
+        super().__init__(message)
+        self.field = field
 
 
 class TooLong(ConfigError):
-    pass
+    """way: the part of the message that tells what else can be done by who loads the model, and not by a client."""
+
+    def __init__(self, message: str = "", way: str = ""):
+        super().__init__(message)
+        self.way = way
 
 
 class DataError(Error):
@@ -74,3 +85,12 @@ _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate mem
 def out_of_memory(error: BaseException) -> bool:
     """torch has a type for GPUs; its CPU allocator says so in words alone, as that type does too."""
     return isinstance(error, MemoryError) or any(words in str(error).lower() for words in _OUT_OF_MEMORY)
+
+
+def cannot(sentence: str) -> Callable[..., NoReturn]:
+    """A method of what a model cannot be asked: it raises TaskError with a sentence."""
+
+    def method(*_: Any, **__: Any) -> NoReturn:
+        raise TaskError(sentence)
+
+    return method

@@ -13,14 +13,16 @@ from typing import Any
 import torch
 
 from polytask import runtime
-from polytask.errors import ConfigError, TaskError, TooLong
+from polytask.errors import ConfigError, TaskError, TooLong, cannot
 from polytask.inference import drawing
+from polytask.inference.dials import expect_prompts
 from polytask.inference.engine import Engine
 from polytask.inference.handle import Handle
 from polytask.inference.looking import look
 from polytask.inference.matching import Matcher
+from polytask.inference.room import Room
 from polytask.inference.sampling import Sampling
-from polytask.inference.scoring import Pair, Score, probabilities
+from polytask.inference.scoring import Score, probabilities
 from polytask.inference.sequence import Completion, Request
 from polytask.inference.shortening import Truncate, shortened
 from polytask.inference.speculative import Draft
@@ -31,9 +33,10 @@ from polytask.models.config import TransformerConfig
 from polytask.models.transformer import Transformer
 from polytask.models.vision_language import VisionLanguage
 from polytask.nn.quant import QuantizedLinear, quantize
+from polytask.registry import expect_known
 from polytask.tasks import TASKS, Segment, Task, check, get_task
 from polytask.tasks import prompt as prompt_of
-from polytask.tasks.picture import encoded, to_picture
+from polytask.tasks.picture import at_home, to_picture
 from polytask.tasks.scoring import written
 from polytask.tasks.segment import to_draw
 from polytask.tasks.task import draws, looks, pictorial
@@ -59,41 +62,41 @@ class Model:
     truncate: what to do with a text that is longer than the model reads: None refuses it, "left" and "right" cut that
     end of the longest given part and warn ("right" keeps the beginning, where most tasks say what is to be done).
     about: what the checkpoint knows of its origin. draft: "ngram", or a smaller network with its tokenizer, guesses
-    several tokens ahead (see `inference.speculative`); answers stay what they are.
+    several tokens ahead (see `inference.speculative`); answers stay what they are. max_requests, room: of its engine.
     """
 
     def __init__(
         self, network: Transformer | VisionLanguage, tokenizer: TextTokenizer, *,
         tasks: Mapping[str, Task] | None = None, about: Mapping[str, Any] | None = None,
-        truncate: Truncate | None = None, draft: Draft = None,
+        truncate: Truncate | None = None, draft: Draft = None, max_requests: int = 32, room: Room | None = None,
     ):  # fmt: skip
         if truncate not in (None, "left", "right"):
             raise ConfigError(f"truncate={truncate!r} must be None, 'left' or 'right'.")
         self.network, self.tokenizer = network, tokenizer
         self.truncate: Truncate | None = truncate
         self.tasks, self.about = dict(tasks or {}), dict(about or {})
-        self.engine = Engine(network.decoder, tokenizer, draft=draft)
+        self.engine = Engine(network.decoder, tokenizer, max_requests, room=room, draft=draft)
 
     @classmethod
     def load(
         cls, path: str | Path, *, dtype: str = "auto", int8: bool = False, int4: bool = False, device: str = "auto",
         adapter: str | Path | None = None, truncate: Truncate | None = None, draft: str | Path | None = None,
-        check: bool = True,
+        check: bool = True, max_requests: int = 32, cache: int | None = None,
     ) -> "Model":  # fmt: skip
         """The model of a checkpoint folder, or of a run's. Raises CheckpointError, ConfigError, TokenizerError.
 
         dtype: "auto" is bfloat16 on a GPU and float32 elsewhere; beside int8 or int4, weights of linear layers in 8 or
         4 bits, whose answers are rounded anyway, it is what the machine multiplies faster. adapter: a folder of LoRA
-        weights, written here or by peft, to be added to the model's own. draft:
-        "ngram", or the folder of a smaller model with the same tokenizer. check: whether the folder's checksums are
-        verified, which reads all of it.
+        weights, written here or by peft, to be added to the model's own. draft: "ngram", or the folder of a smaller
+        model with the same tokenizer. check: whether the folder's checksums are verified, which reads all of it.
+        max_requests: answers that are written at once. cache: bytes of keys and values at most, as far as memory is
+        free; by default half of that.
         """
         if int8 and int4:
             raise ConfigError("int8 and int4 exclude each other: weights are kept in 8 bits or in 4.")
         place = runtime.pick_device(device)
         folder = read_folder(path, check=check)
-        pick = runtime.pick_products if int8 or int4 else runtime.pick_precision
-        precision = getattr(torch, pick(dtype, place))
+        precision = getattr(torch, (runtime.pick_products if int8 or int4 else runtime.pick_precision)(dtype, place))
         # Adapters are added in float32, where small changes are not lost, and weights are rounded once alone.
         whole = adapter is not None or ((int8 or int4) and dtype == "auto" and place.type == "cpu")
         network = load_network(folder, dtype=torch.float32 if whole else precision, device=str(place))
@@ -110,7 +113,10 @@ class Model:
         if draft not in (None, "ngram"):
             small = read_folder(draft)
             guesses = load_network(small, dtype=precision, device=str(place)).decoder.eval(), small.tokenizer
-        return cls(network.eval(), folder.tokenizer, tasks=tasks, about=folder.about, truncate=truncate, draft=guesses)
+        return cls(
+            network.eval(), folder.tokenizer, tasks=tasks, about=folder.about, truncate=truncate, draft=guesses,
+            max_requests=max_requests, room=None if cache is None else Room(share=1.0, bytes=cache),
+        )  # fmt: skip
 
     def save(self, path: str | Path, card: str = "") -> None:
         """Writes a checkpoint folder that `load` reads. Raises CheckpointError where that cannot be done."""
@@ -140,12 +146,9 @@ class Model:
     def info(self) -> dict[str, Any]:
         """Sizes, tasks and what the checkpoint knows of its origin."""
         return {
-            "parameters": cost.parameters(self.network.config),
-            "context_length": self.config.context_length,
-            "vocab_size": self.tokenizer.size,
-            "tasks": self.able,
-            **self.about,
-        }
+            "parameters": cost.parameters(self.network.config), "context_length": self.config.context_length,
+            "vocab_size": self.tokenizer.size, "tasks": self.able, **self.about,
+        }  # fmt: skip
 
     @property
     def able(self) -> list[str]:
@@ -218,12 +221,7 @@ class Model:
     def sampling(self, task: str | Path | Task, **dials: Any) -> Sampling:
         """How a task is answered where `dials` do not say it: conversations and texts are sampled, others greedy."""
         task = self.task(task)
-        known = Sampling.__dataclass_fields__
-        for name in dials:
-            if name not in known:
-                from polytask.registry import nearest
-
-                raise ConfigError(f"sampling: there is no '{name}': {nearest(name, known)}")
+        expect_known("sampling", dials, Sampling.__dataclass_fields__)
         free = {} if task.name not in SAMPLED or dials.get("beam_size", 1) != 1 or "temperature" in dials else FREE
         return Sampling(**{**free, **dials})
 
@@ -240,13 +238,16 @@ class Model:
 
     def score(self, prompts: Sequence[list[Segment]], continuations: Sequence[list[Segment]]) -> list[Score]:
         """How likely continuations[i], with the end that closes it, is after prompts[i]."""
-        pairs = []
-        for segments, continuation in zip(prompts, continuations, strict=True):
-            ids = continuation_ids(continuation, self.tokenizer)
-            # The last token of the continuation is never read.
-            request = self.request(segments, Sampling(max_tokens=1), room=len(ids) - 1)
-            pairs.append(Pair(request.ids, ids, request.encoder_ids, request.prefix, request.given))
-        return self.engine.score(pairs)
+        asked = [self.weighing(one, [continuation]) for one, continuation in zip(prompts, continuations, strict=True)]
+        return [score for (score,) in self.engine.score(asked)]
+
+    def weighing(self, segments: list[Segment], continuations: Sequence[list[Segment]]) -> Request:
+        """What the engine is asked for how likely each of some continuations is behind one prompt."""
+        wanted = [continuation_ids(continuation, self.tokenizer) for continuation in continuations]
+        # The last token of a continuation is never read.
+        asked = self.request(segments, Sampling(max_tokens=1), room=max(map(len, wanted)) - 1)
+        more = {name: getattr(asked, name) for name in ("encoder_ids", "prefix", "given")}
+        return Request.scoring(asked.ids, wanted, **more)
 
     def submit(self, segments: list[Segment], sampling: Sampling | None = None) -> Handle:
         """Queues one prompt; see `Engine.submit`."""
@@ -269,7 +270,8 @@ class Model:
                 way = "" if pictures else ", or let it be cut (pt.load(path, truncate='right'), --truncate right)"
                 raise TooLong(
                     f"The text has {max(len(ids), len(encoder_ids or []))} tokens{answer} but this model reads "
-                    f"{context}, {what} included: shorten it{way}."
+                    f"{context}, {what} included: shorten it{way}.",
+                    way,
                 )
             wanted = min(sampling.max_tokens, context // 4) if room is None else room
             segments = self._shortened(segments, wanted)
@@ -324,51 +326,55 @@ class Model:
     ) -> Any:  # fmt: skip
         """The answer to a question, from a context, a picture, or among given choices where there are such."""
         example = {"question": question, "context": context, "choices": list(choices) if choices else None}
-        return self.ask("answering", {**example, "image": image}, **dials)
+        return self.ask("answering", {**example, "image": at_home(image)}, **dials)
 
-    # Pictures; those that are given are PIL images, bytes or pathlib.Paths
+    # Pictures; those that are given are PIL images, bytes or paths
 
     def caption(self, image: Any, **dials: Any) -> Any:
         """What the picture shows."""
-        return self.ask("captioning", {"image": image}, **dials)
+        return self.ask("captioning", {"image": at_home(image)}, **dials)
 
     def draw(self, prompt: str, n: int = 1, seed: int | None = None, **options: Any) -> list[Any]:
         """n pictures, PIL images, of what the prompt says: the likeliest one, or drawn by chance (temperature 1) where
         several or a seed are wanted.
 
         options: fields of Sampling; upper, rows: a picture whose first rows of tokens are kept, and how many (half);
-        clip, candidates: the folder of a CLIP that takes the best n out of so many. Raises ConfigError, TaskError.
+        resize: whether one of another size is fitted; clip, candidates: the folder of a CLIP that takes the best n out
+        of so many. Raises ConfigError, TaskError.
         """
         return self.draw_many([prompt], n, seed, **options)[0]
 
-    def draw_many(
-        self, prompts: Sequence[str], n: int = 1, seed: int | None = None, **options: Any
-    ) -> list[list[Any]]:  # fmt: skip
-        """`draw` for many prompts at once."""
+    def draw_many(self, prompts: Sequence[str], n: int = 1, seed: int | None = None, **options: Any) -> list[list[Any]]:
+        """`draw` for many prompts at once; with a seed, they are drawn by seed, seed + 1, ..."""
         return self._drawn("drawing", [{"caption": prompt} for prompt in prompts], prompts, n, seed, options)
 
-    def edit(self, image: Any, instruction: str, n: int = 1, seed: int | None = None, **options: Any) -> list[Any]:
+    def edit(
+        self, image: Any, instruction: str, n: int = 1, seed: int | None = None, *, resize: bool = False, **options: Any
+    ) -> list[Any]:  # fmt: skip
         """n pictures, PIL images, of the picture changed as the instruction says; options as in `draw`."""
-        example = {"image": image, "instruction": instruction}
+        example = {"image": drawing.exact_for(self.tokenizer.drawing, image, resize), "instruction": instruction}
         return self._drawn("editing", [example], [instruction], n, seed, options)[0]
 
     def _drawn(
         self, task: str, examples: Sequence[Mapping[str, Any]], words: Sequence[str], n: int, seed: int | None,
         options: dict[str, Any],
     ) -> list[list[Any]]:  # fmt: skip
-        given = {name: options.pop(name) for name in ("upper", "rows", "clip", "candidates") if name in options}
+        expect_prompts(words)
+        given = {name: options.pop(name) for name in drawing.WISHES if name in options}
         chance = {} if n == 1 and seed is None and not given.get("candidates") else {"temperature": 1.0}
         sampling = self.sampling(task, **{"n": given.get("candidates") or n, "seed": seed, **chance, **options})
         requests = [self.request(prompt_of(self.task(task), example), sampling) for example in examples]
         pictures = self.tokenizer.drawing
         assert pictures is not None  # else the requests were refused
-        if given.get("upper") is not None:
-            given["upper"] = pictures.seen([encoded(given["upper"])])[0]
         if given.get("clip") is not None:
             known = networks.read(given["clip"])
             given["clip"] = Matcher.of(networks.load(known.path, check=False), known.tokenizer, known.path)
         drawn = drawing.fulfil(self.engine, pictures, requests, drawing.Wishes(**given), n, words)
         return [[to_picture(one) for one in each] for each in drawn]
+
+    variations = interpolate = difference = cannot(
+        "This model draws token by token; variations need one that draws CLIP's embeddings, such as of system dalle2."
+    )
 
     def summarize(self, document: str, **dials: Any) -> Any:
         """A text in short."""
@@ -384,16 +390,11 @@ class Model:
 
     def infill(self, text: str, **dials: Any) -> Any:
         """The text with its marks [1], [2], ... filled in."""
-        from polytask.tasks.builtin.infilling import MARK
+        from polytask.tasks.builtin.infilling import MARK, fill
 
         if not MARK.search(text):
             raise TaskError("Task 'infilling': mark what is to be filled in by [1], [2], ... in the text.")
-        answers = self.ask("infilling", {"masked": text}, **dials)
-        filled = [_filled(text, answer) for answer in (answers if isinstance(answers, list) else [answers])]
-        return filled if isinstance(answers, list) else filled[0]
-
-
-def _filled(text: str, answer: Any) -> Any:
-    from polytask.tasks.builtin.infilling import fill
-
-    return replace(answer, value=fill(text, answer.value)) if isinstance(answer, Answer) else fill(text, answer)
+        found = self.ask("infilling", {"masked": text}, **{**dials, "details": True})
+        filled = [replace(a, value=fill(text, a.value)) for a in (found if isinstance(found, list) else [found])]
+        shown = [answer if dials.get("details") else answer.value for answer in filled]
+        return shown if isinstance(found, list) else shown[0]

@@ -4,7 +4,7 @@ Listing the strings here keeps imports fast and lets a low room name an object o
 """
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from importlib import import_module
 from typing import Any
 
@@ -19,6 +19,13 @@ def nearest(name: str, names: Iterable[str]) -> str:
         return f"did you mean '{close[0]}'?"
     shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
     return f"there are: {shown or 'none'}."
+
+
+def expect_known(where: str, names: Iterable[str], known: Collection[str]) -> None:
+    """Raises ConfigError for the first of `names` that is not among `known`, with the nearest."""
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"{where}: there is no '{name}': {nearest(name, known)}", name)
 
 
 class Registry:

@@ -150,6 +150,11 @@ def test_what_is_cut_says_so_and_could_have_gone_on():
     assert (answer.text, answer.finish) == ("abbbbbbbb", "length")
 
 
+def test_a_stop_may_cut_what_is_guided():
+    cut, whole = answers([Guide.regex("ab{5}c"), Guide.regex("abc")], stop=("bb",))
+    assert (cut.text, cut.finish, whole.text) == ("a", "stop", "abc")
+
+
 def test_least_tokens_do_not_break_a_guide():
     first, second = answers([Guide.regex("ab"), Guide.regex("a*")], min_tokens=30, max_tokens=40)
     assert (first.text, first.finish) == ("ab", "stop")
@@ -222,7 +227,6 @@ def deep(levels: int) -> dict:
         (lambda: Guide.parse("yaml"), "regex:PATTERN"),
         (lambda: Guide.parse("no-such-file.json"), "cannot be read"),
         (lambda: Sampling(guide=Guide.json(), beam_size=2), "beam search keeps to no guide"),
-        (lambda: Sampling(guide=Guide.json(), stop="x"), "leave stop out"),
         (lambda: Sampling(guide="json"), "must be a Guide"),
     ],
 )

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from polytask.errors import ConfigError
 from polytask.inference.engine import Engine
 from polytask.inference.sampling import Sampling
-from polytask.inference.scoring import Pair
 from polytask.inference.sequence import Request
 from tests.inference.networks import END, TOKENIZER, allowed, next_logits, prompts
 
@@ -64,7 +63,7 @@ def test_the_best_of_a_cancelled_request_are_what_there_was(decoder):
 
 def test_log_probabilities_of_prompts(decoder, engine):
     asked = prompts(4, 24, least=2)
-    for ids, score in zip(asked, engine.score([Pair(ids[:1], ids[1:]) for ids in asked], logprobs=2)):
+    for ids, (score,) in zip(asked, engine.score([Request.scoring(ids[:1], [ids[1:]], logprobs=2) for ids in asked])):
         assert score.logprobs is not None
         assert len(score.logprobs) == len(ids) - 1
         for place, given_ in enumerate(score.logprobs, 1):

@@ -18,7 +18,13 @@ from schemathesis.specs.openapi.checks import (
 from tests.serving.artists import by_tokens, diffusion
 from tests.serving.conftest import running, tiny
 
-SAID = [not_a_server_error, content_type_conformance, status_code_conformance, response_schema_conformance]
+
+def no_failure(context, response, case):
+    """As schemathesis' own, but for what the server says that none of its models can."""
+    return None if response.status_code == 501 else not_a_server_error(context, response, case)
+
+
+SAID = [no_failure, content_type_conformance, status_code_conformance, response_schema_conformance]
 
 
 def check(address: str, examples: int) -> Counter:

@@ -210,7 +210,7 @@ def test_a_full_queue_and_a_text_that_is_too_long_have_their_codes(folder):
 def test_where_no_model_reads_pictures():
     with running() as (address, _), httpx.Client(base_url=address) as client:
         body = {"input": [part(artists.picture())]}
-        assert "serve one that does" in refused(client.post("/v1/embeddings", json=body))["message"]
+        assert "serve one that does" in refused(client.post("/v1/embeddings", json=body), 501)["message"]
 
 
 def test_what_is_written_is_little_endian(http, clip):

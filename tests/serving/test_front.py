@@ -57,7 +57,7 @@ def whole(content: dict) -> list:
 def ask(front, path="/v1/completions", method="POST", **words):
     async def run():
         transport = httpx.ASGITransport(front, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             return await client.request(method, path, **words)
 
     return asyncio.run(run())
@@ -153,7 +153,18 @@ def test_figures_are_those_of_the_front_and_of_each_replica():
     assert any(line.startswith("polytask_request_seconds_count") and 'replica="front"' in line for line in lines)
 
 
+def test_names_are_the_fronts():
+    """A replica, which has no keys, is not told by what name the front was asked."""
+    replicas = Replicas(whole({"a": 1}))
+    evil = {"host": "evil.example"}
+    assert ask(replicas.front(), json={}, headers=evil).json()["error"]["code"] == "unknown_host"
+    known = {**evil, "authorization": "Bearer secret"}
+    assert ask(replicas.front(keys=Keys(["secret"])), json={}, headers=known).json() == {"a": 1}
+    assert b"evil" not in repr(replicas.asked[0][0]).encode()
+
+
 def test_health_is_that_of_the_replicas():
     assert ask(Replicas(ready=1).front(), "/health", "GET").json() == {"status": "ok", "replicas": 1}
     assert ask(Replicas(ready=0).front(), "/health", "GET").status_code == 503
+    assert ask(Replicas(ready=1).front(), "/health", "HEAD").status_code == 200
     assert ask(Replicas(ready=0).front(), "/ready", "GET").status_code == 503

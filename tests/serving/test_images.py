@@ -60,7 +60,7 @@ def test_dials_of_diffusion(client, models):
     answer = client.images.generate(model="diffusion", prompt="a red", size="8x8", user="me", extra_body=dials)
     assert same(answer, models["diffusion"].draw("a red", **dials))
     bare = client.images.generate(model="diffusion", prompt="a red", extra_body={"threshold": "none", **FEW})
-    assert same(bare, models["diffusion"].draw("a red", threshold=None, **FEW))
+    assert same(bare, models["diffusion"].draw("a red", threshold="none", **FEW))
 
 
 def test_without_a_seed_one_is_drawn_and_told(client):

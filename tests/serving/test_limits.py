@@ -2,8 +2,10 @@
 
 import json
 import logging
+import re
 import socket
 import time
+from pathlib import Path
 
 import httpx
 import openai
@@ -39,7 +41,8 @@ def opened(address, body, path=TEXT) -> socket.socket:
     connection = socket.create_connection((host, int(port)))
     content = json.dumps(body).encode()
     head = (
-        f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(content)}\r\n\r\n"
     )
     connection.sendall(head.encode() + content)
     return connection
@@ -200,3 +203,6 @@ def test_figures_for_prometheus():
     assert 'polytask_request_seconds_count{method="POST",route="/v1/completions",status="400"} 1.0' in text
     assert "nothing-of-the-kind" not in text
     assert 'polytask_running{model="tiny"} 0.0' in text
+    documented = Path("docs/serving.md").read_text()
+    for name in set(re.findall(r"^# TYPE (polytask_\w+)", text, re.MULTILINE)):
+        assert name.endswith("_created") or f"`{name}`" in documented

@@ -14,7 +14,7 @@ def refused(answer, status: int = 400) -> dict:
     assert answer.status_code == status, answer.text
     error = answer.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
-    assert error["message"].endswith((".", "?")) or "supplied:" in error["message"]
+    assert error["message"].endswith((".", "?"))
     return error
 
 

@@ -52,6 +52,7 @@ class Server:
         found = re.search(r"http://[^/]+", self.run.stdout.readline())
         assert found, self.log.read_text()
         self.address = found[0]
+        self.held = [self.run.stdout.readline() for _ in range(3)]
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +67,11 @@ def server(folders):
 def client(server):
     with openai.OpenAI(base_url=f"{server.address}/v1", api_key="none", max_retries=0, timeout=SECONDS) as made:
         yield made
+
+
+def test_the_banner_says_what_a_replica_holds(server):
+    for line, name in zip(server.held, ("painter", "tokens", "clip"), strict=True):
+        assert re.match(rf"  {name}: [\d.]+ MiB of weights", line)
 
 
 def test_requests_with_pictures_come_through_whole(server, client, folders):

@@ -24,7 +24,10 @@ def said(*args) -> str:
 
 def test_what_it_says_where_it_cannot_start(monkeypatch):
     assert "--max-replicas 1 is below --replicas 2" in said("anywhere", "--replicas", 2, "--max-replicas", 1)
-    assert "1 replica or more" in said("anywhere", "--replicas", 1, "--target-requests", 0)
+    assert "--replicas 0 must be 1 or more." in said("anywhere", "--replicas", 0)
+    for option in ("--target-requests", "--replica-cpus", "--replica-gpus"):
+        for value in ("nan", "inf", -1):
+            assert f"{option} {float(value)} must be" in said("anywhere", "--replicas", 1, option, value)
     monkeypatch.setitem(sys.modules, "ray", None)
     assert "pip install 'polytask[ray]'" in said("anywhere", "--replicas", 2)
 

@@ -7,8 +7,11 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from polytask.inference.constrained import Guide
+from polytask.inference.sampling import Sampling
+from polytask.inference.sequence import Request
 from polytask.model import Model
-from polytask.serving.tools import FORMS, ToolText
+from polytask.serving.tools import FORMS, ToolText, calls_only
 from polytask.tokenizers.conventions import Conventions
 from polytask.tokenizers.text import TextTokenizer
 from tests.inference.networks import network
@@ -109,7 +112,6 @@ def client():
 
 
 def test_a_client_gets_calls(client, monkeypatch):
-    from polytask.inference.constrained import Guide
     from polytask.serving.routes import chat, responses
 
     guide = Guide.regex('See: <tool_call>\\{"name": "weather", "arguments": \\{"town": "R"\\}\\}</tool_call>')
@@ -142,8 +144,13 @@ def test_what_tools_cannot_be(client):
     words = {"model": "qwen", "messages": [{"role": "user", "content": "a"}]}
     with pytest.raises(openai.BadRequestError, match="there are no 'tools'"):
         client.chat.completions.create(**words, tool_choice="required")
+    grammar = {"type": "lark", "grammar": "start: X\nX: /a/"}
     with pytest.raises(openai.BadRequestError, match="leave one of them out"):
-        client.chat.completions.create(**words, tools=TOOLS, response_format={"type": "json_object"})
+        client.chat.completions.create(**words, tools=TOOLS, response_format=grammar)
+    broken = [{"type": "function", "function": {"name": "f", "parameters": {"multipleOf": 999_983}}}]
+    with pytest.raises(openai.BadRequestError, match="'tools': the JSON Schema") as caught:
+        client.chat.completions.create(**words, tools=broken, tool_choice="required")
+    assert caught.value.param == "tools"
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{"}}
     with pytest.raises(openai.BadRequestError, match="arguments"):
         client.chat.completions.create(
@@ -172,10 +179,6 @@ SCHEMAS = [
 
 @pytest.mark.parametrize("form", range(3))
 def test_an_answer_is_held_to_calls(form):
-    from polytask.inference.sampling import Sampling
-    from polytask.inference.sequence import Request
-    from polytask.serving.tools import calls_only
-
     model = Model(network(context=512, vocab_size=TOKENIZER.vocab_size), TOKENIZER)
     guide = calls_only(FORMS[form], TOKENIZER, [tool["function"] for tool in SCHEMAS], several=True)
     # A random network would call for ever: it ends where it may.
@@ -203,3 +206,60 @@ def test_a_client_chooses_the_tool(client):
     assert (item.type, item.name in ("weather", "time")) == ("function_call", True)
     with pytest.raises(openai.BadRequestError, match="names none of the 'tools'"):
         client.responses.create(**words, tool_choice={"type": "function", "name": "other"})
+
+
+PERSON = {
+    "type": "object", "properties": {"name": {"enum": ["Ann", "Bo"]}}, "required": ["name"],
+    "additionalProperties": False,
+}  # fmt: skip
+
+
+def written_by(model, guide, begin: str) -> list[int]:
+    """What a model writes that is pushed towards one beginning."""
+    bias = {TOKENIZER._tokenizer.token_to_id(begin): 100.0}
+    dials = Sampling(max_tokens=400, guide=guide, logit_bias=bias, temperature=1.0, seed=1)
+    ((answer,),) = model.engine.run([Request(TOKENIZER.encode("a"), dials)])
+    return answer.ids
+
+
+@pytest.mark.parametrize(("form", "begin"), [(0, "<"), (1, "[TOOL_CALLS]")])
+def test_an_answer_is_a_call_or_of_the_form(form, begin):
+    model = Model(network(context=512, vocab_size=TOKENIZER.vocab_size), TOKENIZER)
+    tools = [tool["function"] for tool in SCHEMAS]
+    guide = calls_only(FORMS[form], TOKENIZER, tools, False, Guide.schema(PERSON))
+    _, (call,) = ToolText(FORMS[form], TOKENIZER).finish(written_by(model, guide, begin))
+    assert json.loads(call["function"]["arguments"])["town"] in ("Rome", "Bonn")
+    assert json.loads(TOKENIZER.decode(written_by(model, guide, "{")))["name"] in ("Ann", "Bo")
+    guide = calls_only(FORMS[form], TOKENIZER, tools, False, Guide.regex("[xy]{3}"))
+    assert set(TOKENIZER.decode(written_by(model, guide, "x"))) == {"x"}
+
+
+def test_json_of_the_form_is_no_call_of_what_is_no_tool():
+    """Llama's calls are JSON with a name, as answers may be."""
+    for names, calls in ((["weather"], 0), (["Ann"], 1), (None, 1)):
+        parts, text = ToolText(FORMS[2], TOKENIZER, names), '{"name": "Ann"}'
+        parts.push(text)
+        rest, found = parts.finish(TOKENIZER.encode(text))
+        assert (rest, len(found)) == (("", 1) if calls else (text, 0))
+
+
+def test_a_client_gives_tools_and_a_form(client):
+    """One that may call a tool, one that must not, one that must."""
+    form = {"type": "json_schema", "json_schema": {"name": "person", "schema": PERSON}}
+    words = {"model": "qwen", "messages": MESSAGES[:1], "tools": SCHEMAS, "max_tokens": 300, "seed": 1}
+
+    def asked(choice: str, begin: str):
+        bias = {str(TOKENIZER._tokenizer.token_to_id(begin)): 100}
+        answer = client.chat.completions.create(**words, response_format=form, tool_choice=choice, logit_bias=bias)
+        return answer.choices[0]
+
+    assert json.loads(asked("auto", "{").message.content)["name"] in ("Ann", "Bo")
+    assert asked("auto", "<").finish_reason == "tool_calls"
+    assert json.loads(asked("none", "<").message.content)["name"] in ("Ann", "Bo")
+    assert asked("required", "{").finish_reason == "tool_calls"
+    text = {"format": {"type": "json_schema", "name": "person", "schema": PERSON}}
+    tools = [{"type": "function", **tool["function"]} for tool in SCHEMAS]
+    for begin, kind in (("<", "function_call"), ("{", "message")):
+        more = {"logit_bias": {str(TOKENIZER._tokenizer.token_to_id(begin)): 100}}
+        response = client.responses.create(model="qwen", input="a", tools=tools, text=text, extra_body=more)
+        assert [item.type for item in response.output] == [kind]

@@ -66,15 +66,22 @@ def _invoke(invoke: Callable[[Any], Any], ctx: Any) -> Any:
         typer.echo(f"Error: {OUT_OF_MEMORY}", err=True)
         raise typer.Exit(2) from None
     except OSError as error:
+        settle()
         if isinstance(error, BrokenPipeError):
-            # The reader of a pipe (head, less) has left; what python still holds would complain when it is flushed.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(0) from None
+            raise typer.Exit(0) from None  # the reader of a pipe (head, less) has left
         typer.echo(f"Error: {_disk(error)}", err=True)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         typer.echo("Stopped.", err=True)
         raise typer.Exit(130) from None
+
+
+def settle() -> None:
+    """Lets go of a standard output that takes nothing: python would complain of what it still holds when it ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _disk(error: OSError) -> str:

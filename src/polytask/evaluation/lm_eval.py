@@ -9,7 +9,6 @@ from typing import Any
 
 from polytask.errors import ConfigError, MissingExtra
 from polytask.inference.sampling import Sampling
-from polytask.inference.scoring import Pair
 from polytask.inference.sequence import Request
 
 try:
@@ -67,17 +66,17 @@ class PolytaskLM(TemplateLM):
         self, requests: Sequence[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False, **_: Any
     ) -> list[tuple[float, bool]]:
         """(log-probability, whether greedy decoding gives it) of each continuation."""
-        pairs = [self._fit(context, continuation) for _, context, continuation in requests]
+        asked = [self._fit(context, continuation) for _, context, continuation in requests]
         results = []
-        for start in self._batches(len(pairs), "scoring", disable_tqdm):
+        for start in self._batches(len(asked), "scoring", disable_tqdm):
             part = slice(start, start + self.batch)
-            for (key, *_ids), score in zip(requests[part], self.model.engine.score(pairs[part])):
+            for (key, *_ids), (score,) in zip(requests[part], self.model.engine.score(asked[part])):
                 results.append((score.logprob, score.greedy))
                 if key is not None:
                     self.cache_hook.add_partial("loglikelihood", key, results[-1])
         return results
 
-    def _fit(self, context: list[int], continuation: list[int]) -> Pair:
+    def _fit(self, context: list[int], continuation: list[int]) -> Request:
         """The last token is predicted and never read, so one more than the model's context fits."""
         if not continuation or len(continuation) > self.max_length:
             raise ConfigError(
@@ -86,7 +85,7 @@ class PolytaskLM(TemplateLM):
             )
         room = self.max_length + 1 - len(continuation)
         context = context[-room:]
-        return Pair(context, continuation, self._encoder, self._prefix(context))
+        return Request.scoring(context, [continuation], encoder_ids=self._encoder, prefix=self._prefix(context))
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
         """The log-probability of whole documents, in windows as the harness cuts them."""

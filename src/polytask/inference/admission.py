@@ -9,8 +9,8 @@ from polytask.models.config import TransformerConfig
 def samples_at_once(
     request: Request, config: TransformerConfig, length: int, max_requests: int, cache_tokens: int
 ) -> int:  # fmt: skip
-    """How many samples of the request run at once in an engine for sequences of `length` tokens, of which it writes
-    `max_requests`, and with so many tokens of cache. Raises ConfigError where it can never run.
+    """How many samples of the request form a group, and so run at once, in an engine for sequences of `length` tokens,
+    of which it writes `max_requests`, and with so many tokens of cache. Raises ConfigError where it can never run.
     """
     _check_prompt(request, config, length)
     _check_answer(request, config, length)
@@ -18,7 +18,8 @@ def samples_at_once(
     if beam > max_requests:
         raise ConfigError(
             f"A beam of {beam} needs an engine that writes as many answers at once, and this one writes "
-            f"{max_requests}; make the beam smaller."
+            f"{max_requests}; make the beam smaller.",
+            "beam_size",
         )
     most = len(request.ids) + request.limit(length)
     each, read = -(-most // BLOCK), -(-len(request.encoder_ids or []) // BLOCK)
@@ -27,6 +28,8 @@ def samples_at_once(
             f"The request may need {(beam * each + read) * BLOCK} tokens of key/value cache, and there is room for "
             f"{cache_tokens}; shorten the text, lower max_tokens, or give the engine more memory."
         )
+    if request.continuations:
+        return 1  # each goes its own way, as room comes free
     return beam if beam > 1 else min(max_requests, (cache_tokens // BLOCK - read) // each)
 
 
@@ -39,7 +42,9 @@ def _check_prompt(request: Request, config: TransformerConfig, length: int) -> N
                 f"The prompt has the id {min(ids) if min(ids) < 0 else max(ids)}, but those of the model go from 0 to "
                 f"{config.vocab_size - 1}; use its own tokenizer."
             )
-    if len(request.ids) >= length:
+    if request.continuations:
+        _check_continuations(request, config, length)
+    elif len(request.ids) >= length:
         raise TooLong(
             f"The prompt has {len(request.ids)} tokens, but the context holds {length} with at least one of "
             "the answer; shorten the text or drop examples."
@@ -61,12 +66,25 @@ def _check_prompt(request: Request, config: TransformerConfig, length: int) -> N
         )
 
 
+def _check_continuations(request: Request, config: TransformerConfig, length: int) -> None:
+    if request.sampling.n != len(request.continuations) or not all(request.continuations):
+        raise ConfigError("Continuations to be scored have at least one token each, and n is their number.")
+    if wrong := [i for ids in request.continuations for i in ids if not 0 <= i < config.vocab_size]:
+        raise ConfigError(f"A continuation has the id {wrong[0]}, and the model has {config.vocab_size}.")
+    if len(request.ids) + (longest := max(map(len, request.continuations))) > length + 1:
+        raise TooLong(
+            f"{len(request.ids)} tokens of prompt and {longest} to score do not fit the context of {length}; shorten "
+            "the text."
+        )
+
+
 def _check_answer(request: Request, config: TransformerConfig, length: int) -> None:
     sampling, drawing = request.sampling, request.drawing
     if wrong := [i for i in sampling.logit_bias if i >= config.vocab_size]:
         raise ConfigError(
             f"sampling: logit_bias names the id {wrong[0]}, but the model has {config.vocab_size}; "
-            "the tokenizer knows the ids of a text."
+            "the tokenizer knows the ids of a text.",
+            "logit_bias",
         )
     if drawing is None:
         return

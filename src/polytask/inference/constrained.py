@@ -245,7 +245,7 @@ def _view(tokenizer: TextTokenizer, vocabulary: int) -> tuple[Any, Any]:
 
 def _refusal(kind: str, reason: str) -> ConfigError:
     name = {"schema": "JSON Schema", "regex": "regular expression", "lark": "grammar"}[kind]
-    return ConfigError(f"guide: the {name} cannot be followed: {reason}; correct or simplify it.")
+    return ConfigError(f"guide: the {name} cannot be followed: {reason}; correct or simplify it.", "guide")
 
 
 def _reason(message: str) -> str:

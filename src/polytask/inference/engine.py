@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from polytask.errors import ConfigError
-from polytask.inference import admission, scoring
+from polytask.inference import admission
 from polytask.inference.beam import BeamSearch
 from polytask.inference.blocks import BLOCK, BlockPool, Table
 from polytask.inference.constrained import Grammars
@@ -93,7 +93,8 @@ class Engine:
         self.scheduler = Scheduler(self.pool, max_requests, chunk)
         self.runner = Runner(network, self.cache, self._steps(never, capture))
         self.speculator = Speculator(proposer(draft, tokenizer, self.sampler, max_requests, self.length))
-        self._lock, self._submitted, self._numbers = threading.RLock(), deque[Group](), itertools.count()
+        self._lock, self._submitted = threading.RLock(), deque[Group]()
+        self._arrivals, self._numbers = itertools.count(), itertools.count()
 
     def _steps(self, never: Iterable[int], capture: Capture | None) -> Steps | None:
         """What makes several steps of decoding at once."""
@@ -119,11 +120,14 @@ class Engine:
         sequences = [Sequence(request, sample, limit, self.tokenizer, self.pool) for sample in samples]
         for sequence in sequences:
             sequence.constraint = constraint and constraint.copy()
-        # More samples than the engine writes at once form groups that come after each other.
-        for start in range(0, len(sequences), size):
+        # More samples than the engine writes at once form groups that come after each other, as if each came with a
+        # later request: who asks for many answers does not hold up all who come after.
+        arrival = next(self._arrivals)
+        for turn, start in enumerate(range(0, len(sequences), size)):
             read = tuple(request.encoder_ids or ())
             memory, now = Table(self.pool, ("read", read)), self.scheduler.clock()
-            group = Group(handle, request, sequences[start : start + size], memory, next(self._numbers), now)
+            place = arrival + turn, next(self._numbers)
+            group = Group(handle, request, sequences[start : start + size], memory, place, now)
             group.beam = BeamSearch(group.sequences, self.ends) if sampling.beam_size > 1 else None
             self._submitted.append(group)
         return handle
@@ -148,20 +152,10 @@ class Engine:
         """The completions of each request, in order."""
         return answers_of(self.submit, requests)
 
-    def score(self, pairs: Listing[scoring.Pair], logprobs: int | None = None) -> list[Score]:
-        """The likelihood of continuations, each a `scoring.Pair`; with `logprobs` that of every token too, beside so
-        many likeliest ones. A prompt's own tokens are those that continue its first one."""
-        for prompt, continuation, *_ in pairs:
-            if not prompt:
-                raise ConfigError("A continuation is scored after at least one token; give a prompt.")
-            # The last token is predicted but never read.
-            if len(prompt) + len(continuation) > self.length + 1:
-                raise ConfigError(
-                    f"{len(prompt)} tokens of prompt and {len(continuation)} to score do not fit the context of "
-                    f"{self.length}; shorten the text."
-                )
-        with self._lock:
-            return scoring.score(self.network, pairs, logprobs)
+    def score(self, requests: Listing[Request]) -> list[list[Score]]:
+        """How likely the continuations of each request are; see `Request.scoring`. A prompt's own tokens are those that
+        continue its first one."""
+        return [[one.score for one in scored] for scored in self.run(requests)]
 
     @torch.inference_mode()
     def cancel(self, handle: Handle) -> None:
@@ -228,9 +222,9 @@ class Engine:
         start = time.perf_counter()
         logits = self.runner.run(plan)
         self.scheduler.ran(plan, time.perf_counter() - start)
+        events = self._scored([s for s in plan if s.wanted is not None and not s.pending])
         if logits.rows is None:
-            return []
-        events = list[Event]()
+            return events
         places = [Place(s, n) for s, count in zip(logits.sequences, logits.counts) for n in range(count)]
         beams, samples = [], []
         for row, place in enumerate(places):
@@ -240,6 +234,15 @@ class Engine:
             self._sample([places[row] for row in samples], part, events, logits.chosen)
         if beams:
             self._search([places[row].sequence for row in beams], logits.rows[beams], events)
+        return events
+
+    def _scored(self, sequences: list[Sequence]) -> list[Event]:
+        """Passes on what was weighed to its end."""
+        events = list[Event]()
+        for sequence in sequences:
+            sequence.finish = "stop"
+            self._report(sequence, "", events)
+        self.scheduler.finish(sequences)
         return events
 
     # Samples
@@ -369,5 +372,6 @@ class Engine:
             finish: Finish = "stop" if hypothesis.ended or stopped else "length"
             tokens = len(hypothesis.ids) + hypothesis.ended
             answer = Completion(text, hypothesis.ids, hypothesis.logprob, finish, tokens=tokens)
+            answer.cached = group.sequences[0].cached
             self._deliver(group.handle, sample, answer, events)
         self.scheduler.remove(group)

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from torch.nn import Module
+
 from polytask import runtime
 from polytask.errors import ConfigError
 from polytask.models.transformer import Transformer
@@ -48,7 +50,7 @@ class Room:
         return min(bounds)
 
 
-def weight_bytes(network: Transformer) -> int:
+def weight_bytes(network: Module) -> int:
     """Bytes of parameters and buffers; what several names share counts once."""
     tensors = {t.data_ptr(): t for t in (*network.parameters(), *network.buffers())}
     return sum(t.numel() * t.element_size() for t in tensors.values())

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from polytask.inference.sampling import Chosen
+from polytask.inference.scoring import weigh
 from polytask.inference.sequence import Group, Sequence
 from polytask.inference.steps import Steps
 from polytask.models.transformer import Transformer
@@ -83,17 +84,36 @@ class Runner:
         context = Context(positions, cache=view, given=self._given(sequences, counts))
         context.grid = places_in_pictures(self.network, upcoming)
         hidden = self.network(ids, context)[0]  # (N, D)
+        self._weigh(sequences, counts, hidden)
         ready, wanted, end = [], [], 0
         for sequence, count in zip(sequences, counts):
             end += count
-            if count == sequence.pending:
+            if count == sequence.pending and sequence.wanted is None:
                 ready.append(sequence)
                 wanted.append(range(end - 1 - len(sequence.drafts), end))
         if not ready:
             return Logits([], [], None)
         rows = list(chain.from_iterable(wanted))
-        picked = hidden if len(rows) == len(hidden) else hidden[torch.tensor(rows, device=self.device)]
-        return Logits(ready, [len(one) for one in wanted], self.network.logits(picked))
+        return Logits(ready, [len(one) for one in wanted], self.network.logits(self._picked(hidden, rows)))
+
+    def _weigh(self, sequences: Listing[Sequence], counts: Listing[int], hidden: Tensor) -> None:
+        """Notes how likely wanted ids are that the step's tokens, with states (N, D), predict."""
+        places, rows, end = list[tuple[Sequence, int]](), list[int](), 0
+        for sequence, count in zip(sequences, counts):
+            end += count
+            predicted = sequence.predicted(count)
+            places += [(sequence, place) for place in predicted]
+            rows += range(end - len(predicted), end)
+        if not rows:
+            return
+        targets = [(sequence.wanted or [])[place] for sequence, place in places]
+        top = max(sequence.sampling.logprobs for sequence, _ in places)
+        found = weigh(self.network, self._picked(hidden, rows), targets, top)
+        for (sequence, place), weighed in zip(places, found, strict=True):
+            sequence.weighed[place] = weighed
+
+    def _picked(self, hidden: Tensor, rows: Listing[int]) -> Tensor:
+        return hidden if len(rows) == len(hidden) else hidden[torch.tensor(rows, device=self.device)]
 
     def _given(self, sequences: Listing[Sequence], counts: Listing[int]) -> tuple[Tensor, Tensor] | None:
         """Which of the step's tokens (1, N) are of pictures, and their states."""

@@ -33,10 +33,10 @@ class Sampling:
     frequency_penalty are subtracted once, and once for each time, for tokens that were produced. logit_bias: numbers
     from -100 to 100 added to the logits of ids, after the penalties. min_tokens: neither <|end|> nor a text of `stop`
     ends an answer sooner, unless nothing else may come. guide: what the answer must be (JSON, ...), unless max_tokens
-    cuts it. seed: the same one gives the same answer, in whatever batch. n: so many answers; best_of: out
-    of so many (0: n), those whose tokens have the highest mean log-probability, the best one first. logprobs: so many
-    likeliest tokens are reported for each one produced. beam_size above 1: beam search, ranked by log-probability /
-    ((5 + tokens) / 6) ** length_penalty (Wu et al. 2016, equation 14).
+    or a text of `stop` cuts it. seed: the same one gives the same answer, in whatever batch. n: so many answers;
+    best_of: out of so many (0: n), those whose tokens have the highest mean log-probability, the best one first.
+    logprobs: so many likeliest tokens are reported for each one produced. beam_size above 1: beam search, ranked by
+    log-probability / ((5 + tokens) / 6) ** length_penalty (Wu et al. 2016, equation 14).
     """
 
     max_tokens: int = 256
@@ -75,7 +75,9 @@ class Sampling:
         if self.seed is not None:
             _check("seed", self.seed, int, -math.inf, math.inf)
         if not isinstance(self.logit_bias or {}, Mapping):
-            raise ConfigError(f"sampling: logit_bias={self.logit_bias!r} must map ids of tokens to numbers.")
+            raise ConfigError(
+                f"sampling: logit_bias={self.logit_bias!r} must map ids of tokens to numbers.", "logit_bias"
+            )
         object.__setattr__(self, "logit_bias", dict(self.logit_bias or {}))
         for i, value in self.logit_bias.items():
             _check("logit_bias", i, int, 0, math.inf)
@@ -85,28 +87,32 @@ class Sampling:
     def _check_together(self) -> None:
         if self.min_tokens > self.max_tokens:
             raise ConfigError(
-                f"sampling: min_tokens={self.min_tokens} is above max_tokens={self.max_tokens}; lower one or raise one."
+                f"sampling: min_tokens={self.min_tokens} is above max_tokens={self.max_tokens}; lower one, or raise "
+                "the other.",
+                "min_tokens",
             )
         if not all(isinstance(text, str) and text for text in self.stop):
-            raise ConfigError(f"sampling: stop={self.stop!r} must hold texts that are not empty.")
+            raise ConfigError(f"sampling: stop={self.stop!r} must hold texts that are not empty.", "stop")
         if 0 < self.best_of < self.n:
-            raise ConfigError(f"sampling: best_of={self.best_of} holds no n={self.n} answers; raise it or lower n.")
+            raise ConfigError(
+                f"sampling: best_of={self.best_of} holds no n={self.n} answers; raise it or lower n.", "best_of"
+            )
         if self.guide is not None and not isinstance(self.guide, Guide):
-            raise ConfigError(f"sampling: guide={self.guide!r} must be a Guide, such as Guide.json().")
-        if self.guide is not None and self.stop:
-            raise ConfigError("sampling: a guide says itself where an answer may end; leave stop out.")
-        if self.guide is not None and self.beam_size > 1:
-            raise ConfigError("sampling: beam search keeps to no guide; set beam_size=1, or leave the guide out.")
-        if self.beam_size == 1:
-            return
+            raise ConfigError(f"sampling: guide={self.guide!r} must be a Guide, such as Guide.json().", "guide")
+        if self.beam_size > 1 and (reason := self._against_beams()):
+            raise ConfigError(f"sampling: {reason}", "beam_size")
+
+    def _against_beams(self) -> str | None:
+        """What beam search cannot do of what is asked."""
+        if self.guide is not None:
+            return "beam search keeps to no guide; set beam_size=1, or leave the guide out."
         if self.samples > self.n:
-            raise ConfigError("sampling: beam search ranks its answers itself; leave best_of out, or set beam_size=1.")
+            return "beam search ranks its answers itself; leave best_of out, or set beam_size=1."
         if self.n > self.beam_size:
-            raise ConfigError(f"sampling: n={self.n} answers need beam_size={self.n} or more, not {self.beam_size}.")
+            return f"n={self.n} answers need beam_size={self.n} or more, not {self.beam_size}."
         if self.temperature > 0:
-            raise ConfigError("sampling: beam search draws nothing; set temperature=0, or beam_size=1 to sample.")
-        if self.logprobs:
-            raise ConfigError("sampling: logprobs are not kept by beam search; set logprobs=0 or beam_size=1.")
+            return "beam search draws nothing; set temperature=0, or beam_size=1 to sample."
+        return "logprobs are not kept by beam search; set logprobs=0 or beam_size=1." if self.logprobs else None
 
     @property
     def samples(self) -> int:
@@ -121,10 +127,10 @@ class Sampling:
 def _check(name: str, value: object, kind: type | tuple[type, ...], least: float, most: float) -> None:
     whole = "a whole number" if kind is int else "a number"
     if isinstance(value, bool) or not isinstance(value, kind):
-        raise ConfigError(f"sampling: {name}={value!r} must be {whole}.")
+        raise ConfigError(f"sampling: {name}={value!r} must be {whole}.", name)
     if not math.isfinite(value) or not least <= value <= most:  # type: ignore[arg-type, operator]
         bounds = f"at least {least:g}" if most == math.inf else f"between {least:g} and {most:g}"
-        raise ConfigError(f"sampling: {name}={value!r} must be {bounds if least > -math.inf else 'finite'}.")
+        raise ConfigError(f"sampling: {name}={value!r} must be {bounds if least > -math.inf else 'finite'}.", name)
 
 
 def threshold(logits: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:

@@ -61,15 +61,15 @@ class Scheduler:
 
     def _wait(self, group: Group) -> None:
         group.waits = True
-        bisect.insort(self.waiting, group, key=lambda other: (other.request.priority, other.number))
+        bisect.insort(self.waiting, group, key=lambda other: (other.request.priority, other.place))
 
     def _go(self, group: Group) -> None:
         self.waiting.remove(group)
         group.waits = False
 
-    def _rank(self, group: Group) -> tuple[bool, int, int]:
+    def _rank(self, group: Group) -> tuple[bool, int, tuple[int, int]]:
         old = self.now - group.arrived > PATIENCE
-        return not old, 0 if old else group.request.priority, group.number
+        return not old, 0 if old else group.request.priority, group.place
 
     # Waiting to running
 
@@ -109,17 +109,21 @@ class Scheduler:
             self._vacate(group)
             return False
         group.memory.record_whole(read)
+        first = group.sequences[0]
+        first.cached += len(read) if not group.unread and not first.produced else 0
         for sequence in sequences:
             sequence.slot = self.slots.pop()
         self.hits += sum(sequence.computed for sequence in group.active)
         return True
 
     def _look_up(self, sequence: Sequence) -> int:
-        """Takes blocks that hold the next ids; how many ids. The last one is always run, for its logits."""
+        """Takes blocks that hold the next ids; how many ids."""
         table, before = sequence.table, sequence.computed
         if before == len(table.blocks) * BLOCK:
-            sequence.computed = table.find(sequence.ids, len(sequence.ids) - 1)
-        return sequence.computed - before
+            sequence.computed = table.find(sequence.ids, sequence.findable)
+        found = sequence.computed - before
+        sequence.cached += 0 if sequence.produced else found  # what it wrote itself, before it gave way, is no hit
+        return found
 
     # A step
 
@@ -216,6 +220,7 @@ class Scheduler:
     def _vacate(self, group: Group) -> None:
         for sequence in group.sequences:
             self._leave(sequence)
+            sequence.cached = sequence.cached if sequence.produced else 0
         group.memory.release(0 if group.unread else None)
         group.unread = True
 

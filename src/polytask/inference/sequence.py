@@ -2,10 +2,12 @@
 
 import bisect
 import hashlib
+import math
 from collections.abc import Collection
+from collections.abc import Sequence as Listing
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
@@ -13,6 +15,7 @@ from polytask.inference.blocks import BlockPool, Table
 from polytask.inference.constrained import Constraint
 from polytask.inference.hooks import LogitsHook
 from polytask.inference.sampling import Sampling
+from polytask.inference.scoring import Score, Weighed
 from polytask.tasks.segment import Image, Segment, Text
 from polytask.tokenizers.text import TextTokenizer
 
@@ -56,7 +59,8 @@ class Request:
 
     prefix: how many of the first ids all see each other (prefix language models). priority: lower ones run first,
     those of one priority as they come. drawing: what is written is a picture, which ends by its length alone.
-    given: pictures in the prompt.
+    given: pictures in the prompt. continuations: nothing is written, and instead it is weighed how likely each of
+    these is behind the prompt; see `scoring`.
     """
 
     ids: list[int]
@@ -67,15 +71,29 @@ class Request:
     priority: int = 0
     drawing: Drawing | None = None
     given: Given | None = None
+    continuations: tuple[list[int], ...] = ()
+
+    @classmethod
+    def scoring(cls, ids: list[int], continuations: Listing[list[int]], logprobs: int = 0, **more: Any) -> "Request":
+        """Asks how likely each of some continuations is, with so many of the likeliest ids in each of its places."""
+        sampling = Sampling(n=max(len(continuations), 1), logprobs=logprobs)
+        return cls(ids, sampling, continuations=tuple(continuations), **more)
+
+    @property
+    def read(self) -> int:
+        """Tokens that are read: the prompt's, and those that are scored."""
+        return len(self.ids) + len(self.encoder_ids or []) + sum(map(len, self.continuations))
 
     def limit(self, length: int) -> int:
         """How many tokens an answer has at most, where a sequence has at most `length`."""
+        if self.continuations:
+            return max(map(len, self.continuations)) - 1  # the last one is never read
         return min(self.drawing.tokens if self.drawing else self.sampling.max_tokens, length - len(self.ids))
 
 
 @dataclass
 class Completion:
-    """One answer.
+    """One answer, or what was to be scored: then `greedy` says whether each of its ids is the likeliest.
 
     text is empty where a picture was drawn, which `picture` holds as a PNG once its ids were decoded. ids: what was
     produced, without the end that closed it; with a stop text they go on to its end, `text` does not. logprob: sum by
@@ -83,6 +101,7 @@ class Completion:
     each id the likeliest tokens and, last if it is not among them, the id itself. ties: places in `ids` where in lower
     precision the two best logits nearly tied (within 1e-2, relative to the best where that is above 1): another batch
     may choose the other there. An <|end|> so chosen counts as place len(ids).
+    cached: so many tokens of the prompt, which its answers share, were found in the cache and not run again.
     """
 
     text: str
@@ -93,11 +112,19 @@ class Completion:
     ties: list[int] = field(default_factory=list)
     tokens: int = 0
     picture: bytes | None = field(default=None, repr=False)
+    cached: int = 0
+    greedy: bool = False
+    scored: bool = False
 
     @property
     def segment(self) -> Segment:
         """What was produced, as an answer to a task."""
         return Text(self.text, target=True) if self.picture is None else Image(self.picture, target=True)
+
+    @property
+    def score(self) -> Score:
+        """How likely it is."""
+        return Score(self.logprob, self.tokens, self.greedy, self.logprobs)
 
     @property
     def mean(self) -> float:
@@ -152,23 +179,28 @@ class Sequence:
 
     drafts: guesses of what comes after `ids`, run with it in the next step; whoever made them takes those that are
     right into `ids` and calls `keep`. odds: the probabilities (drafts, V) by which they were drawn, None where they
-    were not. slot: its row in the tables of the sampler.
+    were not. slot: its row in the tables of the sampler. wanted: ids that are weighed behind the prompt, in place of
+    an answer; weighed: what is known of them, by their place.
     """
 
     __slots__ = (
-        "closed", "computed", "constraint", "drafts", "drawing", "error", "finish", "given", "group", "hooks", "ids",
-        "index", "limit", "logprob", "logprobs", "odds", "output", "pieces", "prefix", "prompt", "sampling", "slot",
-        "table", "ties", "waits",
+        "cached", "closed", "computed", "constraint", "drafts", "drawing", "error", "finish", "given", "group", "hooks",
+        "ids", "index", "limit", "logprob", "logprobs", "odds", "output", "pieces", "prefix", "prompt", "sampling",
+        "slot", "table", "ties", "waits", "wanted", "weighed",
     )  # fmt: skip
 
     def __init__(self, request: Request, index: int, limit: int, tokenizer: TextTokenizer, pool: BlockPool):
         self.sampling, self.hooks, self.index, self.limit = request.sampling, request.hooks, index, limit
         self.drawing, self.given = request.drawing, request.given
         self.ids, self.prompt, self.prefix = list(request.ids), len(request.ids), request.prefix
+        self.wanted = request.continuations[index] if request.continuations else None
+        self.weighed: dict[int, Weighed] = {}
+        self.ids += (self.wanted or [])[:-1]
         # What decides keys and values beside the tokens before them.
         read, both = tuple(request.encoder_ids or ()), tuple(request.ids[: request.prefix])
         self.table = Table(pool, (read, both, request.given.digest if request.given else b""))
         self.computed = 0  # how many ids have keys and values in the cache
+        self.cached = 0  # of the prompt, found there when it was read
         self.drafts: list[int] = []
         self.odds: Tensor | None = None
         self.slot = -1
@@ -190,8 +222,19 @@ class Sequence:
 
     @property
     def reading(self) -> bool:
-        """Whether more than the last id is still to be run."""
-        return len(self.ids) - self.computed > 1
+        """Whether more than the last id is still to be run, or ids are weighed."""
+        return len(self.ids) - self.computed > 1 or self.wanted is not None
+
+    @property
+    def findable(self) -> int:
+        """How many of the first ids need not be run where the cache has them; those behind are run for what they
+        predict."""
+        return (len(self.ids) if self.wanted is None else self.prompt) - 1
+
+    def predicted(self, count: int) -> range:
+        """Places of `wanted` that the next `count` ids predict."""
+        first = self.computed - (self.prompt - 1)
+        return range(max(first, 0), max(first + count, 0)) if self.wanted is not None else range(0)
 
     @property
     def active(self) -> bool:
@@ -241,27 +284,37 @@ class Sequence:
         return text
 
     def completion(self) -> Completion:
+        if self.wanted is not None:
+            return self._scored(self.wanted)
         logprobs = self.logprobs if self.sampling.logprobs else None
         finish = self.finish or "cancelled"
         tokens = self.produced + self.closed
         return Completion(
-            "".join(self.pieces), self.ids[self.prompt :], self.logprob, finish, logprobs, self.ties, tokens
-        )
+            "".join(self.pieces), self.ids[self.prompt :], self.logprob, finish, logprobs, self.ties, tokens,
+            cached=self.group.sequences[0].cached,
+        )  # fmt: skip
+
+    def _scored(self, wanted: list[int]) -> Completion:
+        known, top = [self.weighed[place] for place in sorted(self.weighed)], self.sampling.logprobs
+        logprobs = [dict(list(w.best.items())[:top]) | {i: w.logprob} for i, w in zip(wanted, known)] if top else None
+        total, finish = math.fsum(w.logprob for w in known), self.finish or "cancelled"
+        greedy = all(w.greedy for w in known)
+        return Completion("", wanted, total, finish, logprobs, tokens=len(known), greedy=greedy, scored=True)
 
 
 @dataclass(eq=False)
 class Group:
     """Sequences of one request that share a prompt: it runs once, in the first one's blocks, which the others share.
 
-    memory: the blocks of what an encoder reads; unread: it has still to be read. number: its place among all that
-    arrived, at time `arrived` in seconds.
+    memory: the blocks of what an encoder reads; unread: it has still to be read. place: among all that arrived, at time
+    `arrived` in seconds.
     """
 
     handle: "Handle"
     request: Request
     sequences: list[Sequence]
     memory: Table
-    number: int
+    place: tuple[int, int]
     arrived: float
     beam: "BeamSearch | None" = None
     unread: bool = True
@@ -269,7 +322,7 @@ class Group:
 
     def __post_init__(self) -> None:
         for place, sequence in enumerate(self.sequences):
-            sequence.group, sequence.waits = self, place > 0
+            sequence.group, sequence.waits = self, place > 0 and sequence.wanted is None
 
     @property
     def active(self) -> list[Sequence]:

@@ -21,7 +21,7 @@ from polytask.serving.refusal import ErrorAnswer, on_error, on_http, on_invalid
 from polytask.serving.settings import Settings
 from polytask.serving.shelf import Loaded, Shelf
 
-ROUTES = ("models", "chat", "completions", "responses", "embeddings", "images", "tasks", "health", "reserved")
+ROUTES = ("models", "chat", "completions", "responses", "embeddings", "images", "tasks", "health")
 # FastAPI can send traces and figures to a collector; nothing here leaves the machine, whatever the environment says.
 QUIET: Any = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
 

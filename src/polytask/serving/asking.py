@@ -10,7 +10,6 @@ from starlette.requests import Request as HttpRequest
 
 from polytask.errors import TooLong
 from polytask.inference.sequence import Completion, Request
-from polytask.serving.settings import Settings
 from polytask.serving.shelf import Served, Shelf, Shelved
 from polytask.serving.stream import EventStream, while_there
 from polytask.serving.worker import Job
@@ -46,7 +45,6 @@ def note_prompt(http: HttpRequest, prompt: Any) -> None:
 
 async def submit(http: HttpRequest, served: Served, build: Callable[[], list[Request]]) -> Job:
     """Makes requests, away from the event loop, and hands them in. Raises Refusal and what `build` raises."""
-    settings: Settings = http.app.state.settings
 
     def made() -> list[Request]:
         requests = build()
@@ -57,10 +55,15 @@ async def submit(http: HttpRequest, served: Served, build: Callable[[], list[Req
 
     requests = await asyncio.to_thread(made)
     for request in requests:
-        size = max(len(request.ids), len(request.encoder_ids or []))
-        if settings.prompt is not None and size > settings.prompt:
-            raise TooLong(f"The prompt has {size} tokens, but this server takes {settings.prompt}; shorten it.")
+        expect_size(http, max(len(request.ids), len(request.encoder_ids or [])))
     return await served.worker.submit(requests)
+
+
+def expect_size(http: HttpRequest, tokens: int) -> None:
+    """Raises TooLong for a prompt of more tokens than the server takes."""
+    most = http.app.state.settings.prompt
+    if most is not None and tokens > most:
+        raise TooLong(f"The prompt has {tokens} tokens, but this server takes {most}; shorten it.")
 
 
 async def answer(
@@ -81,10 +84,16 @@ def streamed(http: HttpRequest, served: Served, job: Job, events: AsyncIterator[
     return EventStream(events, http.app.state.settings.stall, lambda: served.worker.release(job))
 
 
-def usage(requests: Sequence[Request], completions: Sequence[Completion]) -> dict[str, int]:
-    read = sum(len(request.ids) + len(request.encoder_ids or []) for request in requests)
-    wrote = sum(len(completion.ids) for completion in completions)
-    return {"prompt_tokens": read, "completion_tokens": wrote, "total_tokens": read + wrote}
+def usage(requests: Sequence[Request], completions: Sequence[Completion]) -> dict[str, Any]:
+    """completions: as many of each request, in order; of answers that share a prompt one alone may have read it."""
+    each = len(completions) // len(requests)
+    cached = sum(min(one.cached for one in completions[i : i + each]) for i in range(0, len(completions), each or 1))
+    read = sum(request.read for request in requests)
+    wrote = sum(len(completion.ids) for completion in completions if not completion.scored)
+    return {
+        "prompt_tokens": read, "completion_tokens": wrote, "total_tokens": read + wrote,
+        "prompt_tokens_details": {"cached_tokens": cached},
+    }  # fmt: skip
 
 
 def new_id(kind: str) -> str:

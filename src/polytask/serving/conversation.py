@@ -23,7 +23,12 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True)
     type: str
     text: str | None = None
+    refusal: str | None = None  # what an assistant said in place of an answer
     image_url: str | dict[str, Any] | None = None
+
+    @property
+    def said(self) -> str | None:
+        return self.text if self.text is not None else self.refusal
 
 
 class Function(BaseModel):
@@ -44,11 +49,12 @@ class Call(BaseModel):
 
 
 class Message(BaseModel):
-    """A turn. What else a client sends back of an answer (refusal, annotations, ...) is not looked at."""
+    """A turn. What else a client sends back of an answer (annotations, ...) is not looked at."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[Part] | None = None
+    refusal: str | None = None
     name: str | None = None
     tool_calls: list[Call] | None = None
     tool_call_id: str | None = None
@@ -57,10 +63,10 @@ class Message(BaseModel):
 Messages = Annotated[list[Message], Field(min_length=1, max_length=10_000)]
 
 
-async def turns(served: Served, messages: Sequence[Message], param: str = "messages") -> list[dict[str, Any]]:
+async def turns(served: Served, messages: Sequence[Message], places: Sequence[str]) -> list[dict[str, Any]]:
     """Messages as a template reads them: contents are texts, or parts as the task `chat` has them where there are
-    pictures, and arguments of calls are mappings. Raises Refusal."""
-    said = [_turn(message, f"{param}[{number}]") for number, message in enumerate(messages)]
+    pictures, and arguments of calls are mappings. places: where in the request each content is. Raises Refusal."""
+    said = [_turn(message, place) for message, place in zip(messages, places, strict=True)]
     pictures = [
         part for turn in said if isinstance(turn["content"], list) for part in turn["content"] if "param" in part
     ]
@@ -83,13 +89,13 @@ def _told(content: Any) -> Any:
 
 def _content(parts: Sequence[Part], role: str, where: str) -> Any:
     """One text, or where there are pictures a list of parts. Raises Refusal for what is neither."""
-    if all(part.text is not None for part in parts):
-        return "".join(part.text or "" for part in parts)
+    if all(part.said is not None for part in parts):
+        return "".join(part.said or "" for part in parts)
     found: list[dict[str, Any]] = []
     for number, part in enumerate(parts):
         param = f"{where}[{number}]"
-        if part.text is not None:
-            found.append({"type": "text", "text": part.text})
+        if part.said is not None:
+            found.append({"type": "text", "text": part.said})
             continue
         found.append({"type": "image", "image": picture(part, role, param), "param": f"{param}.image_url"})
     return found
@@ -104,27 +110,33 @@ def picture(part: Part, role: str, where: str) -> bytes:
     return sent(url, f"{where}.image_url")
 
 
-def _turn(message: Message, where: str) -> dict[str, Any]:
-    content: Any = message.content
+def _turn(message: Message, place: str) -> dict[str, Any]:
+    content: Any = message.refusal if message.content is None else message.content
     if isinstance(content, list):
-        content = _content(content, message.role, f"{where}.content")
+        content = _content(content, message.role, place)
     if content is None and not message.tool_calls:
-        raise Refusal(400, f"'{where}.content': a message needs a text.", param=f"{where}.content")
+        raise Refusal(400, f"'{place}': a message needs a text.", param=place)
     turn: dict[str, Any] = {"role": "system" if message.role == "developer" else message.role, "content": content}
     if message.tool_calls:
-        turn["tool_calls"] = [_call(call, f"{where}.tool_calls[{n}]") for n, call in enumerate(message.tool_calls)]
+        where = f"{place.removesuffix('.content')}.tool_calls"
+        turn["tool_calls"] = [_call(call, f"{where}[{n}]") for n, call in enumerate(message.tool_calls)]
     return turn | {key: value for key in ("name", "tool_call_id") if (value := getattr(message, key)) is not None}
 
 
 def _call(call: Call, where: str) -> dict[str, Any]:
+    arguments = arguments_of(call.function.arguments, f"{where}.function.arguments")
+    return {"id": call.id, "type": "function", "function": {"name": call.function.name, "arguments": arguments}}
+
+
+def arguments_of(text: str, param: str) -> dict[str, Any]:
+    """The arguments of a call. Raises Refusal where they are no JSON object."""
     try:
-        arguments = json.loads(call.function.arguments or "{}")
+        arguments = json.loads(text or "{}")
     except (ValueError, RecursionError):
         arguments = None
     if not isinstance(arguments, dict):
-        param = f"{where}.function.arguments"
         raise Refusal(400, f"'{param}': this is not a JSON object.", param=param)
-    return {"id": call.id, "type": "function", "function": {"name": call.function.name, "arguments": arguments}}
+    return arguments
 
 
 def expect_chat(served: Served) -> None:
@@ -147,13 +159,23 @@ def tool_form(served: Served, tools: Sequence[Any], choice: Any) -> Form | None:
     return form
 
 
-def forced(
-    served: Served, form: Form | None, tools: Sequence[Mapping[str, Any]], choice: Any, several: bool
+def forces(form: Form | None, choice: Any) -> bool:
+    """Whether `tool_choice` asks for a call."""
+    return form is not None and choice not in (None, "auto", "none")
+
+
+def held(
+    served: Served, form: Form | None, tools: Sequence[Mapping[str, Any]], choice: Any, several: bool,
+    wanted: Guide | None,
 ) -> Guide | None:  # fmt: skip
-    """What holds the answer to calls where `tool_choice` asks for one, of any tool or of the one it names; else None.
-    tools: name and parameters. Raises Refusal."""
-    if form is None or choice in (None, "auto", "none"):
-        return None
+    """What holds the answer: to calls where `tool_choice` asks for one, of any tool or of the one it names; else to
+    what is `wanted`, or to calls in its place. tools: name and parameters. Raises Refusal and ConfigError."""
+    if form is None or (wanted is None and not forces(form, choice)):
+        return wanted
+    if not forces(form, choice):
+        fits = wanted is None or wanted.kind != "lark"
+        expect(fits, "'tools': an answer of a grammar calls no tools; leave one of them out.", "tools")
+        return calls_only(form, served.model.tokenizer, tools, several, wanted)
     if choice != "required":
         name = choice.get("name") or (choice.get("function") or {}).get("name")
         tools, several = [tool for tool in tools if tool["name"] == name], False

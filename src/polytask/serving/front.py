@@ -159,9 +159,9 @@ class Answer:
 
 
 def _asked(scope: Scope) -> Scope:
-    """What a replica is told of a request: all but its key and the page that it comes from, which the front has looked
-    at, under the name that the front's log gives it."""
-    private = (b"authorization", b"x-request-id", b"origin")
+    """What a replica is told of a request: all but its key, the name of the server and the page that it comes from,
+    which the front has looked at, under the name that the front's log gives it."""
+    private = (b"authorization", b"x-request-id", b"origin", b"host")
     headers = [(name, value) for name, value in scope["headers"] if name.lower() not in private]
     identity = scope["state"]["identity"].encode()
     return {**{key: scope[key] for key in PASSED if key in scope}, "headers": [*headers, (b"x-request-id", identity)]}

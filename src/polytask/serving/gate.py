@@ -16,11 +16,13 @@ from urllib.parse import parse_qsl
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from polytask.serving.host import expect_own
+from polytask.serving.log import REQUESTS, stamp
 from polytask.serving.metrics import Figures
 from polytask.serving.refusal import Refusal
 from polytask.serving.settings import Settings
 
-LOG = logging.getLogger("polytask.serving")
+LOG = logging.getLogger(REQUESTS)
 DEPTH = 100  # brackets within each other in a body of JSON
 ARRIVAL = 30.0  # seconds for a body to come
 FORMS = ("/v1/images/edits", "/v1/images/variations")
@@ -78,6 +80,8 @@ class Gate:
             self._note(scope, status, time.monotonic() - began)
 
     def _check(self, scope: Scope, headers: dict[str, str]) -> None:
+        if self.settings.keys is None:  # where there are keys, a page of a stranger has none
+            expect_own(headers.get("host", ""), self.settings.hosts)
         query = parse_qsl(scope.get("query_string", b"").decode("latin-1"))
         if any(name.lower() in IN_ADDRESS for name, _ in query):
             raise Refusal(400, "A key belongs into the header 'Authorization: Bearer KEY', never into the address, "
@@ -88,10 +92,15 @@ class Gate:
                 said = "This server takes a key" if not key else "This key is not known"
                 raise Refusal(401, f"{said}; send 'Authorization: Bearer KEY'.", code="invalid_api_key",
                               headers={"WWW-Authenticate": "Bearer"})  # fmt: skip
+        if scope["path"].startswith("/v1/audio/"):  # said before the body is read: sounds are large, and no JSON
+            raise Refusal(501, "No model of this server reads or makes sounds.", code="not_implemented")
 
     async def _read(self, scope: Scope, headers: dict[str, str], receive: Receive) -> Receive:
         if scope["method"] not in ("POST", "PUT", "PATCH"):
             return receive
+        if scope["app"].state.life.running > self.settings.connections:
+            raise Refusal(503, f"The server has {self.settings.connections} requests at hand; try again later.",
+                          code="busy", headers={"Retry-After": "1", "Connection": "close"})  # fmt: skip
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length[:18]) > self.settings.body:
             raise self._large()
@@ -137,7 +146,7 @@ class Gate:
         return b"".join(pieces)
 
     def _large(self) -> Refusal:
-        return Refusal(413, f"The body is larger than the {self.settings.body:,} bytes that this server takes.",
+        return Refusal(413, f"The body is larger than the {self.settings.body:,.0f} bytes that this server takes.",
                        code="body_too_large", headers={"Connection": "close"})  # fmt: skip
 
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
@@ -145,7 +154,7 @@ class Gate:
         method = scope["method"] if scope["method"] in ("GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE") else "other"
         self.figures.ended(route, method, status or 499, seconds)
         line: dict[str, Any] = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "request": scope["state"]["identity"],
+            "time": stamp(time.time()), "request": scope["state"]["identity"],
             "method": method, "path": scope["path"][:200], "status": status or 499, "seconds": round(seconds, 4),
             **scope["state"]["note"],
         }  # fmt: skip

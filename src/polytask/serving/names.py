@@ -1,10 +1,11 @@
 """What models are called, known before any of them is loaded."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from polytask.errors import ConfigError
+from polytask.registry import nearest
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 
@@ -18,6 +19,19 @@ def named(name: str | None, path: str, others: Mapping[str, str]) -> dict[str, s
     for each in paths:
         expect_name(each)
     return paths
+
+
+def drafts(given: Iterable[str], names: Sequence[str]) -> dict[str, str]:
+    """What guesses ahead for which model: NAME=PATH, and PATH alone for the first one. Raises ConfigError."""
+    found: dict[str, str] = {}
+    for word in given:
+        name, path = word.split("=", 1) if "=" in word else (names[0], word)
+        if name not in names:
+            raise ConfigError(f"--draft: there is no model '{name}': {nearest(name, names)}")
+        if name in found:
+            raise ConfigError(f"--draft: '{name}' is given two; give each model one at most, as NAME=PATH.")
+        found[name] = path
+    return found
 
 
 def expect_name(name: str) -> None:

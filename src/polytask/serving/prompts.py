@@ -8,7 +8,6 @@ from pydantic import Field
 
 from polytask.errors import TooLong
 from polytask.inference.sampling import Sampling
-from polytask.inference.scoring import Pair
 from polytask.inference.sequence import Request
 from polytask.serving.refusal import Refusal
 from polytask.serving.schema import expect
@@ -72,6 +71,15 @@ async def echo(served: Served, prompt: str | list[int], request: Request, logpro
     fits = not model.config.encoder_layers and not model.config.prefix
     expect(fits, "'logprobs' with 'echo': this model reads a prompt from both sides; leave one out.", "logprobs")
     first, rest = request.ids[:1], request.ids[1:]
-    (score,) = await served.worker.call(lambda: model.engine.score([Pair(first, rest)], max(logprobs, 1)))
-    places = [None, *(score.logprobs or [])]  # nothing is known of the first, before which there is nothing
+    known = await _weighed(served, Request.scoring(first, [rest], max(logprobs, 1))) if rest else []
+    places = [None, *known]  # nothing is known of the first, before which there is nothing
     return Echo(text, request.ids[begin:], places[begin:])
+
+
+async def _weighed(served: Served, request: Request) -> list[dict[int, float]]:
+    job = await served.worker.submit([request])
+    try:
+        (one,) = await job.result()
+    finally:
+        served.worker.release(job)
+    return one.logprobs or []

@@ -1,6 +1,7 @@
 """What is said to a client whose request cannot be done: one sentence in the form of the OpenAI API."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -11,9 +12,12 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from polytask.errors import Error, MissingExtra, SamplingError, TaskError, TooLong
+from polytask.errors import ConfigError, Error, MissingExtra, SamplingError, TaskError, TooLong
 from polytask.registry import nearest
 
+# What clients call what the rooms below call otherwise, where a route does not say it.
+NAMES = {"guide": "response_format"}
+UNKNOWN = "unknown_field"  # a kind of error of pydantic's, of our own
 KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -62,25 +66,37 @@ def written(content: Any) -> bytes:
     return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
-def of_error(error: Error) -> Refusal:
-    """A mistake that the rooms below found in a request."""
+def of_error(error: Error, prompt: str | None = None, names: Mapping[str, str] = NAMES) -> Refusal:
+    """A mistake that the rooms below found in a request. prompt: the field that holds its text or its example."""
     if isinstance(error, Refusal):
         return error
     if isinstance(error, SamplingError):  # the network's fault, not the request's
         return Refusal(500, str(error), code="sampling_failed")
-    code = "context_length_exceeded" if isinstance(error, TooLong) else None
-    return Refusal(501 if isinstance(error, MissingExtra) else 400, str(error), code=code)
+    if isinstance(error, TooLong):
+        return Refusal(400, str(error).replace(error.way, ""), param=prompt, code="context_length_exceeded")
+    if isinstance(error, ConfigError) and error.field is not None:
+        return _wrong(error.field, str(error), names)
+    status = 501 if isinstance(error, MissingExtra) else 400
+    return Refusal(status, str(error), param=prompt if isinstance(error, TaskError) else None)
+
+
+def _wrong(field: str, message: str, names: Mapping[str, str]) -> Refusal:
+    """Of a dial, in the client's words."""
+    param = names.get(field, field)
+    begin, _, rest = message.partition(": ")
+    if begin == "sampling":  # what follows quotes no text of a client's, which must stay as it is
+        rest = re.sub(r"\w+", lambda word: names.get(word[0], word[0]), rest)
+    return Refusal(400, f"'{param}': {rest if begin in ('sampling', 'drawing', field) else message}", param=param)
 
 
 @contextmanager
-def about(param: str) -> Iterator[None]:
-    """What is wrong with an example or a text becomes a Refusal that names its field."""
+def about(prompt: str, **names: str) -> Iterator[None]:
+    """What is wrong with an example, a text or a dial becomes a Refusal that names its field. names: of dials that the
+    route calls otherwise."""
     try:
         yield
-    except (TooLong, TaskError) as error:
-        refusal = of_error(error)
-        refusal.param = param
-        raise refusal from None
+    except (ConfigError, TaskError) as error:
+        raise of_error(error, prompt, NAMES | names) from None
 
 
 async def on_error(_: Request, error: Exception) -> Response:
@@ -108,13 +124,12 @@ async def on_invalid(_: Request, error: Exception) -> Response:
     if not isinstance(error.body, dict) and found[0]["loc"][0] == "body":
         return Refusal(400, "The body must be a JSON object.").response()
     where = [_path(one, error.body) for one in found]
-    # Of the kinds that a field may have, the one that went furthest into the value is the one that was meant.
-    first = max(range(len(found)), key=lambda i: (len(where[i]), -i))
+    # Of the kinds that a field may have, the one that went furthest into the value, or is of its type, was meant.
+    first = max(range(len(found)), key=lambda i: (len(where[i]), not found[i]["type"].endswith("_type"), -i))
     param = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in where[first]).lstrip(".")
-    if found[first]["type"] == "extra_forbidden":
-        message = f"Unrecognized request argument supplied: {param}"
-    else:
-        message = f"'{param}': {found[first]['msg']}."
+    message = f"'{param}': {found[first]['msg']}."
+    if found[first]["type"] == UNKNOWN:
+        message = f"Unrecognized request argument '{param}'; {found[first]['msg']}"
     return Refusal(400, message, param=param).response()
 
 
@@ -127,6 +142,8 @@ def _path(found: Mapping[str, Any], body: Any) -> list[Any]:
         if inside:
             body = body[step]
             path.append(step)
+    if found["type"] == UNKNOWN:
+        return [*path, found["ctx"]["name"]]
     return [*path, loc[-1]] if found["type"] == "missing" else path
 
 

@@ -20,10 +20,10 @@ FRESH = 5 * PERIOD  # older ones are of a replica that has ended
 
 
 class Board:
-    """Where replicas tell their figures, and why they could not start."""
+    """Where replicas tell their figures, what they hold, and why they could not start."""
 
     def __init__(self) -> None:
-        self.mistake = ""
+        self.mistake, self._held = "", dict[str, str]()
         self._told: dict[str, tuple[float, bytes]] = {}
 
     def tell(self, replica: str, text: bytes) -> None:
@@ -34,6 +34,13 @@ class Board:
 
     def failure(self) -> str:
         return self.mistake
+
+    def hold(self, models: dict[str, str]) -> None:
+        self._held = models
+
+    def held(self) -> dict[str, str]:
+        """What the models of a replica hold in memory, in words."""
+        return self._held
 
     def figures(self) -> dict[str, bytes]:
         """The newest figures of each replica that still tells them."""
@@ -51,6 +58,7 @@ class Replica:
     def __init__(
         self, paths: Mapping[str, str], loading: Mapping[str, Any], settings: Settings, board: Any, alone: bool
     ):  # fmt: skip
+        import ray
         from ray import serve
 
         if alone:
@@ -61,6 +69,7 @@ class Replica:
         except Error as error:
             board.fail.remote(str(error))
             raise
+        ray.get(board.hold.remote(self.app.state.shelf.held()))  # before the front asks for it
         self._running: set[asyncio.Task[None]] = set()
         threading.Thread(target=self._tell, name="figures", daemon=True).start()
 

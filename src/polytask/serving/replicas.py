@@ -1,6 +1,7 @@
 """Replicas of the app under Ray Serve, behind one address."""
 
 import logging
+import math
 import os
 import socket
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -43,8 +44,13 @@ class Replicas:
     address: str | None = None
 
     def __post_init__(self) -> None:
-        if self.least < 1 or not self.target > 0 or self.cpus < 0 or (self.gpus or 0) < 0:
-            raise ConfigError(f"serve: {self} does not make sense; ask for 1 replica or more, and for targets above 0.")
+        if self.least < 1:
+            raise ConfigError(f"serve: --replicas {self.least} must be 1 or more.")
+        if not 0 < self.target < math.inf:
+            raise ConfigError(f"serve: --target-requests {self.target} must be above 0, and finite.")
+        for option, value in {"--replica-cpus": self.cpus, "--replica-gpus": self.gpus or 0.0}.items():
+            if not 0 <= value < math.inf:
+                raise ConfigError(f"serve: {option} {value} must be 0 or more, and finite.")
         if self.most is not None and self.most < self.least:
             raise ConfigError(f"serve: --max-replicas {self.most} is below --replicas {self.least}.")
 
@@ -58,9 +64,10 @@ class Replicas:
 
 def serve_replicas(
     paths: Mapping[str, str], *, replicas: Replicas, host: str, port: int, settings: Settings,
-    loading: Mapping[str, Any], started: Callable[[str, list[str]], None],
+    loading: Mapping[str, Any], started: Callable[[str, Mapping[str, str]], None],
 ) -> None:  # fmt: skip
     """As `server.serve`, with each request answered by one of several processes. The front runs in this process.
+    `started` is told what one of them holds.
 
     Raises CheckpointError, ConfigError where the port is taken or no cluster answers, MissingExtra.
     """
@@ -70,8 +77,8 @@ def serve_replicas(
         name = f"polytask-{socket.gethostname()}-{listener.getsockname()[1]}"
         _join(ray, replicas)
         try:
-            pool = _deploy(name, paths, replicas, settings, loading)
-            run(create_front(pool, settings), listener, lambda address: started(address, list(paths)))
+            pool, held = _deploy(name, paths, replicas, settings, loading)
+            run(create_front(pool, settings), listener, lambda address: started(address, held))
         finally:
             if replicas.address is not None:
                 serve.delete(name)
@@ -129,8 +136,8 @@ def _start(ray: Any, **words: Any) -> None:
 
 def _deploy(
     name: str, paths: Mapping[str, str], replicas: Replicas, settings: Settings, loading: Mapping[str, Any]
-) -> "Pool":  # fmt: skip
-    """Starts the replicas and waits until they are ready. Raises CheckpointError."""
+) -> "tuple[Pool, dict[str, str]]":  # fmt: skip
+    """Starts the replicas and waits until they are ready; what each one holds. Raises CheckpointError."""
     import ray
     from ray import serve
     from ray.serve.config import ProxyLocation
@@ -152,7 +159,7 @@ def _deploy(
     except RuntimeError as error:
         said = ray.get(board.failure.remote())
         raise CheckpointError(said or f"The replicas did not start: {_line(error)}") from None
-    return _pool(name, handle, board)
+    return _pool(name, handle, board), ray.get(board.held.remote())
 
 
 def _pool(name: str, handle: Any, board: Any) -> "Pool":

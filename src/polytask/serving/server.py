@@ -1,8 +1,6 @@
 """From checkpoint folders to a server that runs until it is told to stop."""
 
-import logging
 import socket
-import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from polytask.errors import ConfigError, MissingExtra
 from polytask.interop.atomic import verify
+from polytask.serving.log import start_log
 from polytask.serving.settings import Settings
 
 if TYPE_CHECKING:
@@ -20,10 +19,11 @@ if TYPE_CHECKING:
 
 def serve(
     paths: Mapping[str, str], *, host: str, port: int, settings: Settings, loading: Mapping[str, Any],
-    started: Callable[[str, list[str]], None],
+    started: Callable[[str, Mapping[str, str]], None],
 ) -> None:  # fmt: skip
-    """Serves the models of these folders by their names until SIGTERM or SIGINT; `started(address, names)` is told when
-    requests are welcome. loading: words of `Model.load`; models that draw by diffusion and CLIPs take its dtype.
+    """Serves the models of these folders by their names until SIGTERM or SIGINT; `started` is told the address and,
+    by their names, what the models hold in memory, when requests are welcome. loading: words of `Model.load`, of which
+    `draft` is a mapping from names; models that draw by diffusion and CLIPs take its dtype.
 
     Raises CheckpointError, ConfigError where the port is taken, MissingExtra.
     """
@@ -32,8 +32,8 @@ def serve(
         with ThreadPoolExecutor(1) as loader:
             loaded = loader.submit(load, paths, loading)  # while this thread imports the web's libraries
             create_app = _web()
-            models = loaded.result()
-        run(create_app(models, settings), listener, lambda address: started(address, list(models)))
+            app = create_app(loaded.result(), settings)
+        run(app, listener, lambda address: started(address, app.state.shelf.held()))
     finally:
         listener.close()
 
@@ -42,15 +42,15 @@ def run(app: "Starlette", listener: socket.socket, started: Callable[[str], None
     """Runs an app at a socket until SIGTERM or SIGINT; `started` is told the address."""
     from polytask.serving.lasting import Lasting
 
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
-    logging.getLogger("polytask.serving").setLevel(logging.INFO)
+    start_log()
     name, number = listener.getsockname()[:2]
     address = f"http://{f'[{name}]' if ':' in name else name}:{number}"
     Lasting(app, lambda: started(address)).run(sockets=[listener])
 
 
 def load(paths: Mapping[str, str], loading: Mapping[str, Any]) -> "dict[str, Loaded]":
-    """The models of these folders. Raises CheckpointError."""
+    """The models of these folders; loading: as of `serve`. Raises CheckpointError."""
+    drafts = loading["draft"] or {}
     with ThreadPoolExecutor(1) as checker:  # sums are made while torch is imported: that thread needs no interpreter
         folders = {name: _summed(path) for name, path in paths.items()}
         checks = [checker.submit(verify, folder) for folder in folders.values() if folder is not None]
@@ -59,7 +59,10 @@ def load(paths: Mapping[str, str], loading: Mapping[str, Any]) -> "dict[str, Loa
         runtime.prepare(keep_memory=False)
         for check in checks:
             check.result()
-        return {name: _loaded(path, folders[name] is None, loading) for name, path in paths.items()}
+        return {
+            name: _loaded(path, folders[name] is None, {**loading, "draft": drafts.get(name)})
+            for name, path in paths.items()
+        }
 
 
 def _loaded(path: str, check: bool, loading: Mapping[str, Any]) -> "Loaded":

@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,23 +18,28 @@ class Settings:
     """keys: see `Keys`, None asks for none. body: bytes of a request at most. prompt: tokens of a prompt at most (by
     default what the model reads). queue: requests that may wait for each model, beside those that run. seconds: what a
     request may take in all. stall: seconds that a reader may take nothing. cors: origins whose pages may ask.
-    log_prompts: whether the log holds what was asked.
+    log_prompts: whether the log holds what was asked. hosts: names that a server without keys answers to, beside
+    localhost and addresses. header: seconds that a connection may be open without a whole header on it. connections:
+    how many may be open.
     """
 
     keys: "Keys | None" = None
-    body: int = 4 << 20
+    body: float = 4 << 20
     prompt: int | None = None
     queue: int = 64
     seconds: float = 600.0
     stall: float = 60.0
     cors: tuple[str, ...] = ()
     log_prompts: bool = False
+    hosts: tuple[str, ...] = ()
+    header: float = 30.0
+    connections: int = 512
 
     def __post_init__(self) -> None:
-        for name in ("body", "prompt", "queue", "seconds", "stall"):
+        for name in ("body", "prompt", "queue", "seconds", "stall", "header", "connections"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ConfigError(f"serve: {name}={value!r} must be above 0.")
+            if value is not None and not 0 < value < math.inf:
+                raise ConfigError(f"serve: {name}={value!r} must be above 0, and finite.")
 
 
 class Keys:

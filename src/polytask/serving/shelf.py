@@ -7,10 +7,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from torch.nn import Module
+
 from polytask.errors import ConfigError, TooLong
+from polytask.inference.room import weight_bytes
 from polytask.model import Model
 from polytask.pictures import PictureModel
 from polytask.pictures.matching import PictureMatcher
+from polytask.pictures.painter import Painter
 from polytask.serving.matcher_worker import MatcherWorker
 from polytask.serving.metrics import Figures, ModelMeter
 from polytask.serving.names import expect_name
@@ -48,9 +52,19 @@ class Shelved(ABC):
     def about(self) -> dict[str, Any]:
         """What clients are told of it."""
 
+    @property
     @abstractmethod
+    def networks(self) -> list[Module]:
+        """All that it holds."""
+
+    @cached_property
+    def weights(self) -> int:
+        """Bytes of its networks."""
+        return sum(map(weight_bytes, self.networks))
+
     def stats(self) -> dict[str, float]:
-        """Figures of its engine at this moment."""
+        """Figures of it at this moment."""
+        return {"weight_bytes": self.weights}
 
 
 @dataclass(kw_only=True)
@@ -71,8 +85,12 @@ class Served(Shelved):
             "pixels": pictures and pictures.size,
         }  # fmt: skip
 
+    @property
+    def networks(self) -> list[Module]:
+        return [self.model.network]
+
     def stats(self) -> dict[str, float]:
-        return vars(self.model.engine.stats())
+        return {**vars(self.model.engine.stats()), **super().stats()}
 
     @property
     def width(self) -> int:
@@ -120,7 +138,15 @@ DIFFUSED = {
             "instruction": Field(help="what the whole is to show afterwards"),
         },
     ),
-    "variations": Pictured("variations", {"image": _IMAGE}),
+    "variations": Pictured(
+        "variations",
+        {
+            "image": _IMAGE,
+            "towards": Field(Picture, required=False, help="another picture, and those on the way to it are drawn"),
+            "from": Field(required=False, help="with `to`: what a caption says now"),
+            "to": Field(required=False, help="what it shall say; pictures turn to that"),
+        },
+    ),
 }
 INSTRUCTED = Pictured(
     "editing",
@@ -160,8 +186,17 @@ class ServedPictures(Shelved):
     def asking(self, task: str) -> Pictured:
         return INSTRUCTED if task == "editing" and self.model.config.changes else DIFFUSED[task]
 
+    @property
+    def networks(self) -> list[Module]:
+        return _painting(self.model.painter)
+
     def stats(self) -> dict[str, float]:
-        return self.worker.stats()
+        return {**self.worker.stats(), **super().stats()}
+
+
+def _painting(painter: Painter) -> list[Module]:
+    own = [each for each in (painter.network, painter.clip, painter.prior) if each is not None]
+    return [*own, *(_painting(painter.base) if painter.base else [])]
 
 
 @dataclass(kw_only=True)
@@ -185,8 +220,12 @@ class ServedMatcher(Shelved):
             "max_model_len": matcher.length, "parameters": self.model.info["parameters"], "pixels": matcher.side,
         }  # fmt: skip
 
+    @property
+    def networks(self) -> list[Module]:
+        return [self.model.matcher.network]
+
     def stats(self) -> dict[str, float]:
-        return self.worker.stats()
+        return {**self.worker.stats(), **super().stats()}
 
     @property
     def width(self) -> int:
@@ -224,12 +263,18 @@ class Shelf:
     def able(self, name: str | None, fits: Callable[[Shelved], bool], what: str) -> Shelved:
         """A model that fits. Raises Refusal where the one that is named does not, or none does."""
         others = [each for each in self if fits(each)]
-        if name is None and others:
-            return others[0]
-        found = self.get(name)
+        if not others:
+            raise Refusal(501, f"No model of this server {what}; serve one that does.", param="model",
+                          code="not_implemented")  # fmt: skip
+        found = others[0] if name is None else self.get(name)
         if not fits(found):
-            raise cannot(found.name if name is not None else None, what, [each.name for each in others])
+            raise Refusal(400, f"'{found.name}' is no model that {what}; ask '{others[0].name}'.", param="model",
+                          code="unsupported_model")  # fmt: skip
         return found
+
+    def held(self) -> dict[str, str]:
+        """What each model holds in memory, in words."""
+        return {each.name: _held(each.stats()) for each in self}
 
     def __iter__(self) -> Iterator[Shelved]:
         return iter(self._shelved.values())
@@ -239,11 +284,12 @@ class Shelf:
             each.worker.close()
 
 
-def cannot(name: str | None, what: str, others: list[str]) -> Refusal:
-    """What is said where a model cannot do what is asked; others: those of this server that can."""
-    who = "No model of this server" if name is None else f"'{name}' is no model that"
-    advice = f"ask '{others[0]}'" if others else "serve one that does"
-    return Refusal(400, f"{who} {what}; {advice}.", param="model", code="unsupported_model")
+def _held(stats: Mapping[str, float]) -> str:
+    weights = f"{stats['weight_bytes'] / 2**20:,.1f} MiB of weights"
+    if "cache_bytes" not in stats:
+        return weights
+    cache = f"{stats['cache_bytes'] / 2**20:,.1f} MiB of key/value cache"
+    return f"{weights}, {cache} for {stats['cache_tokens']:,} tokens"
 
 
 def _shelved(name: str, model: Loaded, settings: Settings, meter: ModelMeter) -> Shelved:

@@ -3,11 +3,12 @@
 import json
 import re
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from polytask.inference.constrained import Guide
+from polytask.serving.refusal import about
 from polytask.tokenizers.text import TextTokenizer
 
 # Templates lay calls out as `tojson` writes them, and so they are written.
@@ -80,8 +81,11 @@ def form_of(tokenizer: TextTokenizer) -> Form | None:
     return next((form for form in FORMS if form.hint.search(source)), None)
 
 
-def calls_only(form: Form, tokenizer: TextTokenizer, tools: Sequence[Mapping[str, Any]], several: bool) -> Guide:
-    """Holds an answer to calls of these tools (name, parameters). Raises ConfigError for a broken schema."""
+def calls_only(
+    form: Form, tokenizer: TextTokenizer, tools: Sequence[Mapping[str, Any]], several: bool, other: Guide | None = None
+) -> Guide:
+    """Holds an answer to calls of these tools (name, parameters), or to `other` in their place, which is no grammar.
+    Raises Refusal for a broken schema."""
     frame, special = form.frame, {tokenizer.decode([i], special=True): i for i in tokenizer.spelling.special}
 
     def written(text: str) -> str:
@@ -91,15 +95,26 @@ def calls_only(form: Form, tokenizer: TextTokenizer, tools: Sequence[Mapping[str
     objects = []
     for tool in tools:
         parameters = tool.get("parameters") or {"type": "object"}
-        Guide.schema(parameters)
+        with about("messages", guide="tools"):
+            Guide.schema(parameters)
         wanted = {"name": {"const": tool["name"]}, frame.key: parameters}
         schema = {"type": "object", "properties": wanted, "required": list(wanted), "additionalProperties": False}
         objects.append(f"tool{len(objects)}: %json {json.dumps(_hoisted(schema, frame.key) | {'x-guidance': WRITING})}")
     names = " | ".join(f"tool{number}" for number in range(len(objects)))
     more = f"({written(frame.between)} call)*" if several else ""
     start = f"start: {written(frame.begin)} call {more} {written(frame.end)}"
+    if other is not None:
+        start = f"{start} | other"
+        objects.append(f"other: {_rule(other)}")
     call = f"call: {written(frame.open)} ({names}) {written(frame.close)}"
     return Guide("lark", "\n".join((start, call, *objects)))
+
+
+def _rule(guide: Guide) -> str:
+    """A schema or a regular expression within a grammar."""
+    grammar = guide.grammar()
+    schema = grammar.get("json_schema")
+    return grammar["lark_grammar"].removeprefix("start: ") if schema is None else f"%json {json.dumps(schema)}"
 
 
 def _hoisted(schema: dict[str, Any], key: str) -> dict[str, Any]:
@@ -110,10 +125,11 @@ def _hoisted(schema: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 class ToolText:
-    """Parts what is shown from what calls tools, in one answer as it is written."""
+    """Parts what is shown from what calls tools, in one answer as it is written. names: of the tools, where an answer
+    of JSON that looks like a call of another is none."""
 
-    def __init__(self, form: Form, tokenizer: TextTokenizer):
-        self._form, self._tokenizer = form, tokenizer
+    def __init__(self, form: Form, tokenizer: TextTokenizer, names: Collection[str] | None = None):
+        self._form, self._tokenizer, self._names = form, tokenizer, names
         self._held, self._shown, self._calling = "", False, False
 
     def push(self, text: str) -> str:
@@ -146,7 +162,8 @@ class ToolText:
             calls = self._form.read(whole)
         except (ValueError, RecursionError):
             return held, []
-        return ("", [_call(*one) for one in calls]) if calls else (held, [])
+        known = self._names is None or all(name in self._names for name, _ in calls)
+        return ("", [_call(*one) for one in calls]) if calls and known else (held, [])
 
     def _release(self, count: int) -> str:
         released, self._held = self._held[:count], self._held[count:]

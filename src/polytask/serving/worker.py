@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -55,6 +56,7 @@ class Job:
         self.requests, self.seconds = list(requests), seconds
         self.loop = asyncio.get_running_loop()
         self.until = self.loop.time() + seconds
+        self.room = 0  # that it takes of the worker's queue
         self.accepted: asyncio.Future[None] = self.loop.create_future()
         self.began = self.last = time.monotonic()  # the worker's, as is what follows
         self.handles: dict[Handle, int] = {}
@@ -101,11 +103,11 @@ class Job:
 
 
 class Worker:
-    """Runs an engine. waiting: how many requests may wait beside those that run; seconds: what each may take."""
+    """Runs an engine. waiting: how many answers may wait beside those that run; seconds: what a request may take."""
 
     def __init__(self, engine: Engine, waiting: int, seconds: float, meter: Meter):
         self.engine, self.limit, self.seconds, self.meter = engine, engine.max_requests + waiting, seconds, meter
-        self.taken = 0  # requests that were let in and have not ended; the event loop's
+        self.taken = 0  # room of requests that were let in and have not ended; the event loop's
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._calls: deque[Callable[[], None]] = deque()
         self._jobs: dict[Handle, Job] = {}
@@ -122,14 +124,9 @@ class Worker:
     async def submit(self, requests: Sequence[Request]) -> Job:
         """Hands requests in; returns when the engine has taken them. Raises Refusal where the queue is full, and what
         the engine raises. Who submits must `release` the job in the end."""
-        if len(requests) > self.limit:
-            raise Refusal(400, f"A request of {len(requests)} prompts is more than the {self.limit} that this server "
-                               "takes at once; send them in parts.", param="prompt")  # fmt: skip
-        if self.taken + len(requests) > self.limit:
-            raise Refusal(429, f"The server is busy with {self.taken} requests; try again later.",
-                          code="queue_full", headers={"Retry-After": "1"})  # fmt: skip
         job = Job(requests, self.seconds)
-        self.taken += len(requests)
+        # More samples than the engine writes at once come after each other.
+        job.room = self._let_in(sum(min(one.sampling.samples, self.engine.max_requests) for one in requests))
         self._inbox.put(lambda: self._admit(job))
         try:
             await job.accepted
@@ -140,9 +137,29 @@ class Worker:
 
     def release(self, job: Job) -> None:
         """Ends a job that a client has left; nothing more than a count where it is over."""
-        self.taken -= len(job.requests)
+        self.taken -= job.room
         if not job.over:
             self._inbox.put(lambda: self._withdraw(job))
+
+    @asynccontextmanager
+    async def admitted(self) -> AsyncIterator[None]:
+        """The calls of one request, which take their place in the queue. Raises Refusal where that is full."""
+        room = self._let_in(1)
+        try:
+            yield
+        finally:
+            self.taken -= room
+
+    def _let_in(self, answers: int) -> int:
+        """Takes room for so many answers. Raises Refusal where there is none."""
+        if answers > self.limit:
+            raise Refusal(400, f"A request of {answers} answers is more than the {self.limit} that this server takes "
+                               "at once; send it in parts.", param="prompt")  # fmt: skip
+        if self.taken + answers > self.limit:
+            raise Refusal(429, f"The server is busy with {self.taken} answers; try again later.",
+                          code="queue_full", headers={"Retry-After": "1"})  # fmt: skip
+        self.taken += answers
+        return answers
 
     async def call(self, function: Callable[[], T]) -> T:
         """What a function of the network gives, run between two steps."""
@@ -194,13 +211,15 @@ class Worker:
             _tell(job.loop, _settle, job.accepted, None, error)
             return
         self._jobs |= dict.fromkeys(job.handles, job)
-        self.meter.read(sum(len(request.ids) + len(request.encoder_ids or []) for request in job.requests))
+        self.meter.read(sum(request.read for request in job.requests))
         _tell(job.loop, _settle, job.accepted, None, None)
 
     def _withdraw(self, job: Job) -> None:
         for handle in job.handles:
+            known = set(handle.completions)
             handle.cancel()
             self._jobs.pop(handle, None)
+            self.meter.wrote(sum(_wrote(one) for i, one in handle.completions.items() if i not in known))
 
     def _step(self) -> None:
         try:
@@ -237,7 +256,11 @@ class Worker:
         now = time.monotonic()
         (self.meter.first if job.last == job.began else self.meter.between)(now - job.last)
         job.last = now
-        self.meter.wrote(sum(len(piece.completion.ids) for piece in pieces if piece.completion))
+        self.meter.wrote(sum(_wrote(piece.completion) for piece in pieces if piece.completion))
+
+
+def _wrote(completion: Completion) -> int:
+    return 0 if completion.scored else len(completion.ids)
 
 
 def _deliver(told: Sequence[tuple[Job, Sequence[Piece]]]) -> None:

@@ -1,6 +1,7 @@
 """/v1/chat/completions."""
 
 from collections.abc import AsyncIterator, Iterable
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
@@ -9,20 +10,33 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from polytask.inference.sampling import Sampling
-from polytask.inference.sequence import Completion
+from polytask.inference.sequence import Completion, Request
 from polytask.serving.asking import answer, find, new_id, note, note_prompt, now, streamed, submit, usage
 from polytask.serving.conversation import (
     Messages,
     chat_request,
     expect_chat,
-    forced,
+    forces,
+    held,
     tool_form,
     turns,
     without_pictures,
 )
 from polytask.serving.logprobs import Token, chat_logprobs
-from polytask.serving.refusal import Json
-from polytask.serving.schema import STREAMED, Dials, Named, StreamOptions, Strict, expect, sampling
+from polytask.serving.refusal import Json, about
+from polytask.serving.schema import (
+    STREAMED,
+    UNREASONED,
+    WORDY,
+    Dials,
+    Named,
+    StreamOptions,
+    Strict,
+    Usual,
+    expect,
+    expect_usual,
+    sampling,
+)
 from polytask.serving.shelf import Served
 from polytask.serving.stream import DONE, event
 from polytask.serving.tools import Form, ToolText
@@ -46,7 +60,7 @@ class Tool(Strict):
     function: FunctionTool
 
 
-class ChatBody(Named, Dials):
+class ChatBody(Named, Dials, Usual):
     """A conversation to be gone on with."""
 
     messages: Messages
@@ -60,46 +74,85 @@ class ChatBody(Named, Dials):
     tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     store: bool | None = None
+    reasoning_effort: str | None = None
+    verbosity: str | None = None
+    modalities: list[str] | None = None
+    audio: Any = None
+    prediction: Any = None
+    functions: Any = None
+    function_call: Any = None
+    web_search_options: Any = None
+
+
+UNUSUAL = {  # what is usual of a field that changes nothing, and why no more can be had
+    "reasoning_effort": (("none", "medium"), UNREASONED),
+    "verbosity": (("medium",), WORDY),
+    "modalities": ((["text"],), "this route answers with texts alone"),
+    "audio": ((), "no model here makes sounds"),
+    "prediction": ((), "no text is taken here to guess the answer from"),
+    "functions": ((), "functions are told as 'tools'"),
+    "function_call": (("none",), "functions are chosen by 'tool_choice'"),
+    "web_search_options": ((), "this server fetches nothing"),
+}
 
 
 @router.post("/v1/chat/completions", responses=STREAMED)
 async def chat(http: HttpRequest, body: ChatBody) -> Response:
     """The assistant's next turn."""
     served = find(http, body.model)
+    _expect_possible(body)
     expect_chat(served)
     form = tool_form(served, body.tools or [], body.tool_choice)
-    said, tools = await turns(served, body.messages), [tool.model_dump(exclude_none=True) for tool in body.tools or []]
+    said = await turns(served, body.messages, [f"messages[{number}].content" for number in range(len(body.messages))])
+    tools = [tool.model_dump(exclude_none=True) for tool in body.tools or []] if form else []
     note_prompt(http, without_pictures(said))
-    dials = _dials(served, body, form)
-    identity = new_id("chatcmpl")
-    frame = {"id": identity, "created": now(), "model": served.name, "system_fingerprint": None}
+    frame = {"id": new_id("chatcmpl"), "created": now(), "model": served.name, "system_fingerprint": None}
 
-    def build() -> list:
-        return [chat_request(served, said, tools if form else [], dials)]
+    def build() -> list[Request]:
+        return [replace(chat_request(served, said, tools, dials), priority=body.priority or 0)]
 
-    if body.stream:
-        job = await submit(http, served, build)
-        return streamed(http, served, job, _events(http, served, body, job, form, frame))
-    requests, completions = await answer(http, served, build)
+    with about("messages", **_names(body, form)):
+        dials = _dials(served, body, form)
+        if body.stream:
+            job = await submit(http, served, build)
+            return streamed(http, served, job, _events(http, served, body, job, form, frame))
+        requests, completions = await answer(http, served, build)
     choices = [_choice(served, body, form, index, one) for index, one in enumerate(completions)]
     return Json({**frame, "object": "chat.completion", "choices": choices, "usage": usage(requests, completions)})
 
 
-def _dials(served: Served, body: ChatBody, form: Form | None) -> Sampling:
+def _expect_possible(body: ChatBody) -> None:
+    """Raises Refusal for what no server of texts can do."""
     expect(body.logprobs or not body.top_logprobs, "'top_logprobs' needs 'logprobs': true.", "top_logprobs", None)
-    free = body.response_format is None or body.response_format.type == "text" or not body.tools
-    expect(free, "'response_format': an answer of a form calls no tools; leave one of them out.", "response_format")
-    more: dict[str, Any] = {"logprobs": max(body.top_logprobs or 0, 1) if body.logprobs else 0}
+    expect_usual(body, [(name, getattr(body, name), *words) for name, words in UNUSUAL.items()])
+
+
+def _names(body: ChatBody, form: Form | None) -> dict[str, str]:
+    """What this request calls dials."""
+    most = "max_completion_tokens" if body.max_completion_tokens else "max_tokens"
+    return {"max_tokens": most, "guide": "tools" if forces(form, body.tool_choice) else "response_format"}
+
+
+def _dials(served: Served, body: ChatBody, form: Form | None) -> Sampling:
+    logprobs = max(body.top_logprobs or 0, 1) if body.logprobs else 0
     tools = [tool.function.model_dump() for tool in body.tools or []]
-    if guide := forced(served, form, tools, body.tool_choice, body.parallel_tool_calls is not False):
-        more["guide"] = guide
-    return sampling(served, "chat", body, body.max_completion_tokens or body.max_tokens, **more)
+    wanted = body.response_format and body.response_format.guide()
+    guide = held(served, form, tools, body.tool_choice, body.parallel_tool_calls is not False, wanted)
+    most = body.max_completion_tokens or body.max_tokens
+    return sampling(served, "chat", body, most, logprobs=logprobs, guide=guide)
+
+
+def _parts(served: Served, body: ChatBody, form: Form) -> ToolText:
+    """An answer that may call tools; one of a form may look like a call of what is none."""
+    formed = body.response_format is not None and body.response_format.type != "text"
+    names = [tool.function.name for tool in body.tools or []]
+    return ToolText(form, served.model.tokenizer, names if formed else None)
 
 
 def _choice(served: Served, body: ChatBody, form: Form | None, index: int, one: Completion) -> dict[str, Any]:
     text, calls = one.text, []
     if form is not None:
-        parts = ToolText(form, served.model.tokenizer)
+        parts = _parts(served, body, form)
         shown = parts.push(one.text)
         rest, calls = parts.finish(one.ids)
         text, calls = shown + rest, calls[:1] if body.parallel_tool_calls is False else calls
@@ -128,8 +181,8 @@ async def _events(
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
         return event({**frame, "choices": [choice], **({"usage": None} if with_usage else {})})
 
-    parts = {i: ToolText(form, served.model.tokenizer) for i in range(job.requests[0].sampling.n)} if form else {}
     silent, completions = set(range(job.requests[0].sampling.n)), []
+    parts = {index: _parts(served, body, form) for index in silent} if form else {}
     async for piece in job:
         if piece.index in silent:  # only now, so that a request that still waits has not begun in a client's eyes
             silent.remove(piece.index)

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter
@@ -11,10 +12,10 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from polytask.inference.sequence import Completion, Request
-from polytask.serving.asking import answer, find, new_id, note, note_prompt, now, streamed, submit, usage
+from polytask.serving.asking import answer, expect_size, find, new_id, note, note_prompt, now, streamed, submit, usage
 from polytask.serving.logprobs import text_logprobs
 from polytask.serving.prompts import Echo, Prompt, echo, prompt_request, prompts_of
-from polytask.serving.refusal import Json
+from polytask.serving.refusal import Json, about
 from polytask.serving.schema import STREAMED, Dials, Named, StreamOptions, expect, sampling
 from polytask.serving.shelf import Served
 from polytask.serving.stream import DONE, event
@@ -48,15 +49,24 @@ async def completions(http: HttpRequest, body: CompletionBody) -> Response:
     expect(wanted > 0 or bool(body.echo), "'max_tokens': 0 needs 'echo': true.", "max_tokens", None)
     best_of = body.best_of or 0
     expect(best_of <= 1 or not body.stream, "'best_of': the best is known at the end; leave 'stream' out.", "best_of")
+    with about("prompt"):
+        return await _answered(http, served, body, prompts, wanted)
+
+
+async def _answered(
+    http: HttpRequest, served: Served, body: CompletionBody, prompts: Sequence[str | list[int]], wanted: int
+) -> Response:  # fmt: skip
+    """The response; wanted: tokens of each answer."""
     logprobs = 0 if body.logprobs is None else max(body.logprobs, 1)
-    dials = sampling(served, "text", body, max(wanted, 1), logprobs=logprobs, best_of=best_of)
+    dials = sampling(served, "text", body, max(wanted, 1), logprobs=logprobs, best_of=body.best_of or 0)
     frame = {"id": new_id("cmpl"), "object": "text_completion", "created": now(), "model": served.name}
 
     def build() -> list[Request]:
-        return [prompt_request(served, prompt, dials) for prompt in prompts]
+        return [replace(prompt_request(served, one, dials), priority=body.priority or 0) for one in prompts]
 
     if wanted == 0:
         requests = await asyncio.to_thread(build)
+        expect_size(http, max(len(request.ids) for request in requests))
         echoes = await _echoes(served, body, prompts, requests)
         choices = [_choice(served, body, i, echoes[i // dials.n], None) for i in range(len(prompts) * dials.n)]
         return Json({**frame, "choices": choices, "usage": usage(requests, [])})
@@ -109,21 +119,21 @@ async def _events(
         return event({**frame, "choices": [choice], **({"usage": None} if with_usage else {})})
 
     n, offsets = job.requests[0].sampling.n, Counter[int]()
-    for number, before in enumerate(await _echoes(served, body, prompts, job.requests)):
-        for index in range(number * n, (number + 1) * n) if before else ():
-            assert before is not None
-            yield chunk(index, before.text, None, _logprobs(served, body, before.tokens))
-            offsets[index] = len(before.text)
-    completions = []
+    echoes = await _echoes(served, body, prompts, job.requests)
+    unsaid = {index: before for index in range(len(echoes) * n) if (before := echoes[index // n])}
+    completions = dict[int, Completion]()
     async for piece in job:
+        if before := unsaid.pop(piece.index, None):  # only now: a request that still waits has not begun
+            yield chunk(piece.index, before.text, None, _logprobs(served, body, before.tokens))
+            offsets[piece.index] = len(before.text)
         if piece.text or piece.tokens:
             logprobs = _logprobs(served, body, piece.tokens, offsets[piece.index])
             yield chunk(piece.index, piece.text, None, logprobs)
             offsets[piece.index] += len("".join(logprobs["tokens"])) if logprobs else 0
         if piece.completion is not None:
-            completions.append(piece.completion)
+            completions[piece.index] = piece.completion
             yield chunk(piece.index, "", piece.completion.finish)
-    total = usage(job.requests, completions)
+    total = usage(job.requests, [completions[index] for index in sorted(completions)])
     note(http, **total)
     if with_usage:
         yield event({**frame, "choices": [], "usage": total})

@@ -28,7 +28,6 @@ from polytask.tasks.picture import decode, fitted, to_tensor
 
 router = APIRouter()
 MOST = 2048  # inputs of one request, as the OpenAI API has it
-BATCH = 4096  # tokens that are read between two steps of those who write
 Embedded = tuple[dict[int, np.ndarray], int]  # vectors by the places of their inputs, and tokens that were read
 
 
@@ -140,17 +139,20 @@ def _ids(served: Served, inputs: Sequence[Given], most: int | None) -> list[list
 async def _averaged(served: Served, inputs: Sequence[Given], http: HttpRequest) -> Embedded:
     """Similar lengths are read together, and others may write in between."""
     texts = await asyncio.to_thread(_ids, served, inputs, http.app.state.settings.prompt)
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    order, pace = sorted(range(len(texts)), key=lambda i: len(texts[i])), served.model.engine.scheduler.pace
     vectors: dict[int, np.ndarray] = {}
-    while order:
-        size = max(1, BATCH // len(texts[order[-1]]))
-        batch, order = order[-size:], order[:-size]
-        read = [texts[i] for i in batch]
-        states = await served.worker.call(
-            lambda read=read: mean_states(served.model.network.decoder, read).cpu().numpy()
-        )
-        vectors |= zip(batch, states)
-    return vectors, sum(map(len, texts))
+    async with served.worker.admitted():
+        while order:
+            size = max(1, pace.tokens // len(texts[order[-1]]))  # what may be read between two steps of those who write
+            batch, order = order[-size:], order[:-size]
+            read = [texts[i] for i in batch]
+            states = await served.worker.call(
+                lambda read=read: mean_states(served.model.network.decoder, read).cpu().numpy()
+            )
+            vectors |= zip(batch, states)
+    read_tokens = sum(map(len, texts))
+    served.worker.meter.read(read_tokens)
+    return vectors, read_tokens
 
 
 async def _matched(served: ServedMatcher, inputs: Sequence[Given]) -> Embedded:

@@ -12,6 +12,7 @@ from polytask.serving.refusal import Json
 router = APIRouter()
 
 
+@router.head("/health", include_in_schema=False)
 @router.get("/health")
 async def health(http: HttpRequest) -> Response:
     """200 while all models run; 503 where one's thread has ended."""
@@ -19,6 +20,7 @@ async def health(http: HttpRequest) -> Response:
     return Json({"status": "failed", "models": dead} if dead else {"status": "ok"}, 503 if dead else 200)
 
 
+@router.head("/ready", include_in_schema=False)
 @router.get("/ready")
 async def ready(http: HttpRequest) -> Response:
     """200 while requests are welcome; 503 once the server is about to stop."""

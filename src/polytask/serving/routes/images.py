@@ -8,13 +8,15 @@ from pydantic import Field, ValidationError
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
+from polytask.inference.dials import expect_prompts
 from polytask.serving.asking import able, note_prompt, now
 from polytask.serving.drawing import DIFFUSION, Asked, Diffusing, Drawn, b64, chosen, draw, paint
 from polytask.serving.multipart import KIND, form
-from polytask.serving.opening import small
-from polytask.serving.refusal import Json
+from polytask.serving.opening import naming, opening, square
+from polytask.serving.refusal import Json, about
 from polytask.serving.schema import MOST, Named, expect
 from polytask.serving.shelf import Served, ServedPictures, Shelved
+from polytask.tasks.picture import decode, png
 
 router = APIRouter()
 TOKENS = ("temperature", "top_k")
@@ -43,14 +45,19 @@ class GenerationBody(PictureBody):
 
 
 class VariationBody(PictureBody):
-    """A picture that is to be drawn in other ways."""
+    """A picture that is to be drawn in other ways, on the way `towards` another one, or turned by what a caption says,
+    `from` one `to` another; all but `image` is polytask's own."""
 
     image: File
+    towards: File | None = None
+    before: str | None = Field(None, alias="from")
+    after: str | None = Field(None, alias="to", min_length=1)
 
 
-class EditBody(VariationBody):
+class EditBody(PictureBody):
     """A picture that is to be changed. mask: transparent where it is to be drawn anew."""
 
+    image: File
     prompt: str = Field(min_length=1)
     mask: File | None = None
 
@@ -79,7 +86,8 @@ async def variations(http: HttpRequest) -> Response:
     """Pictures that show the same in other ways."""
     body = await _read(http, VariationBody)
     served = able(http, body.model, "variations", "draws variations of pictures")
-    return await _drawn(http, served, "variations", body, Asked(image=body.image))
+    asked = Asked(image=body.image, towards=body.towards, before=body.before, after=body.after)
+    return await _drawn(http, served, "variations", body, asked)
 
 
 B = TypeVar("B", bound=PictureBody)
@@ -105,7 +113,7 @@ async def _drawn(http: HttpRequest, served: Shelved, task: str, body: PictureBod
     _expect_possible(served, body, f"{pixels}x{pixels}")
     seed = chosen(body.seed)
     if isinstance(served, ServedPictures):
-        drawn = await paint(http, served, task, asked, body.wish(body.n, seed), body.resize)
+        drawn = await paint(http, served, task, asked, body, body.n, seed)
     else:
         assert isinstance(served, Served)
         drawn = await _by_tokens(http, served, task, body, asked, seed)
@@ -119,14 +127,22 @@ async def _by_tokens(
     http: HttpRequest, served: Served, task: str, body: PictureBody, asked: Asked, seed: int
 ) -> Drawn:  # fmt: skip
     expect(asked.mask is None, f"'mask': '{served.name}' changes pictures as the prompt says; leave it out.", "mask")
+    with about("prompt"):
+        expect_prompts([asked.prompt])
     given = {name: value for name in TOKENS if (value := getattr(body, name)) is not None}
     sampling = served.model.sampling(task, **{"n": body.n or 1, "seed": seed, "temperature": 1.0, **given})
     served.expect_short(asked.prompt)
     example: dict[str, Any] = {"caption": asked.prompt}
     if task == "editing":
-        (image,) = await small(served, [("image", asked.image)])
+        image = await opening(lambda: _sized(served, asked.image, body.resize is True))
         example = {"image": image, "instruction": asked.prompt}
     return await draw(http, served, task, example, sampling)
+
+
+def _sized(served: Served, image: bytes, resize: bool) -> bytes:
+    """The file of a picture as large as those that a model draws. Raises Refusal."""
+    with naming("image"):
+        return png(square(decode(image), served.about["pixels"], resize))
 
 
 def _expect_possible(served: Shelved, body: PictureBody, size: str) -> None:

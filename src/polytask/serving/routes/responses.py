@@ -1,6 +1,7 @@
 """/v1/responses: the conversation API whose answers are lists of items. Nothing is kept between two requests."""
 
 from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
@@ -16,19 +17,35 @@ from polytask.serving.conversation import (
     Function,
     Message,
     Part,
+    arguments_of,
     chat_request,
     expect_chat,
-    forced,
+    forces,
+    held,
     tool_form,
     turns,
     without_pictures,
 )  # fmt: skip
 from polytask.serving.logprobs import Token, chat_logprobs
-from polytask.serving.refusal import Json, Refusal
-from polytask.serving.schema import STREAMED, Dials, Named, Strict, expect, sampling
+from polytask.serving.refusal import Json, Refusal, about
+from polytask.serving.schema import (
+    STREAMED,
+    UNREASONED,
+    WORDY,
+    Form,
+    Named,
+    StreamOptions,
+    Strict,
+    Usual,
+    Writing,
+    expect,
+    expect_usual,
+    sampling,
+)
 from polytask.serving.shelf import Served
 from polytask.serving.stream import event
-from polytask.serving.tools import Form, ToolText
+from polytask.serving.tools import Form as ToolForm
+from polytask.serving.tools import ToolText
 from polytask.serving.worker import Job
 
 router = APIRouter()
@@ -58,12 +75,16 @@ class FunctionTool(Strict):
     strict: bool | None = None
 
 
-class Format(Strict):
+class Format(Form):
     """The form of the answer; `schema` is a JSON Schema."""
 
-    model_config = ConfigDict(extra="ignore")
-    type: Literal["text", "json_object", "json_schema"] = "text"
+    FIELD, PLACE = "text.format", "schema"
+    type: Literal["text", "json_object", "json_schema", "regex", "lark"] = "text"
     own_schema: dict[str, Any] | None = Field(None, alias="schema")
+
+    @property
+    def schema_said(self) -> Any:
+        return self.own_schema
 
 
 class TextOptions(Strict):
@@ -71,16 +92,14 @@ class TextOptions(Strict):
     verbosity: Literal["low", "medium", "high"] | None = None
 
 
-class ResponseBody(Named):
+class ResponseBody(Named, Writing, Usual):
     """A conversation to be gone on with."""
 
     input: str | Annotated[list[Item], Field(min_length=1, max_length=10_000)]
     instructions: str | None = None
     max_output_tokens: int | None = Field(None, ge=1, lt=2**31)
-    temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, ge=0, le=1)
     stream: bool | None = None
-    stream_options: dict[str, Any] | None = None
+    stream_options: StreamOptions | None = None
     tools: Annotated[list[FunctionTool], Field(max_length=128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
@@ -104,18 +123,21 @@ async def create(http: HttpRequest, body: ResponseBody) -> Response:
     _expect_possible(body)
     expect_chat(served)
     form = tool_form(served, body.tools or [], body.tool_choice)
-    said, tools = await turns(served, _messages(body), "input"), [_tool(tool) for tool in body.tools or []]
+    messages = _messages(body)
+    said = await turns(served, list(messages.values()), list(messages))
+    tools, frame = [_tool(tool) for tool in body.tools or []] if form else [], _frame(served, body)
     note_prompt(http, without_pictures(said))
-    dials, frame = _sampling(served, body, form), _frame(served, body)
 
     def build() -> list[Request]:
-        return [chat_request(served, said, tools if form else [], dials)]
+        return [replace(chat_request(served, said, tools, dials), priority=body.priority or 0)]
 
-    if body.stream:
-        job = await submit(http, served, build)
-        return streamed(http, served, job, _events(http, served, body, job, form, frame))
-    requests, (one,) = await answer(http, served, build)
-    parts = ToolText(form, served.model.tokenizer) if form else None
+    with about("input", **_names(body, form)):
+        dials = _sampling(served, body, form)
+        if body.stream:
+            job = await submit(http, served, build)
+            return streamed(http, served, job, _events(http, served, body, job, form, frame))
+        requests, (one,) = await answer(http, served, build)
+    parts = _parts(served, body, form)
     text = parts.push(one.text) if parts else one.text
     rest, calls = parts.finish(one.ids) if parts else ("", [])
     logprobs = _logprobs(served, body, zip(one.ids, one.logprobs or []))
@@ -138,16 +160,33 @@ def _expect_possible(body: ResponseBody) -> None:
     expect(known, f"'include': nothing but '{LOGPROBS}' can be had; leave the rest out.", "include")
     asked = LOGPROBS in (body.include or []) or not body.top_logprobs
     expect(asked, f"'top_logprobs' needs '{LOGPROBS}' in 'include'.", "top_logprobs", None)
-    free = body.text is None or body.text.format.type == "text" or not body.tools
-    expect(free, "'text.format': an answer of a form calls no tools; leave one of them out.", "text.format")
+    reasoning, text = body.reasoning or {}, body.text or TextOptions()
+    expect_usual(body, [
+        ("reasoning.effort", reasoning.get("effort"), ("none", "medium"), UNREASONED),
+        ("reasoning.summary", reasoning.get("summary"), ("auto",), UNREASONED),
+        ("text.verbosity", text.verbosity, ("medium",), WORDY),
+    ])  # fmt: skip
 
 
-def _sampling(served: Served, body: ResponseBody, form: Form | None) -> Sampling:
-    more: dict[str, Any] = {"logprobs": max(body.top_logprobs or 0, 1) if LOGPROBS in (body.include or []) else 0}
+def _names(body: ResponseBody, form: ToolForm | None) -> dict[str, str]:
+    """What this request calls dials."""
+    guide = "tools" if forces(form, body.tool_choice) else Format.FIELD
+    return {"max_tokens": "max_output_tokens", "logprobs": "top_logprobs", "guide": guide}
+
+
+def _sampling(served: Served, body: ResponseBody, form: ToolForm | None) -> Sampling:
+    logprobs = max(body.top_logprobs or 0, 1) if LOGPROBS in (body.include or []) else 0
     tools = [tool.model_dump() for tool in body.tools or []]
-    if guide := forced(served, form, tools, body.tool_choice, body.parallel_tool_calls is not False):
-        more["guide"] = guide
-    return sampling(served, "chat", _dials(body), body.max_output_tokens, **more)
+    wanted = body.text and body.text.format.guide()
+    guide = held(served, form, tools, body.tool_choice, body.parallel_tool_calls is not False, wanted)
+    return sampling(served, "chat", body, body.max_output_tokens, logprobs=logprobs, guide=guide)
+
+
+def _parts(served: Served, body: ResponseBody, form: ToolForm | None) -> ToolText | None:
+    """An answer that may call tools; one of a form may look like a call of what is none."""
+    formed = body.text is not None and body.text.format.type != "text"
+    names = [tool.name for tool in body.tools or []] if formed else None
+    return ToolText(form, served.model.tokenizer, names) if form else None
 
 
 def _logprobs(served: Served, body: ResponseBody, tokens: Iterable[Token]) -> list[dict[str, Any]]:
@@ -157,34 +196,36 @@ def _logprobs(served: Served, body: ResponseBody, tokens: Iterable[Token]) -> li
     return chat_logprobs(served.model.tokenizer.writing, tokens, body.top_logprobs or 0)["content"]
 
 
-def _dials(body: ResponseBody) -> Dials:
-    form = (body.text or TextOptions()).format
-    wanted = {"type": form.type, "json_schema": {"schema": form.own_schema} if form.own_schema else None}
-    return Dials.model_validate({"temperature": body.temperature, "top_p": body.top_p, "response_format": wanted})
-
-
-def _messages(body: ResponseBody) -> list[Message]:
-    """The items as messages; calls in a row are one turn."""
-    items = [Item(role="user", content=body.input)] if isinstance(body.input, str) else body.input
-    messages = [Message(role="system", content=body.instructions)] if body.instructions is not None else []
-    for number, item in enumerate(items):
+def _messages(body: ResponseBody) -> dict[str, Message]:
+    """The items as messages, by where in the request the content of each is; calls in a row are one turn."""
+    messages = dict[str, Message]()
+    if body.instructions is not None:
+        messages["instructions"] = Message(role="system", content=body.instructions)
+    if isinstance(body.input, str):
+        return {**messages, "input": Message(role="user", content=body.input)}
+    turn: Message | None = None  # of calls, as long as nothing else comes
+    for number, item in enumerate(body.input):
         where = f"input[{number}]"
+        for name in {"message": ("role",), "function_call": ("call_id", "name")}.get(item.type, ("call_id",)):
+            if getattr(item, name) is None:
+                raise Refusal(400, f"'{where}.{name}' is missing.", param=f"{where}.{name}")
+        if item.type == "function_call":
+            if turn is None or turn.tool_calls is None:
+                turn = messages[where] = Message(role="assistant", tool_calls=[_call(item, where)])
+            else:
+                turn.tool_calls.append(_call(item, where))
+            continue
+        turn = None
         if item.type == "message":
-            if item.role is None:
-                raise Refusal(400, f"'{where}.role' is missing.", param=f"{where}.role")
-            messages.append(Message(role=item.role, content=item.content))
-            continue
-        if item.call_id is None:
-            raise Refusal(400, f"'{where}.call_id' is missing.", param=f"{where}.call_id")
-        if item.type == "function_call_output":
-            messages.append(Message(role="tool", content=item.output, tool_call_id=item.call_id))
-            continue
-        call = Call(id=item.call_id, function=Function(name=item.name or "", arguments=item.arguments or "{}"))
-        if messages and messages[-1].tool_calls:
-            messages[-1].tool_calls.append(call)
+            messages[f"{where}.content"] = Message(role=item.role, content=item.content)  # type: ignore[arg-type]
         else:
-            messages.append(Message(role="assistant", tool_calls=[call]))
+            messages[f"{where}.output"] = Message(role="tool", content=item.output, tool_call_id=item.call_id)
     return messages
+
+
+def _call(item: Item, where: str) -> Call:
+    arguments_of(item.arguments or "", f"{where}.arguments")
+    return Call(id=item.call_id or "", function=Function(name=item.name or "", arguments=item.arguments or "{}"))
 
 
 def _tool(tool: FunctionTool) -> dict[str, Any]:
@@ -208,13 +249,13 @@ def _frame(served: Served, body: ResponseBody) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _ended(one: Completion, total: dict[str, int]) -> dict[str, Any]:
+def _ended(one: Completion, total: dict[str, Any]) -> dict[str, Any]:
     whole = one.finish != "length"
     return {
         "status": "completed" if whole else "incomplete",
         "incomplete_details": None if whole else {"reason": "max_output_tokens"},
         "usage": {
-            "input_tokens": total["prompt_tokens"], "input_tokens_details": {"cached_tokens": 0},
+            "input_tokens": total["prompt_tokens"], "input_tokens_details": total["prompt_tokens_details"],
             "output_tokens": total["completion_tokens"], "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": total["total_tokens"],
         },
@@ -251,15 +292,18 @@ class Numbered:
 
 
 async def _events(
-    http: HttpRequest, served: Served, body: ResponseBody, job: Job, form: Form | None, frame: dict[str, Any]
+    http: HttpRequest, served: Served, body: ResponseBody, job: Job, form: ToolForm | None, frame: dict[str, Any]
 ) -> AsyncIterator[bytes]:  # fmt: skip
-    say, parts = Numbered(), ToolText(form, served.model.tokenizer) if form else None
-    yield say("response.created", response=frame)
-    yield say("response.in_progress", response=frame)
+    say, parts = Numbered(), _parts(served, body, form)
     identity, whole, calls = new_id("msg"), "", list[dict[str, Any]]()
     place: dict[str, Any] = {"item_id": identity, "output_index": 0, "content_index": 0}
     begun, one, likely, unsaid = False, None, list[dict[str, Any]](), list[dict[str, Any]]()
+    silent = True
     async for piece in job:
+        if silent:  # only now, so that a request that still waits has not begun in a client's eyes
+            silent = False
+            yield say("response.created", response=frame)
+            yield say("response.in_progress", response=frame)
         text, one = parts.push(piece.text) if parts else piece.text, piece.completion
         unsaid += _logprobs(served, body, piece.tokens)
         if one is not None and parts:

@@ -1,6 +1,5 @@
 """/v1/tasks: whatever a model can be asked, by the task's own fields."""
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from typing import Annotated, Any, get_args, get_origin
@@ -27,7 +26,7 @@ from polytask.tasks.scoring import written
 from polytask.tasks.task import Asking, draws
 
 router = APIRouter()
-MOST_LABELS = 512  # texts that a CLIP reads for one request
+MOST_LABELS = 512  # among which one request may have a model choose
 VERBS = {
     "generate": "text", "translate": "translation", "answer": "answering", "summarize": "summarization",
     "classify": "classification", "infill": "infilling", "caption": "captioning", "draw": "drawing", "edit": "editing",
@@ -81,7 +80,7 @@ async def ask(http: HttpRequest, name: str, body: TaskBody) -> Response:
 
     def build() -> list[Request]:
         with about("example"):
-            return [served.model.request(_asked(served, task, body), dials)]
+            return [replace(served.model.request(_asked(served, task, body), dials), priority=body.priority or 0)]
 
     if body.stream:
         job = await submit(http, served, build)
@@ -163,8 +162,9 @@ async def _paint(
     example = _checked(served, task, body)
     said = "instruction" if example.get("instruction") else "caption"
     files = example.get("image") or b"", example.get("mask")
-    asked = Asked(example.get(said) or "", *files, where="example.", said=f"example.{said}")
-    drawn = await paint(http, served, task, asked, body.wish(body.n, body.seed), body.resize)
+    more = {"towards": example.get("towards"), "before": example.get("from"), "after": example.get("to")}
+    asked = Asked(example.get(said) or "", *files, **more, where="example.", said=f"example.{said}")
+    drawn = await paint(http, served, task, asked, body, body.n, body.seed)
     answers = [_plain(index, b64(picture)) for index, picture in enumerate(drawn.pictures)]
     return _whole(http, body, frame, answers, 0)
 
@@ -249,13 +249,22 @@ def _plain(index: int, value: Any) -> dict[str, Any]:
 async def _choose(
     http: HttpRequest, served: Served, task: Task, body: TaskBody, choices: list[list[Segment]], frame: dict[str, Any]
 ) -> Response:  # fmt: skip
-    model, asked = served.model, await asyncio.to_thread(lambda: _asked(served, task, body))
-    scores = await while_there(http, served.worker.call(lambda: model.score([asked] * len(choices), choices)))
-    shares = probabilities(scores)
+    for name in ("n", "logprobs"):
+        alone = f"'{name}': one of the given choices is taken, with the probability of each; leave it out."
+        expect(getattr(body, name) in (None, 0, 1), alone, name)
+    expect(len(choices) <= MOST_LABELS, f"'example': {MOST_LABELS} choices are the most of a request, and these are "
+           f"{len(choices)}.", "example", None)  # fmt: skip
+
+    def build() -> list[Request]:
+        with about("example"):
+            return [replace(served.model.weighing(_asked(served, task, body), choices), priority=body.priority or 0)]
+
+    requests, scored = await answer(http, served, build)
+    shares = probabilities([one.score for one in scored])
     best = max(range(len(choices)), key=shares.__getitem__)
     named = {written(one): share for one, share in zip(choices, shares)}
     answers = [{**_plain(0, task.parse(choices[best])), "probabilities": named}]
-    return _whole(http, body, frame, answers, sum(score.tokens for score in scores))
+    return _whole(http, body, frame, answers, usage(requests, scored)["prompt_tokens"])
 
 
 def _whole(

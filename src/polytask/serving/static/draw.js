@@ -48,10 +48,12 @@ export function picturePanel(task, model, takers) {
   return taskForm(labelled(task, model().labels), form);
 }
 
-/** A model that draws by labels is asked for one of them. */
+/** A model that draws by labels is asked for one of them. Variations on the way to something else are left to requests,
+    for the code that is shown calls the API's own client, which sends one picture. */
 function labelled(task, labels) {
-  const { caption, ...others } = task.fields;
-  return caption && labels?.length ? { ...task, fields: { caption: { ...caption, choices: labels }, ...others } } : task;
+  const { caption, towards, from, to, ...others } = task.fields;
+  const asked = caption && labels?.length ? { ...caption, choices: labels } : caption;
+  return { ...task, fields: { ...(asked && { caption: asked }), ...others } };
 }
 
 /** What its pictures are called: for those who do not see them, and as files. */

@@ -69,7 +69,7 @@ class Classification:
         return [_spelt(answer, self._labels(example)) for answer, example in zip(given, examples)]
 
     def _labels(self, example: Mapping[str, Any]) -> tuple[str, ...]:
-        return tuple(example.get("labels") or self.labels)
+        return tuple(dict.fromkeys(example.get("labels") or self.labels))  # a label that is named twice is one
 
 
 def _spelt(answer: str, labels: tuple[str, ...]) -> str:

@@ -1,0 +1,101 @@
+"""What is asked beside texts that are written keeps to the same limits: choices, echoes and vectors."""
+
+import httpx
+import pytest
+
+from tests.inference.networks import TOKENIZER
+from tests.serving.conftest import engine_of, running, tiny, until
+from tests.serving.test_limits import LONG, TEXT, idle, opened
+
+CLASSIFY = "/v1/tasks/classify"
+MANY = {"example": {"text": "b" * 200, "labels": [f"label {i} " + "c" * 15 for i in range(100)]}}
+
+
+@pytest.fixture(scope="module")
+def narrow():
+    """A model that writes two answers at once, by few tokens a step, and a queue for two more."""
+    model = tiny(4096)
+    model.engine = type(model.engine)(model.network, TOKENIZER, max_requests=2, chunk=16)
+    with running({"tiny": model}, queue=2) as (address, app):
+        yield address, app
+
+
+def test_choices_hold_nobody_up_and_end_with_who_asks(narrow):
+    address, app = narrow
+    asking = opened(address, MANY, CLASSIFY)
+    until(lambda: engine_of(app).scheduler.running)
+    answer = httpx.post(address + TEXT, json={"prompt": "a", "max_tokens": 3}, timeout=60)
+    assert answer.json()["usage"]["completion_tokens"] == 3
+    scheduler = engine_of(app).scheduler
+    assert len(scheduler.waiting) > 50, "the choice was made before the answer that came later"
+    asking.close()
+    until(lambda: idle(app))
+    assert engine_of(app).pool.free == engine_of(app).pool.total
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (CLASSIFY, {"example": {"text": "b", "labels": ["c", "d"]}}),
+        ("/v1/embeddings", {"input": "b"}),
+        (TEXT, {"prompt": "bcd", "max_tokens": 0, "echo": True, "logprobs": 1}),
+        (TEXT, {"prompt": "b", "n": 3}),
+    ],
+)
+def test_a_full_queue_takes_none_of_them(narrow, path, body):
+    address, app = narrow
+    held = [opened(address, {**LONG, "stream": True}) for _ in range(4)]
+    until(lambda: app.state.shelf.get(None).worker.taken == 4)
+    answer = httpx.post(address + path, json=body, timeout=60)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (429, "queue_full")
+    for connection in held:
+        connection.close()
+    until(lambda: idle(app))
+    assert httpx.post(address + path, json=body, timeout=60).status_code == 200
+
+
+def test_more_answers_than_are_ever_taken(narrow):
+    answer = httpx.post(narrow[0] + TEXT, json={"prompt": ["a", "b", "c"], "n": 8}, timeout=60)
+    assert answer.status_code == 400
+    assert "6 answers" in answer.json()["error"]["message"]
+
+
+def test_what_a_choice_read_is_counted():
+    with running() as (address, _):
+        short = httpx.post(address + CLASSIFY, json={"example": {"text": "b", "labels": ["c", "d"]}}).json()
+        long = httpx.post(address + CLASSIFY, json={"example": {"text": "b" * 101, "labels": ["c", "d"]}}).json()
+        figures = httpx.get(address + "/metrics").text
+    read = [one["usage"]["prompt_tokens"] for one in (short, long)]
+    assert read[1] - read[0] == 100
+    assert read[0] > len("b" + "c" + "d")
+    assert {one["usage"]["completion_tokens"] for one in (short, long)} == {0}
+    assert f'polytask_prompt_tokens_total{{model="tiny"}} {float(sum(read))}' in figures
+
+
+def test_tokens_of_a_stream_that_was_left_are_counted():
+    with running({"tiny": tiny(4096)}) as (address, app):
+        connection = opened(address, {**LONG, "stream": True})
+        until(lambda: engine_of(app).stats().run_tokens > 50)
+        connection.close()
+        until(lambda: idle(app))
+        figures = httpx.get(address + "/metrics").text
+    (wrote,) = [line for line in figures.splitlines() if line.startswith("polytask_completion_tokens_total")]
+    assert float(wrote.split()[-1]) > 40
+
+
+@pytest.mark.parametrize("body", [{"n": 2}, {"logprobs": 3}])
+def test_choices_are_no_texts(body):
+    with running() as (address, _):
+        answer = httpx.post(address + CLASSIFY, json={"example": {"text": "b", "labels": ["c", "d"]}, **body})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, next(iter(body)))
+
+
+def test_long_prompts_are_refused_wherever_they_are_read():
+    with running(prompt=50) as (address, _):
+        for path, body in [
+            (CLASSIFY, {"example": {"text": "b" * 100, "labels": ["c", "d"]}}),
+            (TEXT, {"prompt": "b" * 100, "max_tokens": 0, "echo": True}),
+            ("/v1/embeddings", {"input": "b" * 100}),
+        ]:
+            answer = httpx.post(address + path, json=body)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (400, "context_length_exceeded")

@@ -1,0 +1,114 @@
+"""Connections on which no request comes: they are closed in time, and are not many."""
+
+import contextlib
+import json
+import socket
+import threading
+import time
+from contextlib import contextmanager
+
+import httpx
+import pytest
+
+from polytask.serving.app import create_app
+from polytask.serving.server import listen, run
+from polytask.serving.settings import Settings
+from tests.serving.conftest import tiny, until
+
+BODY = json.dumps({"prompt": "a", "max_tokens": 2}).encode()
+HEAD = (
+    b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    b"Content-Length: %d\r\n\r\n" % len(BODY)
+)
+HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@contextmanager
+def serving(**limits):
+    """A server as `polytask serve` runs it, in a thread: its port."""
+    app, listener, started = create_app({"tiny": tiny()}, Settings(**limits)), listen("127.0.0.1", 0), threading.Event()
+    thread = threading.Thread(target=run, args=(app, listener, lambda _: started.set()))
+    thread.start()
+    assert started.wait(30)
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        app.state.life.draining = True
+        thread.join(30)
+
+
+def connected(port: int, sent: bytes = b"") -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", port), timeout=30)
+    connection.sendall(sent)
+    return connection
+
+
+def answer(connection: socket.socket) -> bytes:
+    """Up to the end of its JSON."""
+    got = b""
+    while not got.endswith(b"}"):
+        got += (part := connection.recv(9999))
+        assert part, got
+    return got
+
+
+def closed(connection: socket.socket, drop: bytes = b"") -> bool:
+    """Whether the other end has closed it; `drop` is sent first."""
+    connection.settimeout(0.05)
+    try:
+        connection.sendall(drop)
+        return connection.recv(1) == b""
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /health HTTP/1.1\r\nX-Slow: "], ids=["nothing", "a header"])
+def test_a_header_has_its_time(sent):
+    with serving(header=0.4) as port:
+        began, connection = time.monotonic(), connected(port, sent)
+        until(lambda: closed(connection, sent and b"a"))
+        assert time.monotonic() - began > 0.4
+        assert httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200
+
+
+def test_the_next_header_has_its_time_too():
+    with serving(header=0.4) as port:
+        connection = connected(port, HEALTH)
+        assert answer(connection).startswith(b"HTTP/1.1 200")
+        connection.sendall(HEALTH)  # the same connection, in time
+        assert answer(connection).startswith(b"HTTP/1.1 200")
+        connection.sendall(HEALTH[:20])
+        until(lambda: closed(connection, b"a"))
+
+
+def test_a_body_has_a_time_of_its_own():
+    with serving(header=0.3) as port:
+        connection = connected(port, HEAD)
+        time.sleep(0.9)
+        connection.sendall(BODY)
+        assert answer(connection).startswith(b"HTTP/1.1 200")
+
+
+def test_of_too_many_connections_those_that_wait_longest_are_closed():
+    with serving(header=60, connections=4) as port, contextlib.ExitStack() as stack:
+        old = [stack.enter_context(connected(port, b"GET ")) for _ in range(4)]
+        time.sleep(0.5)
+        assert not any(closed(each) for each in old)
+        new = [stack.enter_context(connected(port, b"GET ")) for _ in range(4)]
+        until(lambda: all(closed(each) for each in old))
+        assert httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200
+        assert not all(closed(each) for each in new)
+
+
+def test_so_many_requests_are_read_at_once():
+    with serving(connections=2) as port:
+        held = [connected(port, HEAD) for _ in range(2)]
+        until(lambda: httpx.get(f"http://127.0.0.1:{port}/ready").json()["running"] == 2)
+        refused = httpx.post(f"http://127.0.0.1:{port}/v1/completions", json={"prompt": "a", "max_tokens": 2})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "busy")
+        assert int(refused.headers["retry-after"]) >= 1
+        for connection in held:
+            connection.sendall(BODY)
+            assert answer(connection).startswith(b"HTTP/1.1 200")
