@@ -4,8 +4,7 @@
     python benchmarks/blocks.py runs/dalle-blocks
     polytask train multimodal-blocks && python benchmarks/blocks.py runs/multimodal-blocks
     polytask train vision-blocks && python benchmarks/blocks.py runs/vision-blocks
-    polytask train imagen-blocks
-    python benchmarks/blocks.py runs/imagen-blocks --dials steps=20 guidance=2 sampler=dpm_solver
+    polytask train imagen-blocks && python benchmarks/blocks.py runs/imagen-blocks
 
 Of what the model learned: drawing, captioning and editing on 200 scenes of 1, 2 and 3 objects each and 200 with pairs
 of colour and shape that training never showed; 600 questions about pictures; the tasks of texts on 200 examples each,
@@ -97,7 +96,9 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--name", default="", help="of the results; the folder's where not given")
     parser.add_argument("--limit", type=int, default=200, help="scenes of each group, examples of each task of texts")
-    parser.add_argument("--dials", nargs="+", default=[], metavar="NAME=VALUE", help="how diffusion draws")
+    parser.add_argument(
+        "--dials", nargs="+", default=[], metavar="NAME=VALUE", help="how diffusion draws, where not as the recipe says"
+    )
     parser.add_argument("--out", type=Path, default=harness.RESULTS)
     words = parser.parse_args()
     dials = {name: yaml.safe_load(value) for name, value in (dial.split("=", 1) for dial in words.dials)}

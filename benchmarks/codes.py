@@ -1,12 +1,13 @@
-"""DALL-E's codebook beside finite scalars, at equal size: recipe `dvae-blocks` with 512 codes either way.
+"""DALL-E's codebook beside finite scalars: recipe `dvae-blocks` with 512 codes and 266 thousand parameters either way.
 
     python benchmarks/codes.py --work FOLDER
 
-The same encoder, decoder, pictures, steps and normal likelihood. The codebook is learned as published (Ramesh et al.
-2021, appendix A.2: Gumbel noise whose temperature falls from 1 to 1/16, a divergence whose weight rises to 6.6),
-without the divergence, and so with noise that is weak from the start; finite scalars (Mentzer et al. 2023) have 8 x 8 x
-8 levels. Of pictures that training never showed: PSNR, how many codes they take, the perplexity of those, and how many
-scenes are still read right by rule after encoding and decoding.
+The same pictures and steps. The codebook is learned as published (Ramesh et al. 2021, appendix A: logit-Laplace
+likelihood, Gumbel noise whose temperature falls from 1 to 1/16, a divergence whose weight rises to 6.6), with the
+normal likelihood that all others have, so without the divergence, and so with noise that is weak from the start; finite
+scalars (Mentzer et al. 2023) have 8 x 8 x 8 levels, and wider layers where a codebook has a score for each code. Of
+pictures that training never showed: PSNR, how many codes they take, the perplexity of those, and how many scenes are
+still read right by rule after encoding and decoding.
 
 A run that was stopped goes on with the same command, and one that has ended is kept in FOLDER.
 """
@@ -25,17 +26,20 @@ from polytask.interop import networks
 from polytask.run.assembly import read_recipe
 from polytask.tasks.picture import decode, to_picture, to_tensor
 
-SIZES = ["model.width=32", "model.first=64", "data.sources.0.limit=30000"]
+PICTURES = ["data.sources.0.limit=30000"]
 
 
 def variants(steps: int) -> dict[str, list[str]]:
     """Changes to the recipe."""
     rising = max(1, steps // 10)
     falling, weak = f"[1.0, 0.0625, {round(0.8 * steps)}]", f"[0.25, 0.0625, {round(0.8 * steps)}]"
-    learned = ["model.levels=[]", "model.codes=512"]
+    learned = ["model.levels=[]", "model.codes=512", "model.width=32", "model.first=64"]
     return {
-        "finite scalars": ["model.levels=[8,8,8]"],
+        "finite scalars": ["model.levels=[8,8,8]", "model.width=40", "model.first=112"],
         "codebook, as published": [
+            *learned, f"training.dials={{temperature: {falling}, weight: [0.0, 6.6, {rising}]}}",
+        ],
+        "codebook, normal likelihood": [
             *learned, f"training.dials={{spread: 0.1, temperature: {falling}, weight: [0.0, 6.6, {rising}]}}",
         ],
         "codebook, no divergence": [
@@ -49,7 +53,7 @@ def variants(steps: int) -> dict[str, list[str]]:
 
 def trained(options: argparse.Namespace, name: str, changes: list[str]) -> Path:
     steps = [f"training.steps={options.steps}", "training.schedule=wsd", "training.decay=0.4", "training.warmup=0.1"]
-    recipe = read_recipe("dvae-blocks", [*SIZES, *steps, *changes])
+    recipe = read_recipe("dvae-blocks", [*PICTURES, *steps, *changes])
     return harness.trained(recipe, options.work, name.replace(",", "").replace(" ", "-"))
 
 

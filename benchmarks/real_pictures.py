@@ -30,9 +30,9 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--data", required=True)
     parser.add_argument("--judge", default=None)
-    parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--sampler", default="ddim")
-    parser.add_argument("--guidance", type=float, nargs="+", default=[3.0], help="each of them is judged")
+    parser.add_argument("--steps", type=int, default=None, help="as the model's recipe says where not given")
+    parser.add_argument("--sampler", default=None, help="the same")
+    parser.add_argument("--guidance", type=float, nargs="+", default=[None], help="the same; each of them is judged")
     parser.add_argument("--name", default="", help="of the results; the folder's where not given")
     parser.add_argument("--limit", type=int, default=None, help="held-out pictures at most")
     parser.add_argument("--out", type=Path, default=harness.RESULTS)
@@ -41,18 +41,18 @@ def main() -> None:
     figures: dict[str, Any] = {"model": {name: model.info[name] for name in ("parameters", "steps", "pictures_seen")}}
     report.say(", ".join(f"{name} {value:,}" for name, value in figures["model"].items()))
     for guidance in words.guidance if words.judge else ():
-        report.say(f"\nguidance {guidance}, {words.steps} steps of {words.sampler}")
-        drawing = {"steps": words.steps, "guidance": guidance, "sampler": words.sampler}
+        drawing = said(words, guidance)
+        wish = model.wish(drawing)
+        report.say(f"\nguidance {wish.guidance}, {wish.steps} steps of {wish.sampler}")
         given: dict[str, Any] = {"drawing": drawing, "judge": words.judge, "limit": words.limit}
         found = evaluate(str(words.model), "drawing", words.data, {}, {}, quiet=True, **given)
         for line in found.lines():
             report.say(line)
-        figures[f"guidance {guidance}"] = found.to_dict()
+        figures[f"guidance {wish.guidance}"] = found.to_dict()
     rows = [] if model.labels else held_out(words.data)
     figures["captions"] = model.labels or [row["caption"] for row in rows]
     report.save(figures)
-    dials = {"steps": words.steps, "guidance": words.guidance[-1], "sampler": words.sampler}
-    drawn = model.draw_many(figures["captions"], n=ACROSS if model.labels else 1, **dials)
+    drawn = model.draw_many(figures["captions"], n=ACROSS if model.labels else 1, **said(words, words.guidance[-1]))
     pictures = list(chain.from_iterable(drawn))
     if rows:
         real = [fitted(decode(row["image"]), model.side) for row in rows]
@@ -60,6 +60,12 @@ def main() -> None:
         pictures = list(chain.from_iterable(pairs))
     sheet = contact_sheet(pictures, columns=ACROSS, scale=2)
     sheet.save(words.out / f"{report.name}.png", optimize=True)
+
+
+def said(words: argparse.Namespace, guidance: float | None) -> dict[str, Any]:
+    """The dials that are not left to the model."""
+    dials = {"steps": words.steps, "guidance": guidance, "sampler": words.sampler}
+    return {name: value for name, value in dials.items() if value is not None}
 
 
 def held_out(data: str) -> list[dict[str, Any]]:

@@ -31,28 +31,31 @@ def write_clip(path, seed=0, side=SIDE):
     return path
 
 
-def write_unclip(root):
-    """unCLIP's decoder with the CLIP that it holds: root / "decoder"; and one that enlarges what it draws."""
+def write_unclip(root, drawing=None):
+    """unCLIP's decoder with the CLIP that it holds, root / "decoder", which may have dials of its own; and one that
+    enlarges what it draws."""
     write_clip(root / "clip")
     unet = UNetConfig(pixels=SIDE, pooled=EMBED, learned_variance=True, **SMALL)
-    _write(root / "decoder", DiffusionConfig(unet, prediction="v"), parts={"clip": root / "clip"})
+    _write(root / "decoder", DiffusionConfig(unet, prediction="v"), drawing, parts={"clip": root / "clip"})
     unet = UNetConfig(pixels=2 * SIDE, low=True, augmentation=True, **SMALL)
     _write(root / "larger", DiffusionConfig(unet, low_pixels=SIDE, prediction="v"), parts={"base": root / "decoder"})
     return root
 
 
-def write_captioned(root):
-    """What draws a caption, root / "base", and what enlarges that, told of its noise."""
+def write_captioned(root, drawing=None, enlarging=None):
+    """What draws a caption, root / "base", and what enlarges that, told of its noise; with dials of their own."""
     read = reader(1, TEXT, TOKENIZER.vocab_size, LENGTH)
     unet = UNetConfig(pixels=SIDE, text=TEXT, attention=(4,), **SMALL)
-    _write(root / "base", DiffusionConfig(unet, read, prediction="v"))
+    _write(root / "base", DiffusionConfig(unet, read, prediction="v"), drawing)
     unet = UNetConfig(pixels=2 * SIDE, low=True, augmentation=True, **SMALL)
-    _write(root / "larger", DiffusionConfig(unet, low_pixels=SIDE, prediction="v"), parts={"base": root / "base"})
+    larger = DiffusionConfig(unet, low_pixels=SIDE, prediction="v")
+    _write(root / "larger", larger, enlarging, parts={"base": root / "base"})
     return root
 
 
-def _write(path, config, **words):
-    networks.save(path, shaken(Diffusion(config).initialize(0)), about=ABOUT, tokenizer=TOKENIZER, **words)
+def _write(path, config, drawing=None, **words):
+    about = ABOUT | ({"drawing": drawing} if drawing else {})
+    networks.save(path, shaken(Diffusion(config).initialize(0)), about=about, tokenizer=TOKENIZER, **words)
 
 
 def picture(seed, side=SIDE):

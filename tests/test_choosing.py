@@ -7,8 +7,8 @@ from typer.testing import CliRunner
 import polytask
 from polytask.cli.main import app
 from polytask.errors import ConfigError
+from polytask.inference.dials import SEARCHED
 from polytask.interop import networks
-from polytask.pictures.dials import SEARCHED
 from polytask.tasks.picture import to_tensor
 from tests.inference.networks import TOKENIZER
 from tests.painters import SIDE, picture, write_captioned, write_clip
@@ -61,7 +61,14 @@ def larger(root):
     return polytask.load(root / "larger")
 
 
-@pytest.mark.parametrize(("augmentation", "levels"), [([0.0, 0.6, 1.0], (0.0, 0.6, 1.0)), ("search", SEARCHED)])
+@pytest.mark.parametrize(
+    ("augmentation", "levels"),
+    [
+        ([0.0, 0.6, 1.0], (0.0, 0.6, 1.0)),
+        ("search", SEARCHED),
+        ("0,0.6,1", (0.0, 0.6, 1.0)),
+    ],
+)
 def test_levels_of_augmentation_are_tried_for_every_picture(augmentation, levels, larger, root):
     words = {"n": 2, "seed": 5, **FEW}
     found = larger.draw("a red one", augmentation=augmentation, clip=root / "clip", **words)
@@ -87,6 +94,7 @@ def test_levels_and_candidates_go_together(larger, root):
 
 @pytest.mark.parametrize(("augmentation", "sentence"), [
     ([0.0, 1.5], "augmentation=1.5 must be a number from 0 to 1"), ("serch", "several of them, or 'search'"),
+    ("0.1,x", "several of them, or 'search'"),
     ([], "several of them"), ("search", "holds no CLIP to choose by"),
 ])  # fmt: skip
 def test_mistakes_of_levels_are_named(augmentation, sentence, larger):

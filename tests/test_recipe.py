@@ -8,7 +8,7 @@ from polytask.blocksworld import TASKS
 from polytask.data.sources import SourceSpec, read
 from polytask.errors import ConfigError
 from polytask.models.cost import parameters
-from polytask.recipe import Recipe, load_recipe, names
+from polytask.recipe import RECIPES, Recipe, load_recipe, names
 from polytask.recipe.schema import Network, Training
 from polytask.systems.generalist import generalist
 from polytask.tasks import get_task
@@ -207,6 +207,15 @@ def test_errors_name_file_line_key_and_what_is_near(path, old, new, line, words)
         load_recipe(changed(path, old, new))
     assert f"mine.yaml line {line}" in str(error.value)
     assert words in str(error.value)
+
+
+def test_errors_about_drawing_name_file_and_line(tmp_path):
+    text = (RECIPES / "imagen-blocks.yaml").read_text()
+    number = text[: text.index("\ndrawing:")].count("\n") + 2
+    (tmp_path / "mine.yaml").write_text(text.replace("sampler: dpm_solver", "\n  smapler: dpm_solver"))
+    with pytest.raises(ConfigError) as error:
+        load_recipe(tmp_path / "mine.yaml")
+    assert f"mine.yaml line {number + 1}: drawing: there is no 'smapler': did you mean 'sampler'" in str(error.value)
 
 
 @pytest.mark.parametrize(

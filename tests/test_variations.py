@@ -9,7 +9,7 @@ from polytask.errors import ConfigError, TaskError
 from polytask.tasks.picture import to_tensor
 from tests.painters import SIDE, picture, write_unclip
 
-MANY = {"steps": 40, "guidance": 1.0, "threshold": None}
+MANY = {"steps": 40, "guidance": 1.0, "threshold": "none"}
 
 
 @pytest.fixture(scope="module")

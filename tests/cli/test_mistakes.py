@@ -28,7 +28,7 @@ def work(tmp_path):
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "noise.txt").write_bytes(b"\xff\xfe" + bytes(range(128, 256)) * 20)
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 this is no table PAR1")
-    (tmp_path / "broken.jsonl").write_text('{"text": "fine"}\n{"text": \n{"text": "fine too"}\n')
+    (tmp_path / "broken.jsonl").write_text('{"text": "fine"}\n' + '{"text": \n' * 11)
     rows = [json.dumps({"source": "a dog", "target": "ein Hund"})] * 5
     (tmp_path / "pairs.jsonl").write_text("\n".join(rows) + "\n")
     return tmp_path

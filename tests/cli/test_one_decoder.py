@@ -14,7 +14,9 @@ from polytask.interop import networks
 from polytask.models.clip import CLIP
 from polytask.models.dvae import Autoencoder, AutoencoderConfig
 from polytask.nn.quantizer import FiniteScalar
+from polytask.run import likeness
 from polytask.run.evaluate import evaluate
+from polytask.systems.classifier import classifier
 from polytask.systems.clip import clip, vit
 from polytask.tasks import get_task, prompt
 from polytask.tasks.picture import decode, to_tensor
@@ -125,8 +127,12 @@ def test_pictures_are_drawn_edited_described(model, picture):
     assert [one.size for one in several] == [(32, 32)] * 3
     assert [one.tobytes() for one in model.draw("a red circle", n=3, seed=1)] == [one.tobytes() for one in several]
     assert model.draw("a red circle")[0].tobytes() == model.draw("a red circle", top_k=1, seed=4)[0].tobytes()
-    assert [one.size for one in model.edit(image, "remove the circle")] == [(32, 32)]
-    assert isinstance(model.caption(picture, max_tokens=5), str)
+    (edited,) = model.edit(image, "remove the circle")
+    assert edited.size == (32, 32)
+    assert model.edit(str(picture), "remove the circle")[0].tobytes() == edited.tobytes()
+    large = image.resize((48, 40))
+    assert model.edit(large, "remove the circle", resize=True)[0].size == (32, 32)
+    assert model.caption(str(picture), max_tokens=5) == model.caption(picture, max_tokens=5)
     assert isinstance(model.answer("how many circles?", image=image, max_tokens=5), str)
 
 
@@ -179,7 +185,12 @@ def test_pictures_are_drawn_by_the_verbs_of_pictures(polytask, made, picture, tm
         PIL.Image.open(out / "1.png").tobytes()
         == model.draw("a red circle", seed=2, upper=picture, rows=7)[0].tobytes()
     )
-    assert polytask("edit", made[0], picture, "remove the circle", "--out", out).exit_code == 0
+    assert polytask("edit", made[0], picture, "remove the circle", "--out", out).stdout.split() == [str(out / "2.png")]
+    large = tmp_path / "large.png"
+    PIL.Image.open(picture).resize((48, 40)).save(large)
+    for words in (["edit", made[0], large, "remove it"], ["draw", made[0], "red", "--upper", large]):
+        assert "48 x 40 pixels" in polytask(*words, "--out", out).stderr
+        assert polytask(*words, "--resize", "--out", out).exit_code == 0
     for words, sentence in (
         (["draw", made[0], "red", "--steps", 5], "--steps: "),
         (["edit", made[0], picture, "remove it", "--mask", picture], "leave the mask out"),
@@ -215,7 +226,14 @@ def test_verbs_read_and_write_files(polytask, made, picture, tmp_path, monkeypat
         (lambda m: m.draw("red", temperatur=1), ConfigError, "temperature"),
         (lambda m: m.draw("red " * 400), ConfigError, "picture of 64"),
         (lambda m: m.caption(b"no"), TaskError, "no picture"),
-        (lambda m: m.caption("scene.png"), TaskError, "pathlib.Path"),
+        (lambda m: m.caption("no.png"), TaskError, "no.png: the picture cannot be read"),
+        (lambda m: m.ask("captioning", {"image": "no.png"}), TaskError, "pathlib.Path"),
+        (lambda m: m.draw(" "), TaskError, "The prompt is empty"),
+        (lambda m: m.draw(3), TaskError, "The prompt is a text, not int 3"),
+        (lambda m: m.edit(PIL.Image.new("RGB", (9, 8)), "x"), TaskError, "The picture has 9 x 8 pixels"),
+        (lambda m: m.draw("red", upper=PIL.Image.new("RGB", (9, 8))), TaskError, "The picture has 9 x 8 pixels"),
+        (lambda m: m.draw("red", resize=True), ConfigError, "give it as `upper`"),
+        (lambda m: m.variations("no.png"), TaskError, "draws token by token"),
     ],
 )
 def test_mistakes_are_one_sentence(model, ask, error, words):
@@ -269,3 +287,66 @@ def test_who_says_what_a_picture_shows_is_judged_right(made, monkeypatch):
     report = evaluate(str(made[0]), "captioning", "blocksworld", {}, {}, limit=4, split="validation")
     shares = {name: share for name, share in report.metrics.items() if name.startswith("right")}
     assert shares == pytest.approx({"right": 2 / 3, "right, 1 object": 1, "right, 2 objects": 0, "right, 3 objects": 1})
+
+
+def test_many_pictures_of_a_seed_are_drawn_each_by_its_own(model):
+    several = [pictures[0].tobytes() for pictures in model.draw_many(["red", "red", "blue"], seed=3)]
+    assert several[0] == model.draw("red", seed=3)[0].tobytes()
+    assert several[1] == model.draw("red", seed=4)[0].tobytes()
+    assert several[0] != several[1]
+
+
+def test_its_drawings_are_judged_beside_real_ones(polytask, made, chooser, monkeypatch):
+    monkeypatch.setattr(likeness, "TRAINING", 8)
+    words = ("--task", "drawing", "--data", "blocksworld", "--judge", chooser, "--limit", 4, "--json")
+    first, again = (polytask("eval", made[0], *words) for _ in range(2))
+    assert first.exit_code == 0, first.stderr
+    report = json.loads(first.stdout)
+    assert {"frechet_distance", "frechet_distance, real", "precision", "recall"} < set(report["metrics"])
+    assert {"clip_score", "clip_score, real"} < set(report["metrics"])
+    assert report["reproduce"]["sampling"]["temperature"] == 1
+    assert "4 pictures were drawn" in report["notes"][0]
+    assert json.loads(again.stdout)["metrics"] == report["metrics"]
+
+
+def test_labels_that_are_captions_are_judged_by_a_classifier(made, tmp_path):
+    labels = ["dark", "light"]
+    for part, count in (("train", 8), ("validation", 6)):
+        rows = []
+        for number in range(count):
+            name = f"{part}-{number}.png"
+            PIL.Image.new("RGB", (32, 32), (30 * number,) * 3).save(tmp_path / name)
+            rows.append(json.dumps({"image": name, "label": labels[number % 2]}))
+        (tmp_path / f"{part}.jsonl").write_text("\n".join(rows))
+    network = classifier(32, 8, 1, classes=2).build().initialize(0)
+    networks.save(tmp_path / "judge", network, about={"labels": labels})
+    report = evaluate(
+        str(made[0]), "drawing", str(tmp_path), {"caption": "label"}, {}, judge=str(tmp_path / "judge"),
+        sampling={"temperature": 0.0},
+    )  # fmt: skip
+    judge = pt.load(tmp_path / "judge")
+    right = [judge.classify(tmp_path / f"validation-{i}.png") == labels[i % 2] for i in range(6)]
+    assert report.metrics["accuracy, real"] == sum(right) / 6
+    model = pt.load(made[0])
+    right = [judge.classify(model.draw(label)[0]) == label for label in labels]
+    assert report.metrics["accuracy"] == sum(right) / 2
+
+
+@pytest.mark.parametrize(("words", "sentence"), [
+    ({"drawing": {"steps": 4}}, "--steps: .* of models that draw by diffusion"),
+    ({"sampling": {"n": 2}}, "leave out n"),
+    ({"sampling": {"temperatur": 1.0}}, "temperature"),
+    ({"judge": "pixels"}, "name the autoencoder of its pictures"),
+    ({"shots": 2}, "without shots"),
+    ({"task": "captioning"}, "by --task drawing"),
+])  # fmt: skip
+def test_mistakes_of_judging_are_named(made, chooser, words, sentence):
+    task = words.get("task", "drawing")
+    given = {"judge": str(chooser), **{name: value for name, value in words.items() if name != "task"}}
+    with pytest.raises(ConfigError, match=sentence):
+        evaluate(str(made[0]), task, "blocksworld", {}, {}, limit=4, **given)
+
+
+def test_what_draws_nothing_is_not_judged_by_drawings(babbler, chooser):
+    with pytest.raises(ConfigError, match="writes and draws none"):
+        evaluate(str(babbler), "drawing", "blocksworld", {}, {}, judge=str(chooser))

@@ -5,6 +5,9 @@ import json
 import pytest
 
 import polytask as pt
+from polytask.interop import networks
+from polytask.models.dvae import Autoencoder, AutoencoderConfig
+from polytask.nn.quantizer import FiniteScalar
 
 RECIPE = """
 model: {{from: {model}}}
@@ -19,6 +22,15 @@ evaluation:
   tasks:
     - {{task: classification, from: moods.jsonl, split: null}}
     - {{task: answering, from: riddles.jsonl, split: null}}
+"""
+DRAWING = """
+model: {{system: dalle, layers: 1, dim: 32, heads: 2, kernel: 3}}
+tokenizer: {{kind: bytes, pictures: {{from: {codes}, text_length: 150}}}}
+data:
+  sources:
+    - {{task: drawing, from: blocksworld, limit: 20}}
+training: {{steps: 1, batch_rows: 2, context_length: 213}}
+evaluation: {{every: 1, samples: 1}}
 """
 MOODS = [{"text": f"The {thing} is fine.", "labels": ["good", "bad"], "label": "good"} for thing in "ABCDE"]
 RIDDLES = [{"question": f"What is {number},\nand what not?", "answers": ["it"]} for number in range(5)]
@@ -69,3 +81,14 @@ def test_a_recipe_that_scores_no_task_shows_texts_of_its_own(polytask, work):
     assert result.exit_code == 0, result.stderr
     texts = [line for line in result.stderr.splitlines() if line.startswith("text: ")]
     assert len(texts) == len(set(texts)) == 2 * 3
+
+
+def test_a_model_that_only_draws_shows_no_text_and_is_kept(polytask, work):
+    config = AutoencoderConfig(image=32, width=8, quantizer=FiniteScalar((4, 4)), groups=3, blocks=1, first=8)
+    networks.save(work / "codes", Autoencoder(config).initialize(0))
+    (work / "drawing.yaml").write_text(DRAWING.format(codes=work / "codes"))
+    result = polytask("train", work / "drawing.yaml", "--out", work / "drawing")
+    assert result.exit_code == 0, result.stderr
+    assert "no samples" not in result.stderr
+    assert "text: " not in result.stderr
+    assert "text" not in pt.load(work / "drawing").able

@@ -27,6 +27,35 @@ def test_the_table_has_every_system_and_both_counts(polytask):
         assert words in shown
 
 
+def test_counts_that_differ_are_marked_and_explained(polytask):
+    """All that are more than 5% apart and no other, in the table, under it, and where one is shown."""
+    rows = read(polytask)
+    both = [row for row in rows if row["total"] and row["published"]]
+    apart = {row["name"] for row in both if abs(row["total"] / row["published"] - 1) > 0.05}
+    assert apart >= {"dalle2-decoder", "dalle2-prior", "imagen-1024", "glam-1.7b-32e"}
+    assert {row["name"] for row in rows if row["difference"]} == apart
+    table, _, notes = polytask("systems").stdout.partition("* These counts are more than 5% apart:\n")
+    marked = [line.split() for line in table.splitlines() if "*" in line.split()]
+    assert {words[0] for words in marked} == apart
+    for row in rows:
+        if row["difference"]:
+            assert any(row["name"] in line and row["difference"] in line for line in notes.splitlines())
+    for name, word in (("dalle2-decoder", "text encoder"), ("imagen-1024", "600M and 400M cannot both")):
+        assert word in read(polytask, "show", name)["why they differ"]
+        assert word in polytask("systems", "show", name).stdout
+    assert "why they differ" not in polytask("systems", "show", "palm-62b").stdout
+
+
+def test_the_prior_of_dalle_2_is_a_row(polytask):
+    about = read(polytask, "show", "dalle2-prior")
+    assert about["parameters"]["total"] == 1_225_925_632  # diffusers' class has 2 x 1024 more: mean and deviation
+    assert about["published training"]["weight_decay"] == 0.06
+    assert "table 3" in about["source"]
+    shown = polytask("systems", "compare", "dalle2-prior", "clip-vit-h-16").stdout
+    for words in ("1,225,925,632", "heads 32", "2,048"):
+        assert words in shown
+
+
 def test_one_system_is_shown_with_its_parts_costs_and_gaps(polytask):
     about = read(polytask, "show", "palm-62b")
     assert sum(about["by part"].values()) == about["parameters"]["total"] == 62_495_662_080

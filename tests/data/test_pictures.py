@@ -138,16 +138,26 @@ def test_broken_pictures_are_counted_named_and_passed_over(tmp_path):
     assert [skip.where for skip in skips] == [f"{tmp_path / 'a.parquet'} row {n}" for n in (8, 101)]
     assert "no picture that is read" in skips[0].why
     assert "broken" in skips[1].why
-    rows[8]["image"] = rows[9]["image"] = b""
+    for row in rows[8:18]:
+        row["image"] = b""
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
-    with pytest.raises(DataError, match=r"4 of 300 rows cannot be read.*row 8: This is no picture.*More than 1%"):
+    with pytest.raises(DataError, match=r"12 of 300 rows cannot be read.*row 8: This is no picture.*10 rows and 1%"):
         rows_of("drawing", tmp_path / "a.parquet")
 
 
-def test_a_missing_file_is_named(folder):
+def test_one_broken_picture_of_a_small_folder_is_passed_over(folder, caplog):
+    (folder / "0.png").write_bytes((folder / "0.png").read_bytes()[:40])
+    assert values(rows_of("drawing", folder)) == list(SHADES[1:])
+    said = caplog.messages[0]
+    assert "1 of 5 rows cannot be read and were skipped" in said
+    assert f"{folder / 'metadata.jsonl'} row 1: " in said
+    assert re.search(r"[^.]\.$", said), "it ends with one full stop"
+
+
+def test_a_missing_file_is_named(folder, caplog):
     shutil.move(folder / "0.png", folder / "gone.png")
-    with pytest.raises(DataError, match=r"1 of 5 rows.*metadata.jsonl row 1: .*0.png: the picture cannot be read"):
-        rows_of("drawing", folder)
+    rows_of("drawing", folder)
+    assert re.search(r"1 of 5 rows.*metadata.jsonl row 1: .*0.png: the picture cannot be read", caplog.messages[0])
 
 
 def test_a_single_broken_file_of_a_class_folder_is_named(tmp_path):

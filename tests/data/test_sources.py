@@ -130,16 +130,23 @@ def test_broken_rows_are_counted_named_and_passed_over(tmp_path, caplog):
     assert "line 11" in caplog.text
 
 
-def test_more_than_one_broken_row_in_a_hundred_stops(tmp_path):
-    for broken, stops in ((10, False), (11, True)):
-        lines = [b"{" if n < broken else b'{"text": "a"}' for n in range(1000)]
-        (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
-        source = SourceSpec("text", str(tmp_path / "a.jsonl"))
-        if stops:
-            with pytest.raises(DataError, match="11 of 1000"):
-                list(read(source))
-        else:
-            assert len(list(read(source))) == 990
+@pytest.mark.parametrize(
+    ("broken", "rows", "stops"),
+    [
+        (10, 1000, False), (11, 1000, True), (20, 2000, False), (21, 2000, True),
+        (1, 3, False), (10, 11, False), (11, 12, True), (3, 3, True), (1, 1, True),
+    ],
+)  # fmt: skip
+def test_more_than_ten_broken_rows_and_one_in_a_hundred_stop_and_all_do(tmp_path, broken, rows, stops):
+    lines = [b"{" if n < broken else b'{"text": "a"}' for n in range(rows)]
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
+    source = SourceSpec("text", str(tmp_path / "a.jsonl"))
+    if stops:
+        why = "None is left" if broken == rows else "Above 10 rows and 1% this is too many"
+        with pytest.raises(DataError, match=f"{broken} of {rows} rows cannot be read.* {why}: repair"):
+            list(read(source))
+    else:
+        assert len(list(read(source))) == rows - broken
 
 
 def test_csv_rows_with_wrong_counts_or_bytes_spoil_themselves_alone(tmp_path):

@@ -136,6 +136,24 @@ def test_thresholding_of_a_ramp():
     assert float(guidance.static(ramp).abs().max()) == 1
 
 
+@pytest.mark.parametrize("share", [0.001, 0.5, 0.9, 0.995, 1.0])
+@pytest.mark.parametrize("count", [1, 2, 7, 3072])
+def test_quantiles_are_those_of_torch_and_numpy(share, count):
+    x = noise(0, 2, count).float()
+    found = guidance.quantile(x, share)
+    torch.testing.assert_close(found, torch.quantile(x, share, dim=1), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found.numpy(), np.quantile(x.numpy(), share, axis=1).astype("f"), atol=1e-6, rtol=1e-6)
+
+
+def test_a_picture_may_be_larger_than_torch_has_quantiles_for():
+    x0 = torch.linspace(-4, 4, 3 * 2400 * 2400).view(1, 3, 2400, 2400)
+    with pytest.raises(RuntimeError, match="too large"):
+        torch.quantile(x0.flatten(1), 0.995, dim=1)
+    found = guidance.dynamic(x0)
+    assert float(found[0, 2, 2399, 2000]) == 1.0
+    assert float(found[0, 2, 1200, 0] / x0[0, 2, 1200, 0]) == pytest.approx(1 / (4 * 0.995), rel=1e-4)
+
+
 def test_augmentation_keeps_variance():
     low, drawn = noise(0, 3, 3, 64, 64).float(), noise(1, 3, 3, 64, 64).float()
     found = guidance.augmented(low, torch.tensor([0.0, 0.5, 1.0]), drawn)

@@ -12,6 +12,7 @@ from polytask.errors import ConfigError, SamplingError
 from polytask.inference.images import ImageEngine, ImageRequest
 from polytask.models.diffusion import Condition, Diffusion, DiffusionConfig
 from polytask.models.unet import UNetConfig
+from polytask.registry import Registry
 
 UNET = UNetConfig(pixels=8, channels=16, multipliers=(1, 2), blocks=1, attention=(4,), groups=8, head_dim=16, text=12)
 
@@ -41,7 +42,7 @@ REQUESTS = [
     ImageRequest(text(1, 5), steps=7, seed=2, sampler="ddpm"),
     ImageRequest(text(2, 1), steps=4, seed=3, sampler="heun", guidance=2.0),
     ImageRequest(text(3), steps=9, seed=4, sampler="dpm_solver", spacing="leading"),
-    ImageRequest(text(4), steps=6, seed=5, sampler="euler", spacing="karras", threshold=None),
+    ImageRequest(text(4), steps=6, seed=5, sampler="euler", spacing="karras", threshold="none"),
     ImageRequest(text(5), steps=6, seed=6, pixels=(16, 8), eta=0.5),
 ]
 
@@ -154,9 +155,9 @@ def test_a_picture_comes_back_from_the_noise_that_the_engine_finds():
     words = {"steps": 50, "guidance": 2.0}
     (noise,) = ImageEngine(model).run([ImageRequest(text(0), inverted=picture, **words)])
     assert float(noise.abs().max()) > 1  # noise is not cut off
-    (again,) = ImageEngine(model).run([ImageRequest(text(0), noise=noise, threshold=None, **words)])
+    (again,) = ImageEngine(model).run([ImageRequest(text(0), noise=noise, threshold="none", **words)])
     assert float((again - picture).abs().mean()) < 0.03
-    (other,) = ImageEngine(model).run([ImageRequest(text(1), noise=noise, threshold=None, **words)])
+    (other,) = ImageEngine(model).run([ImageRequest(text(1), noise=noise, threshold="none", **words)])
     assert float((other - picture).abs().mean()) > 0.05
 
 
@@ -168,6 +169,32 @@ def test_a_network_that_says_nothing_sound_ends_its_own_request():
     with pytest.raises(SamplingError, match="step 1 of 4"):
         bad.result()
     assert good.result().isfinite().all()
+
+
+def test_a_request_that_cannot_begin_ends_alone(monkeypatch):
+    """Whoever waits for it is told, even where another thread's step began it."""
+
+    def full(*_, **__):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("polytask.inference.images.SAMPLERS", Registry("sampler", {"ddim": ddim, "euler": full}))
+    engine, found = ImageEngine(MODEL), {}
+    handles = [engine.submit(ImageRequest(text(0), steps=4, sampler=name)) for name in ("euler", "ddim")]
+
+    def wait(number):
+        try:
+            found[number] = handles[number].result()
+        except RuntimeError as error:
+            found[number] = str(error)
+
+    threads = [threading.Thread(target=wait, args=[number], daemon=True) for number in (1, 0)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert found[0] == "out of memory"
+    assert found[1].isfinite().all()
+    assert not engine.busy
 
 
 def test_a_cancelled_request_is_gone():

@@ -8,6 +8,7 @@ from polytask.models.catalogue import PRESETS, build_config
 from polytask.models.unet import UNet, UNetConfig, step_flops
 
 EXACT = {
+    ("dalle2", "prior"): 1_225_925_632,
     ("dalle2", "decoder-unet"): 2_097_586_694,
     ("dalle2", "256"): 736_272_006,
     ("dalle2", "1024"): 284_428_230,

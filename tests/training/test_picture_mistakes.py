@@ -21,6 +21,15 @@ from tests.training.picture_runs import small
     ("clip-blocks", ["data.sources.0.together=2"], "documents of a decoder"),
     ("imagen-blocks", ["model.attention=[7]"], "attention at 7"),
     ("gpt3-tiny", ["training.dials.drop=0.1"], r"training\.dials: gpt3 has none"),
+    ("imagen-blocks", ["drawing.guidanc=2"], "there is no 'guidanc': did you mean 'guidance'"),
+    ("imagen-blocks", ["drawing.sampler=heum"], "did you mean 'heun'"), ("imagen-blocks", ["drawing.n=2"], "n is said"),
+    ("imagen-blocks", ["drawing.eta=0.5"], "dpm_solver adds no noise"),
+    ("imagen-blocks", ["drawing.steps=1001"], "from 1 to 1000"),
+    ("imagen-blocks", ["drawing.picture_guidance=2"], "of a model that changes pictures"),
+    ("imagen-blocks", ["drawing.augmentation=0.1"], "that enlarges"),
+    ("imagen-blocks", ["drawing.prior_steps=8"], "with a prior"),
+    ("clip-blocks", ["drawing.steps=8"], "how diffusion draws, and clip is none"),
+    ("gpt3-tiny", ["drawing.steps=8"], "how diffusion draws, and gpt3 is none"),
 ])  # fmt: skip
 def test_mistakes_in_recipes_are_named(name, changes, sentence):
     with pytest.raises(ConfigError, match=sentence):

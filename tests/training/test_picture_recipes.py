@@ -33,6 +33,16 @@ def test_they_train(name, runs):
     assert about["pictures_seen"] == 8
 
 
+@pytest.mark.parametrize("name", [name for name in SMALL if read_recipe(name, []).drawing])
+def test_what_a_recipe_says_of_drawing_is_how_its_model_draws(name, runs):
+    said = read_recipe(name, []).drawing
+    wish = polytask.load(runs / name).wish({})
+    assert {dial: getattr(wish, dial) for dial in said} == said
+    assert describe(str(runs / name))["drawing"] == said
+    card = (runs / name / "model" / "README.md").read_text()
+    assert f"It draws by {', '.join(f'{dial} {value}' for dial, value in said.items())}, unless" in card
+
+
 @pytest.mark.parametrize("name", [n for n in SMALL if not any(part in n for part in ("unclip", "64", "edit", "more"))])
 def test_they_are_planned(name):
     made = plan_recipe(name, measure=False)

@@ -257,6 +257,31 @@ def test_a_metric_that_is_not_measured_is_named(tmp_path):
         trainer(tmp_path, config, validation={"v": lambda: [rows(9)]}).run()
 
 
+def broken(step):
+    raise ValueError("nothing to say")
+
+
+def test_samples_that_fail_end_no_run(tmp_path):
+    net = network()
+    watch = Weights(net)
+    config = TrainingConfig(4, evaluate_every=2)
+    result = trainer(
+        tmp_path, config, net, callbacks=[watch], evaluate=lambda step: {"score": step}, samples=broken
+    ).run()
+    assert watch.events == [(step, "no samples can be shown: nothing to say") for step in (2, 4)]
+    assert (result.step, result.metrics["score"]) == (4, 4)
+    assert same(load_file(tmp_path / "model" / "model.safetensors"), watch.seen[-1])
+
+
+def test_an_evaluation_that_fails_loses_no_step(tmp_path):
+    net = network()
+    watch = Weights(net)
+    with pytest.raises(ValueError, match="nothing to say"):
+        trainer(tmp_path, TrainingConfig(4, evaluate_every=3), net, callbacks=[watch], evaluate=broken).run()
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-000003"]
+    assert same(load_file(tmp_path / "model" / "model.safetensors"), watch.seen[2])
+
+
 def test_the_final_model_is_the_mean_of_the_last_checkpoints(tmp_path):
     net = network()
     watch = Weights(net)

@@ -18,9 +18,15 @@ def _option(help: str, *names: str) -> Any:
     return typer.Option(*names, help=help, rich_help_panel=_PANEL, show_default=False)
 
 
-STEPS = Annotated[int | None, _option("Passes of the network for a picture; 50 unless said.")]
-GUIDANCE = Annotated[float | None, _option("How strongly it is led to the prompt: 1 not at all, 3 unless said.")]
-SAMPLER = Annotated[str | None, _option("ddim, ddpm, euler, heun or dpm_solver.")]
+# What is not said is as the model's recipe says, which `polytask show` prints, and else what is named here.
+STEPS = Annotated[int | None, _option("Passes of the network for a picture; as the model says, or 50.")]
+GUIDANCE = Annotated[
+    float | None, _option("How strongly it is led to the prompt: 1 not at all; as the model says, or 3.")
+]
+SAMPLER = Annotated[
+    str | None,
+    _option("ddim, ddpm, euler, heun or dpm_solver; as the model says, or ddim. Another one takes 50 steps again."),
+]
 CANDIDATES = Annotated[int | None, _option("Draw so many, and keep those that fit the prompt best by a CLIP.")]
 CLIP = Annotated[Path | None, _option("The folder of that CLIP, where the model holds none.")]
 DIALS: dict[str, Any] = {
@@ -29,8 +35,22 @@ DIALS: dict[str, Any] = {
     "steps": STEPS,
     "guidance": GUIDANCE,
     "sampler": SAMPLER,
+    "spacing": Annotated[
+        str | None, _option("Where its steps lie: trailing, leading or karras, which are dense where noise is little.")
+    ],
     "eta": Annotated[float | None, _option("Of ddim and ddpm: noise that is added on the way, from 0 to 1.")],
-    "threshold": Annotated[str | None, _option("static, dynamic or none.")],
+    "gamma": Annotated[float | None, _option("Of ddpm: from the least variance of its noise, 0, to the most, 1.")],
+    "threshold": Annotated[str | None, _option("How values out of range come back: static, dynamic or none.")],
+    "percentile": Annotated[
+        float | None, _option("Of the dynamic threshold: the share of values within range; 0.995 unless said.")
+    ],
+}
+PRIOR: dict[str, Any] = {
+    "prior_steps": Annotated[int | None, _option("Of DALL-E 2's prior: its steps; 64 unless said.")],
+    "prior_guidance": Annotated[float | None, _option("Of the same: how strongly it is led; 2 unless said.")],
+    "prior_candidates": Annotated[
+        int | None, _option("Of the same: of so many embeddings the best is drawn; 2 unless said.")
+    ],
 }
 LOADING: dict[str, Any] = {
     "dtype": Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.", rich_help_panel="Loading")],
@@ -46,7 +66,7 @@ ENLARGING: dict[str, Any] = {
 }
 PICTURE_GUIDANCE = Annotated[
     float | None,
-    _option("Of a model that follows instructions: how closely it keeps to the picture; 1.5 unless said."),
+    _option("Of a model that follows instructions: how closely it keeps to the picture; as it says, or 1.5."),
 ]
 CHANGING: dict[str, Any] = {"picture_guidance": PICTURE_GUIDANCE}
 BY_TOKENS: dict[str, Any] = {
@@ -56,6 +76,7 @@ BY_TOKENS: dict[str, Any] = {
 COMPLETION: dict[str, Any] = {
     "upper": Annotated[Path | None, _option("Of the same: a picture whose upper rows of tokens are kept.")],
     "rows": Annotated[int | None, _option("So many of them; half unless said.")],
+    "resize": Annotated[bool | None, _option("Fit such a picture where it has another size.", "--resize")],
 }
 CHOICE: dict[str, Any] = {
     "candidates": CANDIDATES,
@@ -76,10 +97,6 @@ def _with_options(options: dict[str, Any], function: Any) -> Any:
     def verb(**given: Any) -> None:
         said = [{name: given.pop(name) for name in table} for table in (options, LOADING)]
         dials, loading = ({name: value for name, value in one.items() if value is not None} for one in said)
-        if dials.get("threshold") == "none":
-            dials["threshold"] = None
-        if "augmentation" in dials:
-            dials["augmentation"] = _levels(dials["augmentation"])
         function(**given, dials=dials, loading=loading)
 
     more = [
@@ -92,7 +109,7 @@ def _with_options(options: dict[str, Any], function: Any) -> Any:
     return verb
 
 
-@_with_dials(DIALS, ENLARGING, CHOICE, BY_TOKENS, COMPLETION)
+@_with_dials(DIALS, PRIOR, ENLARGING, CHOICE, BY_TOKENS, COMPLETION)
 def draw(
     model: MODEL,
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="A caption, or a label.", show_default=False)],
@@ -100,7 +117,7 @@ def draw(
     dials: Any = None,
     loading: Any = None,
 ) -> None:
-    """Draw pictures of a caption, or of a label: PNGs and a contact sheet.
+    """Draw pictures of a caption, or of a label: PNGs, numbered on from those in the folder, and a contact sheet.
 
     For example:  polytask draw runs/imagen-blocks "a large green circle left of a small black square" --n 4 --seed 7
     """
@@ -109,7 +126,7 @@ def draw(
     _print(run_draw(model, prompt, out, loading, dials))
 
 
-@_with_dials(DIALS, CHANGING, ENLARGING, CHOICE, BY_TOKENS)
+@_with_dials(DIALS, CHANGING, PRIOR, ENLARGING, CHOICE, BY_TOKENS)
 def edit(
     model: MODEL,
     picture: PICTURE,
@@ -117,7 +134,8 @@ def edit(
         str, typer.Argument(metavar="PROMPT", help="What the whole is to show, or an instruction.", show_default=False)
     ],
     mask: Annotated[
-        Path | None, typer.Option(help="A picture, white where it is to be drawn anew.", show_default=False)
+        Path | None,
+        typer.Option(help="A picture, white where it is to be drawn anew, black where it stays.", show_default=False),
     ] = None,
     resize: Annotated[bool, typer.Option("--resize", help="Fit a picture or mask of another size.")] = False,
     out: OUT = Path("drawings"),
@@ -174,15 +192,6 @@ def variations(
     own = {} if details is None else {"details": details}
     wanted = Wanted(towards, before, after, theta)
     _print(run_variations(model, picture, wanted, out, loading, dials | own))
-
-
-def _levels(said: str) -> Any:
-    """A number, several with commas between, or a word."""
-    try:
-        numbers = [float(part) for part in said.split(",")]
-    except ValueError:
-        return said
-    return numbers if len(numbers) > 1 else numbers[0]
 
 
 def _print(files: list[Path]) -> None:

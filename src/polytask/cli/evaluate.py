@@ -18,8 +18,10 @@ TEMPLATE = Annotated[
 JUDGE = Annotated[
     str | None,
     typer.Option(
-        metavar="FOLDER",
-        help="Of drawings: a classifier, or a CLIP, by whose features they are compared with real pictures.",
+        metavar="FOLDER|pixels",
+        help="Compare drawings with real pictures: by the features of a classifier or a CLIP; or by pixels, what a "
+        "network that enlarges makes of smaller copies, with bits per dimension where it learned its variance (an "
+        "autoencoder is judged so in any case).",
     ),
 ]
 

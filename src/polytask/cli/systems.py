@@ -22,23 +22,27 @@ def systems(context: typer.Context, as_json: JSON = False) -> None:
         return
     from rich.table import Table
 
+    from polytask.models.published import NEAR
     from polytask.run.systems import listing
 
     rows = listing()
     if as_json:
         return _print_json(rows)
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("name", "parameters", "published", "year", "paper", "special"):
+    for column in ("name", "parameters", "published", "", "year", "paper", "special"):
         table.add_column(
             column, justify="right" if column in ("parameters", "published") else "left", no_wrap=column == "name"
         )
     for before, row in zip([{}, *rows], rows):
-        counts = (_count(row["total"]), _short(row["published"]))
+        counts = (_count(row["total"]), _short(row["published"]), "*" if row["difference"] else "")
         origin = (str(row["year"]), row["paper"], row["special"])
         same = before.get("special") == row["special"]  # a further size of the same system
         table.add_row(row["name"], *counts, *(("",) * 3 if same else origin))
     out = console()
     out.print(table)
+    out.print(f"\n* These counts are more than {NEAR:.0%} apart:")
+    for difference, names in _differences(rows).items():
+        out.print(f"  {', '.join(names)}: {difference}", soft_wrap=True)
     out.print("\nLook closer:  polytask systems show palm-62b;  polytask systems compare gpt3-175b palm-540b")
 
 
@@ -103,7 +107,18 @@ def _cell(label: str, value: Any) -> str:
         return f"{short(value)}FLOPs"
     if isinstance(value, list):
         return ", ".join("all" if item is None else str(item) for item in value)
-    return str(value) if label == "year" or isinstance(value, str) else f"{value:,}"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {cell}" for name, part in value.items() if (cell := _cell(name, part)))
+    return f"{value:,}" if type(value) in (int, float) and label != "year" else str(value)
+
+
+def _differences(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """By reason the rows whose counts differ by it."""
+    names: dict[str, list[str]] = {}
+    for row in rows:
+        if row["difference"]:
+            names.setdefault(row["difference"], []).append(row["name"])
+    return names
 
 
 def _count(number: int | None) -> str:

@@ -85,8 +85,8 @@ def prepare_pictures(
     """Decodes what is not in the cache yet. `progress` is told (source, rows) while it does.
 
     A row's picture is its field `image`, its caption `caption`, else its `label`; of editing it is `edited`, made of
-    `image` by `instruction`. Raises DataError where a source has no pictures, or more than one in a hundred that cannot
-    be read; ConfigError for two sources of one name.
+    `image` by `instruction`. Raises DataError where a source has no pictures, or too many that cannot be read;
+    ConfigError for two sources of one name.
     """
     expect_names([source.name for source in sources])
     root, found, labels = cache_folder(cache), [], []

@@ -34,8 +34,7 @@ if TYPE_CHECKING:
     from polytask.tokenizers.sight import Sight
     from polytask.tokenizers.text import TextTokenizer
 
-REFUSED_SHARE = 0.01  # of a source's rows may not fit its task; more means that it is the wrong task or column
-_SURELY_WRONG = 1000  # so many are enough to stop before the end
+_SURELY_WRONG = 1000  # so many rows that do not fit the task are enough to stop before the end
 
 _log = logging.getLogger(__name__)
 _FORMAT = 3  # of the store's files
@@ -104,8 +103,8 @@ def prepare(
     """Tokenizes what is not in the cache yet. `holdout` is the share of examples kept for validation. `dropout` cuts
     those that are learnt from in several ways, and never those held out.
 
-    Raises DataError naming the source and the row where more than one in a hundred does not fit the task, ConfigError
-    for two sources of one name.
+    Raises DataError naming the source and a row where too many do not fit the task, ConfigError for two sources of one
+    name.
     """
     if not 0 <= holdout < 1:
         raise ConfigError(f"The share held out is {holdout}; it must be at least 0 and below 1.")
@@ -240,13 +239,15 @@ def _tokenize(
     dropout: "Dropout | None",
 ) -> tuple[bool, int]:
     """Writes all documents of a source to (training, held out); is all of it plain text, and how many rows are read?"""
+    from polytask.data.sources import too_many
+
     rows, flat = 0, True
     refused: list[str] = []
     with Workers(source.task, tokenizer, holdout, cores, dropout, source.together) as workers:
         for count, (*sides, wrong) in workers.map(_batches(source, report)):
             rows += count
             refused += wrong
-            if len(refused) > max(REFUSED_SHARE * rows, _SURELY_WRONG):
+            if len(refused) > _SURELY_WRONG and too_many(len(refused), rows):
                 break
             for writer, side in zip(writers, sides):
                 flat &= side.pop("plain")
@@ -256,7 +257,7 @@ def _tokenize(
         raise DataError(f"Source '{source.name}' has no rows; check its path and its filters.")
     if refused:
         sentence = f"Source '{source.name}': {len(refused)} of {rows} rows do not fit its task; {refused[0]}"
-        if len(refused) > REFUSED_SHARE * rows:
+        if too_many(len(refused), rows):  # which means that it is the wrong task or column
             raise DataError(sentence)
         _log.warning("%s They were left out.", sentence)
     return flat, rows

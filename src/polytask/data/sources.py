@@ -1,8 +1,9 @@
 """Where examples come from: files, folders, globs, data sets of the Hugging Face hub, and worlds that are generated.
 
 `read` yields rows whose columns carry the names of the task's fields. Rows that are broken are named and passed over;
-when they are more than one in a hundred the run stops, for then it is the file that is not what it should be. A picture
-may stand in a row as its bytes or as a path beside the file; in the example it is bytes that are known to be sound.
+when they are more than ten and more than one in a hundred, or all there are, the run stops, for then it is the file
+that is not what it should be. A picture may stand in a row as its bytes or as a path beside the file; in the example it
+is bytes that are known to be sound.
 """
 
 import dataclasses
@@ -26,7 +27,7 @@ from polytask.tasks.picture import Picture, decode, encoded
 if TYPE_CHECKING:
     from polytask.tasks.task import Task
 
-SKIP_SHARE = 0.01  # of the rows; above it a source is refused
+SKIPPED, SKIP_SHARE = 10, 0.01  # rows, and of all rows; above both a source is refused
 _SURELY_WRONG = 1000  # so many broken rows, and most of all, end the reading before the end of the file
 _OPTIONS = ("lines",)  # of files; a generated world has its own
 _VALIDATED = 500  # examples of a generated world to validate on
@@ -295,7 +296,7 @@ class _Tally:
             self._refuse()
 
     def close(self) -> None:
-        if self.skipped > SKIP_SHARE * (self.rows + self.skipped):
+        if too_many(self.skipped, self.rows + self.skipped):
             self._refuse()
         if not self.kept:
             which = f" with {dict(self.spec.where)}" if self.spec.where and self.rows else ""
@@ -306,12 +307,19 @@ class _Tally:
             _log.warning("%s", self._sentence())
 
     def _refuse(self) -> None:
-        raise DataError(f"{self._sentence()} More than {SKIP_SHARE:.0%} is too many: repair the file or leave it out.")
+        why = f"Above {SKIPPED} rows and {SKIP_SHARE:.0%} this is too many" if self.rows else "None is left"
+        raise DataError(f"{self._sentence()} {why}: repair the file or leave it out.")
 
     def _sentence(self) -> str:
-        named = "; ".join(map(str, self.named)) + ("; ..." if self.skipped > sum(s.rows for s in self.named) else "")
-        total = self.rows + self.skipped
-        return f"Source '{self.spec.name}': {self.skipped} of {total} rows cannot be read and were skipped: {named}."
+        named = "; ".join(str(skip).rstrip(".") for skip in self.named)
+        more = "; ..." if self.skipped > sum(skip.rows for skip in self.named) else "."
+        counts = f"{self.skipped} of {self.rows + self.skipped}"
+        return f"Source '{self.spec.name}': {counts} rows cannot be read and were skipped: {named}{more}"
+
+
+def too_many(wrong: int, rows: int) -> bool:
+    """Whether a source of so many rows is refused for those of them that are wrong."""
+    return wrong == rows > 0 or wrong > max(SKIPPED, SKIP_SHARE * rows)
 
 
 def _generate(spec: SourceSpec, name: str) -> Iterator[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """What is done to a network's estimates on the way: small functions on tensors (B, C, H, W)."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -27,19 +28,33 @@ def static(x0: Tensor) -> Tensor:
 def dynamic(x0: Tensor, percentile: float = 0.995, most: float | None = None) -> Tensor:
     """Clips each picture to [-s, s] and divides by s, its percentile of |x0|, where that is above 1 (Saharia et al.
     2022, section 2.3). most: an upper bound on s (DeepFloyd IF has 1.5)."""
-    s = torch.quantile(x0.float().abs().flatten(1), percentile, dim=1).clamp(min=1.0, max=most)
+    s = quantile(x0.float().abs().flatten(1), percentile).clamp(min=1.0, max=most)
     s = s.to(x0.dtype).view(-1, 1, 1, 1)
     return x0.clamp(-s, s) / s
 
 
-def thresholding(name: str | None, percentile: float = 0.995, most: float | None = None) -> Threshold:
-    """By name: None does nothing. Raises ConfigError for an unknown name or a percentile that is none."""
-    if name is None:
+def quantile(x: Tensor, share: float) -> Tensor:
+    """(B,) of x (B, N): what `share` of a row is not above, between two values by linear interpolation.
+
+    torch.quantile is the same for rows of up to 2**24 values and refuses longer ones, such as pictures of 2,400 pixels.
+    """
+    rank = share * (x.shape[1] - 1)
+    below = math.floor(rank)
+    top = x.topk(x.shape[1] - below, dim=1).values  # the largest first
+    return torch.lerp(top[:, -1], top[:, -2 if top.shape[1] > 1 else -1], rank - below)
+
+
+THRESHOLDS = ("static", "dynamic", "none")
+
+
+def thresholding(name: str, percentile: float = 0.995, most: float | None = None) -> Threshold:
+    """By name: "none" does nothing. Raises ConfigError for an unknown name or a percentile that is none."""
+    if name == "none":
         return lambda x0: x0
     if name == "static":
         return static
     if name != "dynamic":
-        raise ConfigError(f"Unknown thresholding '{name}': {nearest(name, ('static', 'dynamic'))}")
+        raise ConfigError(f"Unknown thresholding '{name}': {nearest(str(name), THRESHOLDS)}")
     if not 0 < percentile <= 1:
         raise ConfigError(f"thresholding: percentile={percentile} must be above 0 and at most 1, such as 0.995")
     return lambda x0: dynamic(x0, percentile, most)

@@ -156,5 +156,7 @@ def path(schedule: Schedule, count: int, spacing: str = "trailing") -> list[Mome
     Raises ConfigError where the schedule has not so many steps.
     """
     if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= schedule.steps:
-        raise ConfigError(f"steps={count!r} must be a whole number from 1 to {schedule.steps}, those of training.")
+        raise ConfigError(
+            f"steps={count!r} must be a whole number from 1 to {schedule.steps}, those of training.", "steps"
+        )
     return SPACINGS.get(spacing)(schedule, count)  # type: ignore[no-any-return]

@@ -16,6 +16,7 @@ from polytask.errors import ConfigError
 from polytask.models.diffusion import Condition, Diffusion
 
 RANGE = 2.0  # of pixels, from -1 to 1
+WINDOW = 11  # pixels a side of what SSIM compares at a time
 
 
 @dataclass
@@ -107,7 +108,7 @@ def psnr(pictures: Tensor, originals: Tensor) -> Tensor:
     return 10 * (RANGE**2 / error).log10()
 
 
-def ssim(pictures: Tensor, originals: Tensor, window: int = 11, sigma: float = 1.5) -> Tensor:
+def ssim(pictures: Tensor, originals: Tensor, window: int = WINDOW, sigma: float = 1.5) -> Tensor:
     """Structural similarity, (B,): the mean over channels and over all places whose window lies within the picture
     (Wang et al. 2004, equation 13, K1 = 0.01, K2 = 0.03, a Gaussian window of 11 pixels and deviation 1.5)."""
     if min(pictures.shape[-2:]) < window:
@@ -129,6 +130,19 @@ def _blur(x: Tensor, window: int, sigma: float) -> Tensor:
     return (x.unfold(-1, window, 1) @ weights).unfold(-2, window, 1) @ weights
 
 
+class CodeUse(NamedTuple):
+    """used: the share of a codebook that occurs. perplexity: of how often each of them does."""
+
+    used: float
+    perplexity: float
+
+
+def code_use(codes: Tensor, codebook: int) -> CodeUse:
+    """Of codes of any shape, whole numbers below `codebook`."""
+    shares = torch.bincount(codes.flatten(), minlength=codebook).double() / codes.numel()
+    return CodeUse(float((shares > 0).double().mean()), float(torch.special.entr(shares).sum().exp()))
+
+
 @torch.no_grad()
 def features_of(encode: Callable[[Tensor], Tensor], batches: Iterable[Tensor]) -> Tensor:
     """(N, F) of all batches of pictures, on the CPU."""
@@ -136,8 +150,11 @@ def features_of(encode: Callable[[Tensor], Tensor], batches: Iterable[Tensor]) -
 
 
 @torch.no_grad()
-def bits_per_dimension(model: Diffusion, pixels: Tensor, condition: Condition, seed: int = 0) -> Tensor:
-    """The variational bound on the code length of pictures of 256 levels, (B,), over all steps of the schedule.
+def bits_per_dimension(
+    model: Diffusion, pixels: Tensor, condition: Condition, seed: int = 0, low: Tensor | None = None
+) -> Tensor:
+    """The variational bound on the code length of pictures of 256 levels, (B,), over all steps of the schedule (Nichol
+    and Dhariwal 2021). low (B, 3, h, w): what is known of them, where the network enlarges; no noise is put into it.
 
     Raises ConfigError where the network has not learned its variance, without which the bound is loose.
     """
@@ -145,7 +162,7 @@ def bits_per_dimension(model: Diffusion, pixels: Tensor, condition: Condition, s
         raise ConfigError("bits per dimension are defined for networks with learned_variance alone.")
 
     def outputs(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        output = model(x, t, condition).float()
+        output = model(x, t, condition, low).float()
         x0 = process.clean(model.config.prediction, output[:, :3], x, model.schedule.at(t))
         return x0, output[:, 3:]
 

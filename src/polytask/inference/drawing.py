@@ -1,7 +1,8 @@
 """Pictures from a decoder over text and picture tokens (Ramesh et al. 2021): drawn by the engine, ranked by CLIP."""
 
 from collections.abc import Sequence as Listing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -10,24 +11,39 @@ from polytask.inference.engine import Engine
 from polytask.inference.matching import Matcher, expect_candidates
 from polytask.inference.sampling import Sampling
 from polytask.inference.sequence import Completion, Drawing, Request
+from polytask.tasks.picture import at_home, exact, opened, to_tensor
 from polytask.tokenizers.image import ImageTokenizer
 
 
 @dataclass(frozen=True)
 class Wishes:
-    """upper: pixels (3, H, W) of a picture of which `rows` rows of tokens are kept (half of them by default). clip:
-    takes the best pictures out of `candidates` (1 to 512)."""
+    """upper: a picture of which `rows` rows of tokens are kept (half of them by default); resize: where it has another
+    size, it is fitted. clip: takes the best pictures out of `candidates` (1 to 512)."""
 
-    upper: Tensor | None = None
+    upper: Any = None
     rows: int | None = None
+    resize: bool = False
     clip: Matcher | None = None
     candidates: int | None = None
 
     def __post_init__(self) -> None:
         if self.rows is not None and self.upper is None:
             raise ConfigError(f"rows={self.rows!r} are of a picture to be completed; give it as `upper`.")
+        if self.resize and self.upper is None:
+            raise ConfigError("`resize` is of a picture to be completed; give it as `upper`.")
         if (self.clip is None) != (self.candidates is None):
             raise ConfigError("`clip` and `candidates` go together: a CLIP chooses the best out of so many pictures.")
+
+
+WISHES = tuple(Wishes.__dataclass_fields__)
+
+
+def exact_for(tokenizer: ImageTokenizer | None, picture: Any, resize: bool) -> Any:
+    """A picture that a user of Python gives, as large as those that are drawn. Raises TaskError where it has another
+    size and may not be resized."""
+    if tokenizer is None:
+        return picture  # and what is asked of it is refused
+    return exact(opened(at_home(picture)), tokenizer.size, resize)
 
 
 def fulfil(
@@ -40,7 +56,8 @@ def fulfil(
     upper: list[int] = []
     if wishes.upper is not None:
         half = tokenizer.vocabulary.height // 2
-        upper = upper_part(wishes.upper, half if wishes.rows is None else wishes.rows, tokenizer)
+        kept = to_tensor(exact_for(tokenizer, wishes.upper, wishes.resize))
+        upper = upper_part(kept, half if wishes.rows is None else wishes.rows, tokenizer)
     drawn = draw(engine, tokenizer, [one.ids for one in asked], asked[0].sampling, [upper] * len(asked))
     if wishes.clip is None:
         return drawn
@@ -78,8 +95,10 @@ def draw(
     engine: Engine, tokenizer: ImageTokenizer, prompts: Listing[list[int]], sampling: Sampling,
     uppers: Listing[Listing[int]] | None = None,
 ) -> list[Tensor]:  # fmt: skip
-    """sampling.n pictures (n, 3, H, W) in [-1, 1] for each prompt; uppers: see `request`, one for each prompt."""
-    given = uppers or [()] * len(prompts)
-    asked = [request(ids, tokenizer, sampling, upper) for ids, upper in zip(prompts, given, strict=True)]
+    """sampling.n pictures (n, 3, H, W) in [-1, 1] for each prompt, by chance of its own: of seed, seed + 1, ... where
+    `sampling` has one. uppers: see `request`, one for each prompt."""
+    given, seed = uppers or [()] * len(prompts), sampling.seed
+    chances = [sampling if seed is None else replace(sampling, seed=seed + i) for i in range(len(prompts))]
+    asked = [request(ids, tokenizer, one, upper) for ids, one, upper in zip(prompts, chances, given, strict=True)]
     answers = engine.run(asked)
     return [tokenizer.decode([[*upper, *one.ids] for one in each]) for upper, each in zip(given, answers)]

@@ -23,7 +23,7 @@ class ImageRequest:
     """One picture to draw.
 
     condition: of one row. pixels: height and width; None is what the network was made for. steps, sampler, spacing, eta
-    and gamma: see `diffusion`. guidance: 1 is none. threshold: "dynamic", "static" or None, with its percentile.
+    and gamma: see `diffusion`. guidance: 1 is none. threshold: "static", "dynamic" with its percentile, or "none".
     seed: of all noise; the same gives the same picture, whoever else is drawn. noise (1, 3, H, W): to begin with, in
     place of the seed's. inverted (1, 3, H, W): a picture, of which the noise comes back from which DDIM draws it,
     whatever the sampler; estimates are taken as they are. low (1, 3, h, w): the picture that is enlarged, with noise of
@@ -41,7 +41,7 @@ class ImageRequest:
     gamma: float | None = None
     guidance: float = 1.0
     picture_guidance: float = 1.0
-    threshold: str | None = "static"
+    threshold: str = "static"
     percentile: float = 0.995
     seed: int = 0
     noise: Tensor | None = None
@@ -169,12 +169,11 @@ class ImageEngine:
 
     @torch.inference_mode()
     def step(self) -> list[ImageHandle]:
-        """One pass for all that runs; those that ended with it. An error ends the requests of its pass alone."""
+        """One pass for all that runs; those that ended with it. An error ends the request that cannot
+        begin, or those of its pass, alone."""
         with self._lock:
             self._running = [way for way in self._running if not way.handle.done]
-            while self._waiting and len(self._running) < self.max_requests:
-                if not (handle := self._waiting.popleft()).done:
-                    self._running.append(self._begin(handle))
+            failed = self._admit()
             groups: dict[tuple, list[_Way]] = {}
             for way in self._running:
                 groups.setdefault(way.alike, []).append(way)
@@ -186,7 +185,20 @@ class ImageEngine:
                         way.handle.error = way.handle.error or error
             ended = [way.handle for way in self._running if way.handle.done]
             self._running = [way for way in self._running if not way.handle.done]
-            return ended
+            return failed + ended
+
+    def _admit(self) -> list[ImageHandle]:
+        """Lets those that wait begin while there is room. The handles of those that could not, which end so."""
+        failed = []
+        while self._waiting and len(self._running) < self.max_requests:
+            if (handle := self._waiting.popleft()).done:
+                continue
+            try:
+                self._running.append(self._begin(handle))
+            except Exception as error:
+                handle.error = handle.error or error
+                failed.append(handle)
+        return failed
 
     def _size(self, request: ImageRequest) -> tuple[int, int]:
         side = self.model.config.unet.pixels
@@ -232,7 +244,7 @@ class ImageEngine:
 
     def _finish(self, request: ImageRequest) -> Callable[[Tensor], Tensor]:
         """What is done to every estimate: thresholding, and what is known of the picture."""
-        threshold = thresholding(None if request.inverted is not None else request.threshold, request.percentile)
+        threshold = thresholding("none" if request.inverted is not None else request.threshold, request.percentile)
         if request.known is None or request.mask is None:
             return threshold
         known, mask = request.known.to(self.device), request.mask.to(self.device).bool()

@@ -25,6 +25,7 @@ from polytask.interop.atomic import atomic_folder, share_files, verify
 from polytask.interop.folder import filled, locate
 from polytask.models.classifier import ClassifierConfig
 from polytask.models.clip import CLIPConfig
+from polytask.models.dvae import AutoencoderConfig
 from polytask.models.networks import Picturing, is_network
 from polytask.nn.part import Part, from_plain, to_plain
 from polytask.tokenizers.text import TextTokenizer
@@ -89,13 +90,7 @@ def read(path: str | Path, *, check: bool = True) -> NetworkFolder:
 def is_drawing(path: str | Path) -> bool:
     """Whether a folder of ours holds a network that learned from pictures alone; a damaged one is not known to.
     Raises CheckpointError where there is none."""
-    folder = locate(path)
-    if hf.is_folder(folder):
-        return False
-    try:
-        return isinstance(_described(folder)[0], Picturing)
-    except CheckpointError:
-        return False
+    return _is_ours(path, Picturing)
 
 
 def is_clip(path: str | Path) -> bool:
@@ -110,9 +105,18 @@ def is_clip(path: str | Path) -> bool:
 
 def is_classifier(path: str | Path) -> bool:
     """The same of a classifier of pictures, which are of ours alone."""
+    return _is_ours(path, ClassifierConfig)
+
+
+def is_autoencoder(path: str | Path) -> bool:
+    """The same of an autoencoder of pictures."""
+    return _is_ours(path, AutoencoderConfig)
+
+
+def _is_ours(path: str | Path, kind: Any) -> bool:
     folder = locate(path)
     try:
-        return not hf.is_folder(folder) and isinstance(_described(folder)[0], ClassifierConfig)
+        return not hf.is_folder(folder) and isinstance(_described(folder)[0], kind)
     except CheckpointError:
         return False
 

@@ -5,6 +5,8 @@ from typing import Any
 
 from polytask.nn.part import Part
 
+NEAR = 0.05  # how far, relatively, a count as built may be from the printed one without a word
+
 
 @dataclass(frozen=True)
 class Publication:
@@ -27,7 +29,8 @@ class Published:
     tolerance: how far, relatively, our counts may be from the printed ones; None where those contradict the rest of the
     table, so that they are held as printed and compared with nothing. exact and exact_active: the counts of our
     configuration over the parts of `convention`. training: printed hyperparameters (batch in tokens, learning rate,
-    ...). printed: values of the table that nobody can build, or that contradict it.
+    ...). printed: values of the table that nobody can build, or that contradict it. difference: why the whole count of
+    our configuration and the printed one are more than `NEAR` apart, where they are.
     """
 
     config: Part | None
@@ -42,3 +45,4 @@ class Published:
     convention: tuple[str, ...] = ()
     training: dict[str, Any] = field(default_factory=dict)
     printed: dict[str, Any] = field(default_factory=dict)
+    difference: str = ""

@@ -5,24 +5,24 @@ model.draw("a large green circle left of a small black square", n=4, seed=7)    
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from polytask.errors import ConfigError, TaskError
+from polytask.errors import ConfigError, TaskError, cannot
+from polytask.inference.dials import Drawing as Drawing
+from polytask.inference.dials import expect_fitting, expect_number, expect_prompts
 from polytask.inference.images import ImageEngine, Share
 from polytask.inference.matching import Matcher, expect_candidates
 from polytask.interop import networks
 from polytask.models.built import parameters
 from polytask.models.diffusion import DiffusionConfig
 from polytask.pictures import embeddings
-from polytask.pictures.dials import Drawing as Drawing
-from polytask.pictures.dials import expect_number
 from polytask.pictures.painter import NO_CLIP, Aim, Known, Painter
-from polytask.tasks.picture import fitted, opened, to_picture, to_tensor
+from polytask.tasks.picture import at_home, exact, opened, to_picture, to_tensor
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 @dataclass
 class PictureModel:
-    """A folder of a drawing system. Pictures that are given are PIL images, bytes or pathlib.Paths; those that come
-    back are PIL images. `dials` are fields of `Drawing`."""
+    """A folder of a drawing system. Pictures that are given are PIL images, bytes or paths; those that come back are
+    PIL images. `dials` are fields of `Drawing`; those that are not said are as the folder says, stage by stage."""
 
     painter: Painter
 
@@ -104,6 +104,19 @@ class PictureModel:
         words = {"n": n, "seed": seed, "candidates": candidates, "clip": clip, **dials}
         return self.draw_many([prompt], **words)[0]
 
+    def wish(self, dials: Mapping[str, Any]) -> Drawing:
+        """How it draws, the last stage of it: as `dials` say, else as its folder does. Raises ConfigError for dials out
+        of range, and for those that are of other models."""
+        painter = self.painter
+        prior, told = painter.first.prior is not None, painter.told_of_noise
+        expect_fitting(dials, changes=self.config.changes, told=told, prior=prior)
+        return painter.wishes(dials)[0]
+
+    def told(self, dials: Mapping[str, Any]) -> dict[str, Any]:
+        """How it draws, all of its stages, for a report."""
+        stages = [vars(one) for one in self.painter.wishes(dials)]
+        return stages[0] | ({"base": stages[1:]} if stages[1:] else {})
+
     def draw_many(
         self, prompts: Sequence[str], *, candidates: int | None = None, clip: str | Path | Matcher | None = None,
         **dials: Any,
@@ -111,7 +124,7 @@ class PictureModel:
         """The same for many captions in the same passes; their pictures have the noise of seed, seed + 1, ..."""
         if self.config.changes:
             raise TaskError("This model changes a picture as an instruction says; give it one (polytask edit).")
-        return self._best(prompts, self._wish(dials), None, candidates, clip)
+        return self._best(prompts, dials, None, candidates, clip)
 
     def edit(
         self, picture: Any, prompt: str, mask: Any = None, *, resize: bool = False, n: int = 1, seed: int = 0,
@@ -123,22 +136,22 @@ class PictureModel:
 
         Raises TaskError without a mask that is needed, or where a size differs and `resize` is not said.
         """
+        dials |= {"n": n, "seed": seed}
         if self.config.changes:
             if candidates is not None or clip is not None:
                 raise ConfigError(
                     "A CLIP fits pictures to captions, and this model is told what to change; leave it out."
                 )
-            wish = self._wish({"n": n, "seed": seed, **dials})
+            self._expect([prompt], dials)
             known = None if mask is None else self._known(picture, mask, resize)
             given = self._given(picture, resize, "picture")
-            return shown(self.painter.draw([prompt], wish, known, given=given))
+            return shown(self.painter.draw([prompt], dials, known, given=given))
         if mask is None:
             raise TaskError(
                 "This model edits where a mask says: give one, white where the picture is to be drawn anew."
             )
-        wish = self._wish({"n": n, "seed": seed, **dials})
         known = self._known(picture, mask, resize)
-        return self._best([prompt], wish, known, candidates, clip)[0]
+        return self._best([prompt], dials, known, candidates, clip)[0]
 
     def edit_many(
         self, pictures: Sequence[Any], instructions: Sequence[str], *, resize: bool = False, **dials: Any
@@ -147,9 +160,9 @@ class PictureModel:
         is that of seed, seed + 1, ..."""
         if not self.config.changes:
             raise TaskError("This model draws where a mask says, one picture at a time; use `edit`.")
-        wish = self._wish(dials)
+        wish = self._expect(instructions, dials)
         given = torch.cat([self._given(picture, resize, "picture") for picture in pictures])
-        drawn = self.painter.draw(instructions, wish, given=given)
+        drawn = self.painter.draw(instructions, dials, given=given)
         return [shown(drawn[i : i + wish.n]) for i in range(0, len(drawn), wish.n)]
 
     def _known(self, picture: Any, mask: Any, resize: bool) -> Known:
@@ -171,24 +184,26 @@ class PictureModel:
         details: from the picture's own noise, so that much of it stays, with new noise on the way as `eta` says (0.5
         unless said; 0 gives the picture back), as published (Ramesh et al. 2022, section 3.1).
         """
-        wish = self._wish({"n": n, "seed": seed, **dials})
-        return shown(embeddings.variations(self.painter, self._given(picture, resize, "picture"), wish, details))
+        dials |= {"n": n, "seed": seed}
+        self.wish(dials)
+        return shown(embeddings.variations(self.painter, self._given(picture, resize, "picture"), dials, details))
 
     def interpolate(
-        self, first: Any, second: Any, n: int = 7, seed: int = 0, *, details: bool = True, resize: bool = True,
-        **dials: Any,
+        self, first: Any, second: Any, n: int = embeddings.WAY, seed: int = 0, *, details: bool = True,
+        resize: bool = True, **dials: Any,
     ) -> "list[Image]":  # fmt: skip
         """n pictures on the way from one to another, both ends included (Ramesh et al. 2022, section 3.2).
 
         details: noise is interpolated too, from that of the one to that of the other, so that both ends are the
         pictures; without, all are drawn from one noise.
         """
-        wish = self._wish({"n": n, "seed": seed, **dials})
+        dials |= {"n": n, "seed": seed}
+        self.wish(dials)
         pair = [self._given(picture, resize, "picture") for picture in (first, second)]
-        return shown(embeddings.interpolation(self.painter, pair[0], pair[1], wish, details))
+        return shown(embeddings.interpolation(self.painter, pair[0], pair[1], dials, details))
 
     def difference(
-        self, picture: Any, before: str, after: str, n: int = 5, seed: int = 0, *, theta: float = 0.5,
+        self, picture: Any, before: str, after: str, n: int = embeddings.TURN, seed: int = 0, *, theta: float = 0.5,
         details: bool = True, resize: bool = True, **dials: Any,
     ) -> "list[Image]":  # fmt: skip
         """n pictures that turn from `picture` to what the caption `after` says and `before` does not (Ramesh et al.
@@ -198,34 +213,35 @@ class PictureModel:
         details: from the picture's own noise, as published.
         """
         expect_number("theta", theta, 1.0)
-        wish = self._wish({"n": n, "seed": seed, **dials})
+        dials |= {"n": n, "seed": seed}
+        self._expect([after], dials)
         pixels = self._given(picture, resize, "picture")
-        return shown(embeddings.difference(self.painter, pixels, before, after, wish, theta, details))
+        return shown(embeddings.difference(self.painter, pixels, before, after, dials, theta, details))
 
-    def _wish(self, dials: Mapping[str, Any]) -> Drawing:
-        wish = Drawing.of(dials)
-        if wish.augmentation != Drawing.augmentation and not self.painter.told_of_noise:
-            raise ConfigError("drawing: augmentation is of a model that enlarges, told of noise; leave it out here.")
-        if wish.picture_guidance is not None and not self.config.changes:
-            raise ConfigError(
-                "drawing: picture_guidance is of a model that changes pictures as an instruction says; leave it out."
-            )
-        return wish
+    ask = ask_many = generate = chat = caption = answer = classify = cannot(
+        "This model draws pictures by diffusion and neither reads them nor writes; ask another one, such as a run of "
+        "vision-blocks."
+    )
+
+    def _expect(self, prompts: Sequence[str], dials: Mapping[str, Any]) -> Drawing:
+        """`wish`. Raises TaskError where a prompt is none."""
+        expect_prompts(prompts)
+        return self.wish(dials)
 
     def _best(
-        self, prompts: Sequence[str], wish: Drawing, known: Known | None, candidates: int | None,
+        self, prompts: Sequence[str], dials: Mapping[str, Any], known: Known | None, candidates: int | None,
         clip: str | Path | Matcher | None,
     ) -> "list[list[Image]]":  # fmt: skip
-        """wish.n pictures of each prompt, the best of so many candidates where there are such."""
-        aim = None
-        if candidates is not None or len(wish.levels) > 1:
+        """n pictures of each prompt, the best of so many candidates where there are such."""
+        wish, aim = self._expect(prompts, dials), None
+        if candidates is not None or self.painter.tries(dials) > 1:
             matcher = self._matcher(clip)
             aim = Aim(matcher, matcher.embed_texts(prompts, cut=True))
         elif clip is not None:
             raise ConfigError("`clip` chooses the best of `candidates`; say how many, such as candidates=16.")
         count = wish.n if candidates is None else candidates
         expect_candidates(count, wish.n)
-        drawn = self.painter.draw(prompts, replace(wish, n=count), known, aim)
+        drawn = self.painter.draw(prompts, {**dials, "n": count}, known, aim)
         every = [drawn[i : i + count] for i in range(0, len(drawn), count)]
         if candidates is not None and aim is not None:
             every = [aim.best(number, own, wish.n) for number, own in enumerate(every)]
@@ -245,13 +261,7 @@ class PictureModel:
 
     def _given(self, picture: Any, resize: bool, what: str) -> Tensor:
         """(1, 3, S, S) of a picture or mask that a user gave."""
-        image = opened(picture)
-        if image.size != (self.side, self.side) and not resize:
-            raise TaskError(
-                f"The {what} has {image.width} x {image.height} pixels and the model draws {self.side} x {self.side}; "
-                "say that it may be resized (resize=True, --resize), or give one of that size."
-            )
-        return to_tensor(fitted(image, self.side))[None]
+        return to_tensor(exact(opened(at_home(picture)), self.side, resize, what))[None]
 
 
 def shown(pixels: Sequence[Tensor]) -> "list[Image]":

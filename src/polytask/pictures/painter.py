@@ -1,6 +1,6 @@
 """The networks of a system that draws by diffusion, stage upon stage: tensors in and out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,7 +14,8 @@ from torch import Tensor
 from polytask import runtime
 from polytask.diffusion import samplers
 from polytask.diffusion.schedule import path as noise_path
-from polytask.errors import ConfigError, TooLong
+from polytask.errors import CheckpointError, ConfigError, TooLong
+from polytask.inference.dials import Drawing, expect_usual
 from polytask.inference.images import ImageEngine, ImageRequest, Share
 from polytask.inference.matching import Matcher
 from polytask.interop import networks
@@ -22,7 +23,6 @@ from polytask.models.classifier import ClassifierConfig
 from polytask.models.clip import CLIP, CLIPConfig
 from polytask.models.diffusion import Condition, Diffusion, DiffusionConfig
 from polytask.models.prior import SCHEDULE, Prior, PriorConfig, draw_embeddings
-from polytask.pictures.dials import Drawing
 from polytask.registry import nearest
 
 GUIDED = 1.5  # towards a picture that is changed (Brooks et al. 2023, section 3.2.1)
@@ -101,6 +101,10 @@ class Painter:
             known = folder.parts.get(name)
             return None if known is None else networks.load(known, dtype=precision, device=place, check=False)
 
+        try:
+            expect_usual(folder.about.get("drawing", {}))
+        except ConfigError as error:
+            raise CheckpointError(f"{folder.path / 'config.json'}: {error}") from None
         network = networks.load(folder.path, dtype=precision, device=place, check=False)
         base = folder.parts.get("base")
         below = None if base is None else cls.load(base, dtype, device, False)
@@ -157,21 +161,36 @@ class Painter:
             return None
         return Matcher(first.clip, first.folder.tokenizer)
 
-    # Drawing
+    # Drawing; `said` are fields of `Drawing`, of all stages
+
+    def wish(self, said: Mapping[str, Any]) -> Drawing:
+        """How this network draws: as is said, else as its own folder says. Raises ConfigError."""
+        wish = Drawing.of(said, self.folder.about.get("drawing"))
+        noise_path(self.network.schedule, wish.steps, wish.spacing)
+        return wish
+
+    def wishes(self, said: Mapping[str, Any]) -> list[Drawing]:
+        """Its own, and those of the networks whose pictures it enlarges."""
+        return [self.wish(said), *(self.base.wishes(said) if self.base else [])]
+
+    def tries(self, said: Mapping[str, Any]) -> int:
+        """How often a picture is enlarged at the most, of which the best is kept."""
+        own = len(self.wish(said).levels) if self.config.unet.augmentation else 1
+        return max(own, self.base.tries(said) if self.base else 1)
 
     def draw(
-        self, prompts: Sequence[str], wish: Drawing, known: Known | None = None, aim: Aim | None = None,
+        self, prompts: Sequence[str], said: Mapping[str, Any], known: Known | None = None, aim: Aim | None = None,
         given: Tensor | None = None,
     ) -> list[Tensor]:  # fmt: skip
-        """wish.n tensors (1, 3, S, S) for each prompt, one prompt after the other. aim: the prompts' embeddings, where
+        """n tensors (1, 3, S, S) for each prompt, one prompt after the other. aim: the prompts' embeddings, where
         levels of augmentation are tried. given (prompts, 3, S, S): what is to be changed, of a model that changes."""
-        noise_path(self.network.schedule, wish.steps)
+        wish = self.wish(said)
         with torch.inference_mode():
             embedding = None if self.prior is None else self._embeddings(prompts, wish)
             low = None
             if self.config.enlarges:
                 below = self._below
-                low = below.draw(prompts, wish, None if known is None else known.at(below.side), aim)
+                low = below.draw(prompts, said, None if known is None else known.at(below.side), aim)
             if self.config.unet.pooled and not self.labels and embedding is None:
                 raise ConfigError(
                     "This model draws an embedding of CLIP and holds no prior; train it with model.prior."
@@ -187,29 +206,53 @@ class Painter:
                 return self.engine.run(requests)
             return self._enlarged(requests, low, wish, None if aim is None else aim.repeated(wish.n))
 
-    def show(self, embeddings: Tensor, wish: Drawing, starts: Sequence[Start]) -> list[Tensor]:
-        """A tensor (1, 3, S, S) for each of the embeddings (N, E) of pictures, without a caption."""
+    def show(
+        self, embeddings: Tensor, said: Mapping[str, Any], starts: Sequence[Start], first: Mapping[str, Any]
+    ) -> list[Tensor]:
+        """A tensor (1, 3, S, S) for each of the embeddings (N, E) of pictures, without a caption. first: what is said
+        to the network that draws, and not to those that enlarge."""
         with torch.inference_mode():
             if self.config.enlarges:
-                low = self._below.show(embeddings, wish, starts)
+                wish = self.wish(said)
+                low = self._below.show(embeddings, said, starts, first)
                 nothing = self._condition([""] * len(embeddings), None).none()
                 requests = self._requests(nothing.each(len(starts)), wish, [Start(one.seed) for one in starts])
                 aim = None if self.matcher is None else Aim(self.matcher, embeddings)
                 return self._enlarged(requests, low, wish, aim)
-            return self.engine.run(self._requests(self._of(embeddings).each(len(starts)), wish, starts))
+            conditions = self._of(embeddings).each(len(starts))
+            return self.engine.run(self._requests(conditions, self.wish({**said, **first}), starts))
 
-    def invert(self, pixels: Tensor, embeddings: Tensor, wish: Drawing) -> list[Tensor]:
+    def invert(self, pixels: Tensor, embeddings: Tensor, said: Mapping[str, Any]) -> list[Tensor]:
         """The noise (1, 3, S, S) from which the first network draws, nearly, each of the pictures (N, 3, H, W) by their
-        embeddings (N, E), with the guidance of `wish`."""
+        embeddings (N, E), with its steps and guidance."""
         first = self.first
+        wish = first.wish(said)
         if pixels.shape[-1] != first.side:
             pixels = F.interpolate(pixels, size=(first.side, first.side), mode="area")
         with torch.inference_mode():
             conditions = first._of(embeddings).each(len(pixels))
         return first.engine.run([
-            ImageRequest(condition, steps=wish.steps, guidance=wish.guidance, inverted=picture)
+            ImageRequest(
+                condition, steps=wish.steps, spacing=wish.spacing, guidance=wish.guidance, inverted=picture
+            )
             for condition, picture in zip(conditions, pixels.split(1), strict=True)
         ])  # fmt: skip
+
+    def enlarge(self, low: Tensor, condition: Condition, wish: Drawing) -> list[Tensor]:
+        """A tensor (1, 3, S, S) of each of the smaller pictures (B, 3, s, s), which show what `condition` says."""
+        with torch.inference_mode():
+            starts = [Start(wish.seed + i) for i in range(len(low))]
+            requests = self._requests(condition.each(len(low)), wish, starts)
+            return self._enlarged(requests, low.to(self.device).split(1), wish, None)
+
+    def condition_of(self, prompts: Sequence[str], pixels: Tensor) -> Condition:
+        """As in training: of captions or labels with the pictures (B, 3, S, S) that they are of, whose embedding a
+        network is given that draws embeddings. Raises TooLong, ConfigError."""
+        with torch.inference_mode():
+            embedding = None
+            if self.config.unet.pooled and self.clip is not None:
+                embedding = self.clip.encode_image(pixels.to(self.device, self.clip.log_scale.dtype))
+            return self._condition(prompts, embedding)
 
     @property
     def _below(self) -> "Painter":
@@ -220,15 +263,15 @@ class Painter:
     def _requests(
         self, conditions: Sequence[Condition], wish: Drawing, starts: Sequence[Start], known: Known | None = None
     ) -> list[ImageRequest]:  # fmt: skip
-        kept: dict[str, Any] = {}
+        kept: dict[str, Any] = {} if wish.percentile is None else {"percentile": wish.percentile}
         # What reads neither text nor label has nothing to be led to.
         guidance = wish.guidance if self.config.text is not None or self.config.unet.pooled else 1.0
         if known is not None:
-            kept = {"known": known.at(self.side).pixels, "mask": known.at(self.side).mask}
+            kept |= {"known": known.at(self.side).pixels, "mask": known.at(self.side).mask}
         return [
             ImageRequest(
-                condition, steps=wish.steps, sampler=wish.sampler, eta=wish.eta, guidance=guidance,
-                threshold=wish.threshold, seed=start.seed, noise=start.noise, **kept,
+                condition, steps=wish.steps, sampler=wish.sampler, spacing=wish.spacing, eta=wish.eta, gamma=wish.gamma,
+                guidance=guidance, threshold=wish.threshold, seed=start.seed, noise=start.noise, **kept,
             )
             for condition, start in zip(conditions, starts, strict=True)
         ]  # fmt: skip

@@ -21,7 +21,7 @@ from polytask.data.mixture import Mixture
 from polytask.data.sources import SourceSpec, check_options
 from polytask.errors import ConfigError, Error
 from polytask.recipe.document import Document, dump, read_document
-from polytask.recipe.pictures import check_network
+from polytask.recipe.pictures import check_drawing, check_network
 from polytask.recipe.schema import (
     Data,
     Evaluation,
@@ -58,6 +58,9 @@ class Recipe(Section):
     training: Training
     evaluation: Evaluation = Evaluation()
     parallel: Parallel = Parallel()
+    drawing: dict[
+        str, Any
+    ] = {}  # fields of `inference.dials.Drawing`: how what is trained draws, unless asked otherwise
 
     def sources(self) -> tuple[SourceSpec, ...]:
         """What to train on, each under a name of its own."""
@@ -293,6 +296,7 @@ def _check(recipe: Recipe, document: Document) -> None:
     """What can be known to fail before any data is read: the network, the training, the names of sources and stages."""
     if recipe.model.system is not None:
         _locate(document, ("model",), lambda: check_network(recipe))
+    _locate(document, ("drawing",), lambda: check_drawing(recipe))
     _locate(document, ("training",), recipe.training_config)
     _locate(document, ("data", "clean"), recipe._clean)
     for index, source in enumerate(recipe.data.sources):

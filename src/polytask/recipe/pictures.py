@@ -50,6 +50,29 @@ def check_network(recipe: "Recipe") -> None:
     recipe.picture_network(vocab_size=1000, context_length=recipe.training.context_length)
 
 
+def check_drawing(recipe: "Recipe") -> None:
+    """Raises ConfigError where the section `drawing` has what no picture is drawn by, or not by such a network."""
+    from polytask.diffusion.schedule import Schedule, path
+    from polytask.inference.dials import Drawing, expect_fitting, expect_usual
+    from polytask.models.diffusion import DiffusionConfig
+
+    if not recipe.drawing:
+        return
+    size = recipe.training.context_length
+    config = recipe.picture_network(vocab_size=1000, context_length=size) if recipe.draws else None
+    if not isinstance(config, DiffusionConfig):
+        raise ConfigError(
+            f"drawing: it says how diffusion draws, and {recipe.model.system or 'a model from a checkpoint'} is none; "
+            "leave the section out."
+        )
+    expect_usual(recipe.drawing)
+    prior = "prior" in recipe.model.frozen
+    expect_fitting(recipe.drawing, changes=config.changes, told=config.unet.augmentation, prior=prior)
+    wish = Drawing.of(recipe.drawing)
+    if "drawing" not in recipe.model.frozen:  # else the schedule is that network's
+        path(Schedule(config.schedule, config.steps), wish.steps, wish.spacing)
+
+
 def _check_looking(recipe: "Recipe") -> None:
     for source in recipe.data.sources:
         if draws(get_task(source.task)):

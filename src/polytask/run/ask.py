@@ -39,7 +39,7 @@ def open_any(path: str | Path, **words: Any) -> Any:
     if Path(path).is_dir() and networks.is_classifier(path):
         return open_classifier(path, **words)
     if Path(path).is_dir() and networks.is_drawing(path):
-        return PictureModel.load(path, **_plain(path, words))
+        return PictureModel.load(path, **plain_loading(path, words))
     return Model.load(path, **words)
 
 
@@ -54,15 +54,15 @@ def answers(model: Model, task: Task, example: Mapping[str, Any], sampling: Mapp
 
 def open_matcher(path: str | Path, **words: Any) -> PictureMatcher:
     """The CLIP of a folder. Raises CheckpointError, ConfigError."""
-    return PictureMatcher.load(path, **_plain(path, words))
+    return PictureMatcher.load(path, **plain_loading(path, words))
 
 
 def open_classifier(path: str | Path, **words: Any) -> PictureClassifier:
     """The classifier of a folder. Raises CheckpointError, ConfigError."""
-    return PictureClassifier.load(path, **_plain(path, words))
+    return PictureClassifier.load(path, **plain_loading(path, words))
 
 
-def _plain(path: str | Path, words: Mapping[str, Any]) -> Mapping[str, Any]:
+def plain_loading(path: str | Path, words: Mapping[str, Any]) -> Mapping[str, Any]:
     """`words` of loading. Raises ConfigError for those that are of language models alone."""
     for name in words:
         if name not in ("dtype", "device", "check"):

@@ -50,6 +50,7 @@ def picture_card(about: Mapping[str, Any]) -> str:
         "",
         f"{about['parameters']:,} parameters, made with polytask on {about['date']} in {about['steps']:,} steps, "
         f"which saw {about['pictures_seen']:,} pictures of {about['pixels']} pixels a side.",
+        *([f"It draws by {_listed(about['drawing'])}, unless asked otherwise."] if about["drawing"] else []),
         "",
         "## Data",
         "",
@@ -61,3 +62,7 @@ def picture_card(about: Mapping[str, Any]) -> str:
         lines.append(f"| {item['name']} | {item['pictures']:,} | {licence} | {attribution} |")
     lines += ["", *(f"- {name}: {value:.4g}" for name, value in about["figures"].items())]
     return "\n".join([*lines, "", "## Recipe", "", "```yaml", about["recipe"].rstrip(), "```", ""])
+
+
+def _listed(dials: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in dials.items())

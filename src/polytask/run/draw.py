@@ -1,6 +1,7 @@
 """polytask draw, edit, variations: pictures into a folder."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,16 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from polytask import runtime
 from polytask.errors import ConfigError
+from polytask.inference.dials import Drawing, expect_prompts
 from polytask.interop import networks
 from polytask.model import Model
 from polytask.pictures import PictureModel
-from polytask.pictures.dials import Drawing
 from polytask.tasks.picture import contact_sheet
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-BY_TOKENS = ("temperature", "top_k", "upper", "rows")  # options of models that draw so
+BY_TOKENS = ("temperature", "top_k", "upper", "rows", "resize")  # options of models that draw so
+NUMBERED = re.compile(r"(?:sheet-\d+-)?(\d+)\.png", re.IGNORECASE)  # files of an earlier run
 SHEET = 256  # pixels that a picture takes on a contact sheet, about
 
 
@@ -37,8 +39,7 @@ def open_drawing(path: str, **words: Any) -> Model | PictureModel:
 
 def _opened(path: str, prompt: str, loading: Mapping[str, Any], dials: Mapping[str, Any]) -> Model | PictureModel:
     """The model, which has all of the dials. Raises ConfigError."""
-    if not prompt.strip():
-        raise ConfigError("The prompt is empty; say what is to be drawn.")
+    expect_prompts([prompt])
     model = open_drawing(path, **loading)
     diffuses = isinstance(model, PictureModel)
     others = BY_TOKENS if diffuses else Drawing.__dataclass_fields__.keys() - {"n", "seed"}
@@ -66,7 +67,7 @@ def edit(
         return write(opened.edit(picture, prompt, mask, resize=resize, **dials), place)
     if mask is not None:
         raise ConfigError(f"--mask: {model} changes a whole picture as the instruction says; leave the mask out.")
-    return write(opened.edit(picture, prompt, **dials), place)
+    return write(opened.edit(picture, prompt, resize=resize, **dials), place)
 
 
 @dataclass(frozen=True)
@@ -113,13 +114,15 @@ def _place(out: Path) -> Path:
 
 
 def write(pictures: "list[Image]", out: Path) -> list[Path]:
-    """1.png, 2.png, ... and sheet.png."""
+    """1.png, 2.png, ... and sheet-1-2.png, or the numbers behind those that are there; nothing is written over."""
     out.mkdir(parents=True, exist_ok=True)
-    files = []
-    for number, picture in enumerate(pictures, 1):
-        files.append(out / f"{number}.png")
-        picture.save(files[-1])
+    found = [NUMBERED.fullmatch(name) for name in os.listdir(out)]
+    first = 1 + max((int(match[1]) for match in found if match), default=0)
+    made = {f"{number}.png": picture for number, picture in enumerate(pictures, first)}
     if len(pictures) > 1:
-        files.append(out / "sheet.png")
-        contact_sheet(pictures, scale=max(1, SHEET // pictures[0].width)).save(files[-1])
-    return files
+        sheet = contact_sheet(pictures, scale=max(1, SHEET // pictures[0].width))
+        made[f"sheet-{first}-{first + len(pictures) - 1}.png"] = sheet
+    for name, picture in made.items():
+        with open(out / name, "xb") as file:
+            picture.save(file, "PNG")
+    return [out / name for name in made]

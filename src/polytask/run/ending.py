@@ -10,6 +10,7 @@ from polytask.interop import networks
 from polytask.interop.folder import read_folder
 from polytask.models.classifier import ClassifierConfig
 from polytask.models.diffusion import DiffusionConfig
+from polytask.models.dvae import AutoencoderConfig
 from polytask.training.callbacks import Result, Stopped
 
 STOPPED = 130  # exit status of a run that was interrupted, so that what a shell does after it (&&) does not begin
@@ -42,7 +43,7 @@ def _picturing(model: Path) -> list[str]:
             f"polytask eval {folder} --task editing --data {data}",
         ]
     told = [f"polytask classify {folder} --image PICTURE", f"polytask eval {folder} --task classification --data FILE"]
-    kinds = {DiffusionConfig: drawn, ClassifierConfig: told}
+    kinds = {DiffusionConfig: drawn, ClassifierConfig: told, AutoencoderConfig: drawn[1:]}
     return [*kinds.get(type(config), []), f"polytask show {folder}"]
 
 

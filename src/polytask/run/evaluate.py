@@ -46,9 +46,9 @@ def evaluate(
 
     sampling and loading: fields of Sampling and words of Model.load; greedy and as the model is, where not said.
     drawing: fields of `pictures.Drawing`, where the model draws by diffusion, and for any that draws candidates and
-    clip, so that the best of so many is judged. templates: of `PictureMatcher`, where it is a CLIP. judge: the folder
-    of a classifier or a CLIP by which drawings are compared with real pictures, see `run.likeness`.
-    unsafe: programs run even without a sandbox. split: "test", else "validation", where there is one and none is named.
+    clip, so that the best of so many is judged. templates: of `PictureMatcher`, where it is a CLIP. judge: see
+    `_beside_real`. unsafe: programs run even without a sandbox. split: "test", else "validation", where there is one
+    and none is named.
     Raises an Error that says what is wrong with the model, the file or its rows; the file is read first.
     """
     from polytask.run.ask import open_model
@@ -57,8 +57,9 @@ def evaluate(
     chooses = "a CLIP" if networks.is_clip(folder) else "a classifier" if networks.is_classifier(folder) else ""
     if templates and chooses != "a CLIP":
         raise ConfigError(f"--template: {folder} holds no CLIP, of which alone templates are.")
-    if judge and (chooses or not networks.is_drawing(folder)):
-        raise ConfigError(f"--judge: {folder} holds no model that draws by diffusion, of which alone a judge is.")
+    if judge is not None or networks.is_autoencoder(folder):
+        spec = SourceSpec("drawing", data, dict(columns), where=dict(where or {}))
+        return _beside_real(folder, task_name, shots, spec, limit, split, drawing, sampling, judge, loading, quiet)
     words: dict[str, Any] = {"split": split or judging_split(data), "where": dict(where or {})}
     if chooses:
         if task_name != "classification" or shots or drawing:
@@ -67,7 +68,7 @@ def evaluate(
         return _of_chooser(folder, spec, templates, loading, quiet)
     if networks.is_drawing(folder):
         said = {**(drawing or {}), **(sampling or {})}
-        return _of_drawing(folder, task_name, data, columns, where, limit, split, said, judge, loading, quiet)
+        return _of_drawing(folder, task_name, data, columns, where, limit, split, said, loading or {}, quiet)
     generated = data in GENERATORS
     judged = generated and task_name in JUDGED and not shots
     _expect_dials(drawing or {}, folder, judged and task_name == "drawing")
@@ -139,27 +140,63 @@ def _of_chooser(
 
 def _of_drawing(
     folder: Path, task: str, data: str, columns: Mapping[str, str], where: Mapping[str, str] | None, limit: int | None,
-    split: str | None, dials: Mapping[str, Any], judge: str | None, loading: Mapping[str, Any] | None, quiet: bool,
+    split: str | None, dials: Mapping[str, Any], loading: Mapping[str, Any], quiet: bool,
 ) -> Report:  # fmt: skip
+    from polytask.run.ask import plain_loading
     from polytask.run.judge import evaluate_drawing
-    from polytask.run.likeness import evaluate_likeness
 
     if task not in ("drawing", "editing"):
         raise ConfigError(
             f"--task {task}: {folder} holds a model that draws; it is judged by task drawing or, where it changes "
             "pictures as an instruction says, editing."
         )
-    if judge is not None and task == "editing":
-        raise ConfigError("--judge: it is of drawings; leave it out, and a rule judges what was changed.")
-    ranking = {name: dials[name] for name in RANKING if name in dials}
-    dials = {name: value for name, value in dials.items() if name not in RANKING}
+    ranking, dials = _apart(dials)
     spec = SourceSpec(task, data, dict(columns), where=dict(where or {}), split=split)
     with _bar(quiet) as progress:
-        words: dict[str, Any] = {"limit": limit, "split": split, "progress": progress, "loading": loading or {}}
-        words |= {"drawing": dials, "ranking": ranking}
-        if judge is not None:
-            return evaluate_likeness(str(folder), judge, spec, **words)
-        return evaluate_drawing(str(folder), spec, **words)
+        return evaluate_drawing(
+            str(folder), spec, limit=limit, split=split, drawing=dials, ranking=ranking,
+            loading=plain_loading(folder, loading), progress=progress,
+        )  # fmt: skip
+
+
+def _apart(dials: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Those that choose among drawings, and the others."""
+    ranking = {name: value for name, value in dials.items() if name in RANKING}
+    return ranking, {name: value for name, value in dials.items() if name not in RANKING}
+
+
+def _beside_real(
+    folder: Path, task: str, shots: int, spec: SourceSpec, limit: int | None, split: str | None,
+    drawing: Mapping[str, Any] | None, sampling: Mapping[str, Any] | None, judge: str | None,
+    loading: Mapping[str, Any] | None, quiet: bool,
+) -> Report:  # fmt: skip
+    """judge: the folder of a classifier or a CLIP by which drawings are compared with real pictures, see
+    `run.likeness`, or "pixels", see `run.reconstruction`, by which an autoencoder is judged in any case."""
+    from polytask.run.ask import plain_loading
+    from polytask.run.likeness import evaluate_likeness
+    from polytask.run.reconstruction import PIXELS, evaluate_pixels
+
+    if networks.is_clip(folder) or networks.is_classifier(folder):
+        raise ConfigError(f"--judge: {folder} holds a network that draws nothing; leave it out.")
+    if task != "drawing" or shots:
+        raise ConfigError(f"{folder} is judged beside real pictures by --task drawing, without shots.")
+    if not networks.is_drawing(folder):
+        _expect_dials(drawing or {}, folder, True)
+        if judge == PIXELS:
+            raise ConfigError(
+                f"--judge {PIXELS}: {folder} is no network of pictures alone; name the autoencoder of its pictures."
+            )
+    if networks.is_autoencoder(folder) and judge not in (None, PIXELS):
+        raise ConfigError(f"--judge: {folder} holds an autoencoder, which is judged by {PIXELS}; leave it out.")
+    ranking, dials = _apart({**(drawing or {}), **(sampling or {})})
+    loading = loading or {}
+    with _bar(quiet) as progress:
+        words: dict[str, Any] = {"limit": limit, "split": split, "progress": progress}
+        if judge in (None, PIXELS):
+            return evaluate_pixels(
+                folder, spec, dials={**ranking, **dials}, loading=plain_loading(folder, loading), **words
+            )
+        return evaluate_likeness(folder, judge, spec, dials=dials, ranking=ranking, loading=loading, **words)
 
 
 def _of_pictures(

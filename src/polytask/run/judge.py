@@ -13,7 +13,7 @@ from polytask.evaluation.report import Report, Sample, versions
 from polytask.inference.sampling import Sampling
 from polytask.interop.folder import fingerprint, locate
 from polytask.model import Model
-from polytask.pictures import Drawing, PictureModel
+from polytask.pictures import PictureModel
 from polytask.tasks import check, get_task
 from polytask.tasks.judging import judged
 
@@ -35,11 +35,10 @@ def evaluate_drawing(
     """`judge` of a model that draws by diffusion, by captions or, where it changes pictures, by instructions. ranking:
     candidates and clip of `PictureModel.draw`. Raises ConfigError for dials out of range, and for another task than
     the model's."""
-    wish = Drawing.of(drawing)
-    if wish.n != 1:
-        raise ConfigError("drawing: one picture of each caption is judged; leave out n.")
     runtime.prepare()
     model = PictureModel.load(model_path, **loading)
+    if model.wish(drawing).n != 1:
+        raise ConfigError("drawing: one picture of each caption is judged; leave out n.")
     if model.labels:
         raise ConfigError(
             f"{model_path} draws by label, and no rule reads whether a picture shows one; name a classifier: --judge."
@@ -70,7 +69,7 @@ def evaluate_drawing(
         return [next(pictures)[0] if fit else "" for fit in fits]
 
     report = judge(str(source.task), draw, source, model.side, limit=limit, split=split, progress=progress)
-    report.reproduce |= {"drawing": vars(wish), "model": fingerprint(model.folder.path), **plain(ranking)}
+    report.reproduce |= {"drawing": model.told(drawing), "model": fingerprint(model.folder.path), **plain(ranking)}
     if long:
         prompts = f"{long:,} prompts were" if long > 1 else "1 prompt was"
         report.notes.append(f"{prompts} longer than the model reads; nothing was drawn of them, which counts as wrong.")
@@ -176,13 +175,14 @@ def _sum_up(report: Report, scores: Mapping[str, list[dict[str, float]]]) -> Non
     """Figures over all but held-out combinations, then those that are right of each group."""
     every = [score for name, part in scores.items() if name != HELD_OUT for score in part]
     for name in every[0]:
-        _put(report, name, [score[name] for score in every])
+        put(report, name, [score[name] for score in every])
     for group, part in scores.items():
         if group:
-            _put(report, f"right, {group}", [score["right"] for score in part])
+            put(report, f"right, {group}", [score["right"] for score in part])
 
 
-def _put(report: Report, name: str, values: Sequence[float]) -> None:
+def put(report: Report, name: str, values: Sequence[float]) -> None:
+    """The mean of a figure of each example, with its interval."""
     report.metrics[name] = sum(values) / len(values)
     binary = all(value in (0, 1) for value in values)
     report.intervals[name] = wilson(sum(values), len(values)) if binary else bootstrap(values)

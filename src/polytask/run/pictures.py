@@ -226,6 +226,7 @@ class PictureAssembly:
             "pixels": self.prepared.size,
             "text_length": self.frozen.text_length if self.tokenizer is not None else 0,
             "labels": list(self.prepared.labels) if getattr(self.config, "classes", 0) else [],
+            "drawing": dict(self.recipe.drawing),
             "data": data,
             "recipe": self.recipe.dump(),
         }

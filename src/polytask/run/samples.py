@@ -23,7 +23,8 @@ SHOWN = 160  # characters of a question or an answer
 def speaker(recipe: "Recipe", network: "Transformer", tokenizer: "TextTokenizer") -> Callable[[int], list[str]] | None:
     """The trainer's function of a step that shows `evaluation.samples` answers of each evaluated task.
 
-    A recipe that evaluates no task shows how the model writes a text of its own. None where none are wanted.
+    A recipe that evaluates no task shows how the model writes a text of its own, and nothing where it writes none. None
+    where none are wanted.
     """
     count = recipe.evaluation.samples
     if not count or not recipe.evaluation.every:
@@ -39,6 +40,8 @@ def speaker(recipe: "Recipe", network: "Transformer", tokenizer: "TextTokenizer"
         model = Model(network, tokenizer, truncate="right")
         words: dict[str, Any] = {"max_tokens": TOKENS, "seed": step}
         if not asked:
+            if "text" not in model.able:
+                return []
             return [_line("text", "", model.generate(**{**words, "seed": step + i})) for i in range(count)]
         lines = []
         for task, rows in asked:

@@ -51,8 +51,10 @@ def _picturing(folder: networks.NetworkFolder) -> dict[str, Any]:
     }
     if folder.tokenizer is not None:
         shown["tokenizer"] = {"tokens": folder.tokenizer.vocab_size, "fingerprint": folder.tokenizer.fingerprint[:12]}
-    parts = {name: networks.read(path, check=False).config for name, path in folder.parts.items()}
-    shown["frozen parts, parameters"] = {name: built.parameters(config) for name, config in parts.items()}
+    parts = {name: networks.read(path, check=False) for name, path in folder.parts.items()}
+    shown["frozen parts, parameters"] = {name: built.parameters(part.config) for name, part in parts.items()}
+    drawn = {name: part.about["drawing"] for name, part in parts.items() if part.about.get("drawing")}
+    shown |= {"frozen parts, drawing": drawn} if drawn else {}
     return {**shown, **folder.about}
 
 

@@ -32,8 +32,12 @@ def find(name: str) -> tuple[str, Published]:
 
 
 def listing() -> list[dict[str, Any]]:
-    """One plain row for each: name, parameters as built and as printed, year, paper and what is special."""
-    return [{"name": name, **_counts(row), **_origin(row)} for name, row in catalogue().items()]
+    """One plain row for each: name, parameters as built and as printed and why they differ, year, paper and what is
+    special."""
+    return [
+        {"name": name, **_counts(row), "difference": row.difference, **_origin(row)}
+        for name, row in catalogue().items()
+    ]
 
 
 def describe(name: str, precision: str = "bfloat16") -> dict[str, Any]:
@@ -45,7 +49,7 @@ def describe(name: str, precision: str = "bfloat16") -> dict[str, Any]:
     _check(precision)
     name, row = find(name)
     about = {"name": name, "title": row.publication.title, **_origin(row), "source": row.source}
-    about |= {"parameters": _counts(row)}
+    about |= {"parameters": _counts(row), "why they differ": row.difference}
     about |= _costs(row.config, precision) if row.config else {"architecture": "not public"}
     about |= {"published training": _plain(row.training), "printed, but not built": _plain(row.printed)}
     return about | {"not public": list(row.publication.unpublished)}
@@ -127,6 +131,7 @@ def _column(row: Published, precision: str) -> dict[str, Any]:
     config, publication = row.config, row.publication
     column: dict[str, Any] = {"year": publication.year, "paper": publication.paper}
     column |= {f"parameters, {kind}": count for kind, count in _counts(row).items()}
+    column["why they differ"] = row.difference or None
     if isinstance(config, TransformerConfig):
         column |= _columns_of_text(config, precision)
     elif config is not None:

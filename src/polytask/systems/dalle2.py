@@ -5,8 +5,9 @@ U-Net, to whose embedding of the step the picture's is added, and which sees it 
 Two U-Nets of improved DDPM's form enlarge to 256 and 1024 pixels; they read no text. Appendix C has the table.
 
 Not public: inpainting, the vocabulary of the text encoders, where the upsamplers attend (the table says nowhere; the
-middle attention of the form is kept, as its code has it) and how they resample. Counts of the decoder are those of the
-U-Net without its text layers; with its text encoder of 24 layers it comes to the printed 3.5B.
+middle attention of the form is kept, as its code has it) and how they resample; of the prior what encodes its text (we
+take states of CLIP's text tower) and the activation (GELU). Counts of the decoder are those of its U-Net; with its text
+encoder of 24 layers it comes to the printed 3.5B.
 """
 
 from typing import Any
@@ -27,6 +28,7 @@ PAPER = Publication(
     special="a prior guesses CLIP's embedding of the picture, a decoder draws it, two U-Nets enlarge it",
     unpublished=(
         "inpainting", "vocabulary of the text encoders", "attention of the upsamplers", "resampling of the upsamplers",
+        "what encodes the prior's text", "activation of the prior",
     ),
 )  # fmt: skip
 CLIP, TEXT = 1024, 2048  # widths of the embedding of a picture and of the decoder's text states
@@ -92,11 +94,22 @@ DECODER = SHARED | {
     "schedule": "cosine", "sampling": "250 steps, ancestral with the learned variance", "batch": 2048,
     "steps": 800_000, "lr": 1.2e-4, "embedding_dropped": 0.1, "text_dropped": 0.5, "guidance": 1.25,
 }  # fmt: skip
+PRIOR = {
+    "diffusion_steps": 1000, "schedule": "cosine", "sampling": "64 steps, analytic-DPM", "batch": 4096,
+    "steps": 600_000, "lr": 1.1e-4, "weight_decay": 6e-2, "betas": (0.9, 0.96), "eps": 1e-6, "ema": 0.9999,
+    "text_dropped": 0.1,
+}  # fmt: skip
+UPSAMPLERS = "where the upsamplers attend and how they resample is not public"
 
 SIZES = {
+    "prior": Published(
+        prior(CLIP, 1024, 256, 24, 2048), PAPER, "section 2.2 and appendix C, table 3", 1e9, tolerance=0.25,
+        exact=1_225_925_632, training=PRIOR,
+        difference="the printed count is rounded to one digit; 24 layers of the printed width have 1.21B by themselves",
+    ),
     "decoder": Published(
         dalle2(dropout=0.1), PAPER, "appendix C", 3.5e9, tolerance=None, training=DECODER,
-        printed={"parameters": "3.5B, with a text encoder of 24 layers of width 2048 that is not counted here"},
+        difference="the printed count is with a text encoder of 24 layers of width 2048, which is not counted here",
     ),
     "decoder-unet": Published(
         dalle2(dropout=0.1, text=0, pooled=0, pooled_tokens=0), PAPER, "appendix C, without text and embedding",
@@ -107,6 +120,7 @@ SIZES = {
         training=SHARED
         | {"schedule": "cosine", "sampling": "27 steps, DDIM", "batch": 1024, "steps": 1_000_000, "lr": 1.2e-4}
         | {"crop": 0.25, "corruption": "Gaussian blur, kernel 3, sigma 0.6"},
+        difference=UPSAMPLERS,
     ),
     "1024": Published(
         upsampler(1024, 192, (1, 1, 2, 2, 4, 4), 2, 0.0), PAPER, "appendix C", 300e6, tolerance=0.07,
@@ -114,5 +128,6 @@ SIZES = {
         training=SHARED
         | {"schedule": "linear", "sampling": "15 steps, DDIM", "batch": 512, "steps": 1_000_000, "lr": 1e-4}
         | {"crop": 0.25, "corruption": "BSR degradation"},
+        difference=UPSAMPLERS,
     ),
 }  # fmt: skip

@@ -103,6 +103,7 @@ def larger(
 
 SHARED = {"batch": 2048, "steps": 2_500_000, "lr": 1e-4, "warmup": 10_000, "prediction": "epsilon", "text_dropped": 0.1}
 BASE = SHARED | {"optimizer": "Adafactor", "schedule": "cosine", "guidance": 1.35}
+BOTH = "appendix B gives both Efficient U-Nets almost the same size, so 600M and 400M cannot both follow from it"
 LARGER = SHARED | {"optimizer": "Adam, 0.9, 0.999, 1e-8", "guidance": 8.0, "augmentation": "uniform from 0 to 1"}
 
 
@@ -120,15 +121,18 @@ SIZES = {
     "2b-text": Published(
         imagen(), PAPER, "appendix F.1; with the text layers of T5-XXL's width", 2e9, tolerance=None,
         training=BASE | {"chips": "256 TPU v4"},
+        difference="the printed count seems to be of the network without text layers, imagen-2b",
     ),
     "256": Published(
         efficient(256, (16,)), PAPER, "appendix F.2", 600e6, tolerance=None,
         training=LARGER | {"schedule": "cosine", "chips": "128 TPU v4", "draws": "64 to 256 pixels"},
+        difference=BOTH,
     ),
     "1024": Published(
         efficient(1024, ()), PAPER, "appendix F.3", 400e6, tolerance=None,
         training=LARGER
         | {"schedule": "linear, 1000 steps from 1e-4 to 0.02", "chips": "128 TPU v4", "draws": "256 to 1024 pixels"}
         | {"crop": "64 to 256 pixels"},
+        difference=BOTH,
     ),
 }  # fmt: skip

@@ -59,9 +59,11 @@ def _policy(size: str, parameters: float, sft: dict, first: dict, value_lr: floa
 
 def _base(size: str, parameters: float, source: str, training: dict[str, Any], **words: Any) -> Published:
     row, tolerance = GPT3[size], 0.12  # the 6.7B row is named 6B
+    difference = "it is GPT-3's row of 6.7B, which this paper calls 6B" if size == "6.7b" else ""
     return Published(
-        row.config, PAPER, source, parameters, tolerance=tolerance, exact=row.exact, training=training, **words
-    )
+        row.config, PAPER, source, parameters, tolerance=tolerance, exact=row.exact, training=training,
+        difference=difference, **words,
+    )  # fmt: skip
 
 
 SIZES = {

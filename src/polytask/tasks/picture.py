@@ -133,6 +133,22 @@ def encoded(value: Any) -> Picture:
     raise TaskError(f"A picture is its bytes, a PIL image, a pathlib.Path or a data URL in base64, not {what}.")
 
 
+def at_home(value: Any) -> Any:
+    """What a user of Python gives as a picture, for `encoded` and `opened`: a plain string is the path of a file,
+    unless it is a data URL. Nothing that came over the network may pass here."""
+    return Path(value) if isinstance(value, str) and not value.startswith("data:") else value
+
+
+def exact(image: "Image", side: int, resize: bool, what: str = "picture") -> "Image":
+    """The picture at side x side pixels. Raises TaskError where it has others and may not be resized."""
+    if image.size != (side, side) and not resize:
+        raise TaskError(
+            f"The {what} has {image.width} x {image.height} pixels and the model draws {side} x {side}; say that it "
+            "may be resized (resize=True, --resize), or give one of that size."
+        )
+    return fitted(image, side)
+
+
 def read_file(path: str | Path) -> Picture:
     """The bytes of a picture's file. Raises TaskError where it cannot be read."""
     try:

@@ -66,7 +66,7 @@ class Trainer:
     save          puts the model's files into a folder; by default its weights alone
     validation    source -> a pass over its held-out batches; gives "validation_loss" and "validation_loss/SOURCE"
     evaluate      step -> more metrics, measured with the weights that checkpoints hold; called in every process
-    samples       step -> texts to show
+    samples       step -> texts to show; where it fails the run goes on
     sources       names of the sources that `batch.sources` counts, for losses by source
     flops_per_token, peak_flops    of the network, and of one process's machine, for MFU
     """
@@ -139,7 +139,7 @@ class Trainer:
             if state.step % config.log_every == 0 or done:
                 self._log(figures)
             if measured and (state.step % config.evaluate_every == 0 or done):
-                early = self._evaluate()
+                early = self._measure()
             if done or stop or early or (config.save_every and state.step % config.save_every == 0):
                 self._save()
                 saved = state.step
@@ -280,6 +280,15 @@ class Trainer:
                 self.average.swap()
             self.network.train()
 
+    def _measure(self) -> bool:
+        """As `_evaluate`; what was learned until then is saved where that fails."""
+        try:
+            return self._evaluate()
+        except Exception:
+            if self.world.size == 1:  # others may not have failed, and would wait for what they save together
+                self._save()
+            raise
+
     def _evaluate(self) -> bool:
         """Measures, keeps the model if it is the best so far; True where patience has run out."""
         config, state, start = self.config, self.state, time.monotonic()
@@ -287,7 +296,7 @@ class Trainer:
             metrics = validation_losses(self.module, self.validation, self.device, config.precision, self.world)
             with unsharded(self.module):
                 metrics |= self.evaluate(state.step) if self.evaluate is not None else {}
-                texts = self.samples(state.step) if self.samples is not None else []
+                texts = self._texts()
         state.metrics = metrics = self.world.share(metrics)
         state.measured = state.step
         self._tell("on_evaluate", state.step, metrics)
@@ -296,6 +305,16 @@ class Trainer:
         exhausted = self._compare(metrics) if config.keep_best else False
         self._mark.time += time.monotonic() - start
         return exhausted
+
+    def _texts(self) -> list[str]:
+        """Samples to show; no failure of theirs is worth a run."""
+        if self.samples is None:
+            return []
+        try:
+            return self.samples(self.state.step)
+        except Exception as error:
+            self._tell("on_event", self.state.step, f"no samples can be shown: {error}")
+            return []
 
     def _compare(self, metrics: Mapping[str, float]) -> bool:
         config, state = self.config, self.state
