@@ -77,7 +77,7 @@ template <class W, int G> void dense_outputs(const Product& c, const char* x, in
   clear<G>();
   for (int64_t k = 0; k < c.in; k += CHUNK, x += SIDE * LINE) {
     const int64_t columns = c.in - k < CHUNK ? c.in - k : CHUNK;
-    for (int64_t j = 0; j < outputs; j++) __builtin_prefetch((const char*)(w + j * c.in + k) + 512, 0, 2);
+    for (int64_t j = 0; j < outputs; j++) __builtin_prefetch((const char*)(w + j * c.in + k) + 256, 0, 2);
     if (sizeof(W) == 2 && columns == CHUNK && outputs == SIDE) {
       multiply_tiles<G, true>(w + k, c.in * sizeof(W), x, LINE, group);
     } else {
