@@ -189,6 +189,24 @@ def test_the_log_holds_no_prompts_unless_asked(caplog):
     assert lines["two"]["prompt"] == ["a secret"]
 
 
+def test_the_log_says_what_was_refused_and_who_left(caplog):
+    caplog.set_level(logging.INFO, "polytask.serving")
+    with running({"tiny": tiny(4096)}) as (address, app):
+        httpx.post(address + TEXT, json={"prompt": "a", "temperature": 9})
+        httpx.post(address + TEXT, json={"prompt": "a", "model": "other"})
+        connection = opened(address, {**LONG, "stream": True})
+        until(lambda: engine_of(app).stats().run_tokens > 20)
+        connection.close()
+        until(lambda: idle(app))
+    lines = [json.loads(record.message) for record in caplog.records if record.name == "polytask.serving"]
+    said = [{name: line[name] for name in ("status", "error", "param", "left") if name in line} for line in lines]
+    assert said == [
+        {"status": 400, "param": "temperature"},
+        {"status": 404, "error": "model_not_found", "param": "model"},
+        {"status": 200, "left": True},
+    ]
+
+
 def test_figures_for_prometheus():
     with running() as (address, _):
         httpx.post(address + TEXT, json={"prompt": "abc", "max_tokens": 5, "logit_bias": X})

@@ -11,6 +11,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.types import Receive, Scope, Send
 
 from polytask.errors import ConfigError, Error, MissingExtra, SamplingError, TaskError, TooLong
 from polytask.registry import nearest
@@ -35,8 +36,8 @@ class Refusal(Error):
         kind = KINDS.get(self.status) or ("server_error" if self.status >= 500 else "invalid_request_error")
         return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
 
-    def response(self) -> "Json":
-        return Json(self.body(), self.status, self.headers)
+    def response(self) -> "Refused":
+        return Refused(self)
 
 
 class ErrorBody(BaseModel):
@@ -59,6 +60,19 @@ class Json(Response):
 
     def render(self, content: Any) -> bytes:
         return written(content)
+
+
+class Refused(Json):
+    """A refusal on its way; the line of the log says the code and the field of what was refused."""
+
+    def __init__(self, refusal: Refusal):
+        super().__init__(refusal.body(), refusal.status, refusal.headers)
+        said = {"error": refusal.code, "param": refusal.param and refusal.param[:100]}
+        self.noted = {name: value for name, value in said.items() if value is not None}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope.get("state", {}).get("note", {}).update(self.noted)
+        await super().__call__(scope, receive, send)
 
 
 def written(content: Any) -> bytes:

@@ -37,6 +37,8 @@ class EventStream(Response):
         leaving = asyncio.ensure_future(_left(receive))
         try:
             await asyncio.wait((sending, leaving), return_when=asyncio.FIRST_COMPLETED)
+            if not sending.done():
+                scope["state"]["note"]["left"] = True  # for the log, which has a status of 200
         finally:
             for task in (sending, leaving):
                 task.cancel()
