@@ -1,11 +1,14 @@
 """draw, edit and variations: files that are numbered on, options that reach the model, sentences where they cannot."""
 
+import os
+
 import PIL.Image
 import pytest
 from typer.testing import CliRunner
 
 import polytask
 from polytask.cli.main import app
+from polytask.run.draw import write
 from tests.painters import SIDE, picture, write_captioned
 
 OWN = {"guidance": 1.5, "sampler": "dpm_solver", "steps": 2}
@@ -86,3 +89,21 @@ def test_show_says_how_a_model_draws(base):
     larger = CliRunner().invoke(app, ["show", str(base.parent / "larger")])
     assert "frozen parts, drawing" in larger.stdout
     assert "sampler  dpm_solver" in larger.stdout
+
+
+def test_several_draw_into_one_folder(tmp_path, monkeypatch):
+    """Another takes a number between the look at the folder and the writing."""
+    listed, looks = os.listdir, []
+
+    def look(path):
+        found = listed(path)
+        if not looks:
+            (tmp_path / "2.png").write_bytes(b"another's")
+        looks.append(path)
+        return found
+
+    monkeypatch.setattr("polytask.run.draw.os.listdir", look)
+    files = write([PIL.Image.new("RGB", (8, 8))] * 2, tmp_path)
+    assert [file.name for file in files] == ["3.png", "4.png", "sheet-3-4.png"]
+    assert sorted(listed(tmp_path)) == ["2.png", "3.png", "4.png", "sheet-3-4.png"]
+    assert (tmp_path / "2.png").read_bytes() == b"another's"

@@ -134,7 +134,7 @@ def test_broken_rows_are_counted_named_and_passed_over(tmp_path, caplog):
     ("broken", "rows", "stops"),
     [
         (10, 1000, False), (11, 1000, True), (20, 2000, False), (21, 2000, True),
-        (1, 3, False), (10, 11, False), (11, 12, True), (3, 3, True), (1, 1, True),
+        (1, 3, False), (10, 11, True), (2, 4, False), (10, 30, False), (11, 12, True), (3, 3, True), (1, 1, True),
     ],
 )  # fmt: skip
 def test_more_than_ten_broken_rows_and_one_in_a_hundred_stop_and_all_do(tmp_path, broken, rows, stops):

@@ -256,6 +256,50 @@ def test_scoring_that_is_cancelled_leaves_nothing(decoder):
     assert not engine.busy
 
 
+def test_what_was_scored_is_told_where_others_fail(decoder, monkeypatch):
+    """In one step, of which the choice of an id fails."""
+    engine, prompt = Engine(decoder, TOKENIZER), prompts(1, 5, least=20)[0]
+    scored = engine.submit(Request.scoring(prompt, [[65, END]]))
+    written = engine.submit(Request(prompt, Sampling(max_tokens=4)))
+
+    def fails(*_):
+        raise ValueError("no choice")
+
+    monkeypatch.setattr(engine.sampler, "choose", fails)
+    events = engine.step()
+    assert {(event.handle is scored, event.finish) for event in events} == {(True, "stop"), (False, "error")}
+    assert scored.result()[0].tokens == 2
+    with pytest.raises(ValueError, match="no choice"):
+        written.result()
+
+
+def test_many_continuations_hold_nobody_up_for_long_either(decoder, monkeypatch):
+    now, prompt = [0.0], prompts(1, 5, least=20)[0]
+    engine = Engine(decoder, TOKENIZER, max_requests=2)
+    monkeypatch.setattr(engine.scheduler, "clock", lambda: now[0])
+    many = engine.submit(Request.scoring(prompt, [[i, j, END] for i in range(65, 85) for j in range(65, 75)]))
+    engine.step()
+    now[0] = 31.0  # more than anybody's patience
+    late = engine.submit(Request(prompt[::-1], Sampling(max_tokens=2)))
+    for _ in range(10):
+        engine.step()
+    assert late.done
+    assert not many.done
+    assert len(many.result()) == 200
+
+
+def test_what_an_encoder_has_read_costs_no_step_again(encoder_decoder):
+    engine = Engine(encoder_decoder, TOKENIZER, chunk=64)
+    source, prompt = prompts(1, 3, least=60, most=60)[0], prompts(1, 5)[0]
+    handle = engine.submit(Request.scoring(prompt, [[i, END] for i in range(65, 95)], encoder_ids=source))
+    steps = 0
+    while not handle.done:
+        engine.step()
+        steps += 1
+    assert steps < 15
+    assert handle.result()[-1].cached >= len(source)
+
+
 @pytest.mark.parametrize("continuations", [[[]], [[65] * 1000], [[-1]]])
 def test_continuations_that_cannot_be_scored(decoder, continuations):
     with pytest.raises(ConfigError, match=r"ontinuation|context"):

@@ -25,6 +25,8 @@ CALL = {"type": "function_call", "call_id": "1", "name": "f", "arguments": "["}
         (RESPONSES, {"input": "a", "text": {"format": {"type": "json_schema", "schema": SCHEMA}}}, "text.format"),
         (RESPONSES, {"input": "a", "text": {"format": {"type": "json_schema"}}}, "text.format.schema"),
         (RESPONSES, {"input": "a", "text": {"format": {"type": "regex"}}}, "text.format.pattern"),
+        (RESPONSES, {"input": "a", "truncation": "auto"}, "truncation"),
+        (RESPONSES, {"input": "a", "max_tool_calls": 2}, "max_tool_calls"),
         (CHAT, {"messages": USER, "logit_bias": {"999999": 1}}, "logit_bias"),
         (CHAT, {"messages": USER, "min_tokens": 9, "max_tokens": 8}, "min_tokens"),
         (CHAT, {"messages": USER, "min_tokens": 9, "response_format": {"type": "json_object"}}, "min_tokens"),

@@ -5,6 +5,7 @@ import pytest
 from typer.testing import CliRunner
 
 from polytask.cli.main import app as cli
+from polytask.errors import ConfigError
 from polytask.serving import server
 from polytask.serving.settings import Keys
 from tests.serving.conftest import running
@@ -59,3 +60,15 @@ def test_the_command_line_says_the_names(monkeypatch):
     words = ["serve", "anywhere", "--host", "box.lan", "--allow-host", "a.example", "--allow-host", "b.example"]
     assert CliRunner().invoke(cli, words).exit_code == 0
     assert told == [("box.lan", "a.example", "b.example")]
+
+
+@pytest.mark.parametrize("name", ["Box.lan:8311", "*", "http://box.lan", "", "a b"])
+def test_names_that_are_none_are_refused_at_once(name):
+    result = CliRunner().invoke(cli, ["serve", "anywhere", "--allow-host", name])
+    assert isinstance(result.exception, ConfigError) or result.exit_code == 2
+    assert "is no name of a host" in (str(result.exception) + result.output)
+
+
+@pytest.mark.parametrize("host", ["evil.com/.localhost", "evil.com:.localhost", "a@b.localhost"])
+def test_localhost_has_no_other_signs(address, host):
+    assert httpx.get(address + "/v1/models", headers={"host": host}).status_code == 403

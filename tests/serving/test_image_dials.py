@@ -172,3 +172,10 @@ def test_texts_of_clients_open_no_files(http, tmp_path, model):
         for field in ("image", "mask", "towards"):
             answer = http.post(where, data={"model": model, "prompt": "a", field: path}, files={})
             assert answer.status_code in (400, 415, 501), answer.text
+
+
+def test_tasks_fit_pictures_where_that_is_said(http):
+    body = {"model": "tokens", "example": {"image": url(picture((16, 12))), "instruction": "bluer"}}
+    error = refused(http.post("/v1/tasks/editing", json={**body, "resize": False}))
+    assert (error["param"], "16 x 12 pixels" in error["message"]) == ("example.image", True)
+    assert http.post("/v1/tasks/editing", json={**body, "resize": True}).status_code == 200

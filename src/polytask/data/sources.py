@@ -318,8 +318,9 @@ class _Tally:
 
 
 def too_many(wrong: int, rows: int) -> bool:
-    """Whether a source of so many rows is refused for those of them that are wrong."""
-    return wrong == rows > 0 or wrong > max(SKIPPED, SKIP_SHARE * rows)
+    """Whether a source of so many rows is refused for those of them that are wrong: more than a few and than a small
+    share, or than half of it."""
+    return wrong > max(min(SKIPPED, rows // 2), SKIP_SHARE * rows)
 
 
 def _generate(spec: SourceSpec, name: str) -> Iterator[dict[str, Any]]:

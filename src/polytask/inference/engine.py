@@ -22,7 +22,7 @@ from polytask.inference.native import Native
 from polytask.inference.room import Room, weight_bytes
 from polytask.inference.runner import Runner
 from polytask.inference.sampling import Chosen, Place, Sampler
-from polytask.inference.scheduler import Scheduler
+from polytask.inference.scheduler import PATIENCE, Scheduler
 from polytask.inference.scoring import Score
 from polytask.inference.sequence import Completion, Finish, Group, Request, Sequence, TextOutput
 from polytask.inference.speculative import Draft, Speculator, proposer
@@ -125,7 +125,7 @@ class Engine:
         arrival = next(self._arrivals)
         for turn, start in enumerate(range(0, len(sequences), size)):
             read = tuple(request.encoder_ids or ())
-            memory, now = Table(self.pool, ("read", read)), self.scheduler.clock()
+            memory, now = Table(self.pool, ("read", read)), self.scheduler.clock() + turn * PATIENCE
             place = arrival + turn, next(self._numbers)
             group = Group(handle, request, sequences[start : start + size], memory, place, now)
             group.beam = BeamSearch(group.sequences, self.ends) if sampling.beam_size > 1 else None
@@ -177,7 +177,7 @@ class Engine:
         """
         with self._lock:
             self._receive()
-            admitted, plan = self.scheduler.admit(), {}
+            admitted, plan, events = self.scheduler.admit(), {}, list[Event]()
             try:
                 for group in admitted:
                     for sequence in group.sequences:
@@ -191,13 +191,15 @@ class Engine:
                 if self.speculator.proposer is None and not self.scheduler.waiting:
                     self.runner.foresee(self.scheduler.running, self.pool.free)
                 admitted, plan = [], self.scheduler.plan()
-                return self._run(plan) if plan else []
+                if plan:
+                    self._run(plan, events)
             except BaseException as error:
-                touched = {id(g): g for g in (*admitted, *(s.group for s in plan))}
-                events = [event for group in touched.values() for event in self._fail(group, error)]
-                if not events or not isinstance(error, Exception):  # a user's interrupt is no request's failure
+                touched = {id(g): g for g in (*admitted, *(s.group for s in plan if not s.finish))}
+                failed = [event for group in touched.values() for event in self._fail(group, error)]
+                if not failed or not isinstance(error, Exception):  # a user's interrupt is no request's failure
                     raise
-                return events
+                events += failed
+            return events
 
     def _receive(self) -> None:
         while self._submitted:
@@ -218,13 +220,13 @@ class Engine:
         handle.fail(error)
         return [Event(handle, i, "", "error") for i in range(handle.request.sampling.n) if i not in handle.completions]
 
-    def _run(self, plan: dict[Sequence, int]) -> list[Event]:
+    def _run(self, plan: dict[Sequence, int], events: list[Event]) -> None:
         start = time.perf_counter()
         logits = self.runner.run(plan)
         self.scheduler.ran(plan, time.perf_counter() - start)
-        events = self._scored([s for s in plan if s.wanted is not None and not s.pending])
+        self._scored([s for s in plan if s.wanted is not None and not s.pending], events)
         if logits.rows is None:
-            return events
+            return
         places = [Place(s, n) for s, count in zip(logits.sequences, logits.counts) for n in range(count)]
         beams, samples = [], []
         for row, place in enumerate(places):
@@ -234,16 +236,13 @@ class Engine:
             self._sample([places[row] for row in samples], part, events, logits.chosen)
         if beams:
             self._search([places[row].sequence for row in beams], logits.rows[beams], events)
-        return events
 
-    def _scored(self, sequences: list[Sequence]) -> list[Event]:
+    def _scored(self, sequences: list[Sequence], events: list[Event]) -> None:
         """Passes on what was weighed to its end."""
-        events = list[Event]()
         for sequence in sequences:
             sequence.finish = "stop"
             self._report(sequence, "", events)
         self.scheduler.finish(sequences)
-        return events
 
     # Samples
 

@@ -1,8 +1,8 @@
 """Who runs next: a step is {sequence: number of its tokens to run}, for prompts, decoding and drafts alike."""
 
 import bisect
+import heapq
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
 
 from polytask.inference.blocks import BLOCK, BlockPool
@@ -51,17 +51,17 @@ class Scheduler:
         self.pool, self.pace, self.clock, self.now = pool, Pace(chunk), clock, clock()
         self.slots = list(range(slots))  # free ones
         self.waiting: list[Group] = []  # by priority, then as they came
-        self._arrivals: deque[Group] = deque()  # those that wait as they came, and some that no longer do
+        self._arrivals: list[tuple[float, tuple[int, int], Group]] = []  # a heap: those that wait, and some no longer
         self.running: list[Group] = []
         self.preemptions = self.hits = self.tokens = 0
 
     def add(self, group: Group) -> None:
         self._wait(group)
-        self._arrivals.append(group)
 
     def _wait(self, group: Group) -> None:
         group.waits = True
         bisect.insort(self.waiting, group, key=lambda other: (other.request.priority, other.place))
+        heapq.heappush(self._arrivals, (group.arrived, group.place, group))
 
     def _go(self, group: Group) -> None:
         self.waiting.remove(group)
@@ -84,14 +84,13 @@ class Scheduler:
             self._go(group)
             self.running.append(group)
             admitted.append(group)
-            left -= len(group.request.encoder_ids or [])  # all of these are read before the step
+            left -= len(group.request.encoder_ids or []) if group.unread else 0  # all of these are read before the step
         return admitted
 
     def _next(self) -> Group:
         """The first in rank of those that wait."""
-        while not self._arrivals[0].waits:
-            self._arrivals.popleft()
-        oldest = self._arrivals[0]
+        while not (oldest := self._arrivals[0][-1]).waits:
+            heapq.heappop(self._arrivals)
         return self.waiting[0] if self._rank(oldest)[0] else oldest
 
     def _enter(self, group: Group) -> bool:
@@ -189,7 +188,6 @@ class Scheduler:
         self.running.remove(group)
         self._vacate(group)
         self._wait(group)
-        self._arrivals.appendleft(group)
         self.preemptions += 1
 
     def ran(self, plan: dict[Sequence, int], seconds: float) -> None:

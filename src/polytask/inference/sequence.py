@@ -256,7 +256,7 @@ class Sequence:
 
     @property
     def produced(self) -> int:
-        return len(self.ids) - self.prompt
+        return len(self.ids) - self.prompt if self.wanted is None else 0
 
     def accept(self, i: int, logprob: float, ends: Collection[int]) -> str:
         """Takes the next id; the text that may be shown. Sets `finish` where it is the last one."""
@@ -298,8 +298,10 @@ class Sequence:
         known, top = [self.weighed[place] for place in sorted(self.weighed)], self.sampling.logprobs
         logprobs = [dict(list(w.best.items())[:top]) | {i: w.logprob} for i, w in zip(wanted, known)] if top else None
         total, finish = math.fsum(w.logprob for w in known), self.finish or "cancelled"
-        greedy = all(w.greedy for w in known)
-        return Completion("", wanted, total, finish, logprobs, tokens=len(known), greedy=greedy, scored=True)
+        return Completion(
+            "", wanted, total, finish, logprobs, tokens=len(known), cached=self.cached,
+            greedy=all(w.greedy for w in known), scored=True,
+        )  # fmt: skip
 
 
 @dataclass(eq=False)
@@ -322,7 +324,7 @@ class Group:
 
     def __post_init__(self) -> None:
         for place, sequence in enumerate(self.sequences):
-            sequence.group, sequence.waits = self, place > 0 and sequence.wanted is None
+            sequence.group, sequence.waits = self, place > 0
 
     @property
     def active(self) -> list[Sequence]:

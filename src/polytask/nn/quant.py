@@ -95,21 +95,24 @@ class QuantizedLinear(nn.Module):
             return None
         return library.product(self.kind, x, self.weight, self.scales, self.bias, self.out_features, norm)
 
-    def widened(self, x: Tensor) -> Tensor:
-        """The weights (out, in) as torch multiplies them by x."""
-        library = LOADER.get() if x.is_cpu and x.dtype == torch.bfloat16 else None
-        if library is None:
-            return self.whole().to(x.dtype)
+    def widened(self, x: Tensor) -> Tensor | None:
+        """The weights (out, in) in bfloat16 by the kernels, where x is multiplied fast by such."""
+        if not x.is_cpu or x.dtype != torch.bfloat16 or torch.compiler.is_compiling() or not runtime.fast_bfloat16():
+            return None
+        if (library := LOADER.get()) is None:
+            return None
         return library.widened(self.kind, self.weight, self.scales, self.out_features, self.in_features)
 
-    def whole(self) -> Tensor:
-        """The weights (out, in) in float32."""
+    def by_torch(self, x: Tensor) -> Tensor:
+        """The layer's output without the kernels."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
-        product = self.product(x)
-        return many(x, self.widened(x), self.bias) if product is None else product
+        if (product := self.product(x)) is not None:
+            return product
+        wide = self.widened(x) if x.numel() > FEW * x.shape[-1] else None
+        return self.by_torch(x) if wide is None else many(x, wide, self.bias)
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
         """Moves as all modules do, but scales keep their precision."""
@@ -127,17 +130,12 @@ class Int8Linear(QuantizedLinear):
     def quantized(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         return quantize_rows(weight)
 
-    def whole(self) -> Tensor:
-        return self.weight * self.scales[:, None]
-
-    def forward(self, x: Tensor) -> Tensor:
-        rows = x.numel() // x.shape[-1]
-        if not x.is_cpu or x.dtype != torch.bfloat16 or not 0 < rows <= FEW or self.in_features % 32:  # else it crashes
-            return super().forward(x)
-        if (product := self.product(x)) is not None:
-            return product
-        scales = self.scales.to(x.dtype)
-        y = torch.ops.aten._weight_int8pack_mm(x.reshape(rows, -1), self.weight, scales).view(*x.shape[:-1], -1)
+    def by_torch(self, x: Tensor) -> Tensor:
+        rows, scales = x.numel() // x.shape[-1], self.scales.to(x.dtype)
+        if x.is_cpu and x.dtype == torch.bfloat16 and 0 < rows <= FEW and self.in_features % 32 == 0:  # else it crashes
+            y = torch.ops.aten._weight_int8pack_mm(x.reshape(rows, -1), self.weight, scales).view(*x.shape[:-1], -1)
+        else:
+            y = many(x, self.weight.to(x.dtype)) * scales
         return y if self.bias is None else y + self.bias
 
 
@@ -155,8 +153,9 @@ class Int4Linear(QuantizedLinear):
         """All of them, where torch has no products that are so much faster that widening is worth it."""
         return FEW if x.dtype == torch.bfloat16 and runtime.fast_bfloat16() else x.numel()
 
-    def whole(self) -> Tensor:
-        return unpack(self.weight, self.scales, torch.float32)[: self.out_features, : self.in_features]
+    def by_torch(self, x: Tensor) -> Tensor:
+        weight = unpack(self.weight, self.scales, x.dtype)[: self.out_features, : self.in_features]
+        return many(x, weight, self.bias)
 
 
 class QuantizedExperts(ExpertsLayer):

@@ -116,13 +116,27 @@ def _place(out: Path) -> Path:
 def write(pictures: "list[Image]", out: Path) -> list[Path]:
     """1.png, 2.png, ... and sheet-1-2.png, or the numbers behind those that are there; nothing is written over."""
     out.mkdir(parents=True, exist_ok=True)
-    found = [NUMBERED.fullmatch(name) for name in os.listdir(out)]
-    first = 1 + max((int(match[1]) for match in found if match), default=0)
-    made = {f"{number}.png": picture for number, picture in enumerate(pictures, first)}
-    if len(pictures) > 1:
-        sheet = contact_sheet(pictures, scale=max(1, SHEET // pictures[0].width))
-        made[f"sheet-{first}-{first + len(pictures) - 1}.png"] = sheet
+    while True:  # until no other has taken one of the same numbers meanwhile
+        found = [NUMBERED.fullmatch(name) for name in os.listdir(out)]
+        first = 1 + max((int(match[1]) for match in found if match), default=0)
+        made = {f"{number}.png": picture for number, picture in enumerate(pictures, first)}
+        if len(pictures) > 1:
+            sheet = contact_sheet(pictures, scale=max(1, SHEET // pictures[0].width))
+            made[f"sheet-{first}-{first + len(pictures) - 1}.png"] = sheet
+        if written := _written(made, out):
+            return written
+
+
+def _written(made: "Mapping[str, Image]", out: Path) -> list[Path]:
+    """The files, or none of them where there is one already."""
+    files: list[Path] = []
     for name, picture in made.items():
-        with open(out / name, "xb") as file:
-            picture.save(file, "PNG")
-    return [out / name for name in made]
+        try:
+            with open(out / name, "xb") as file:
+                files.append(out / name)
+                picture.save(file, "PNG")
+        except FileExistsError:
+            for own in files:
+                own.unlink()
+            return []
+    return files

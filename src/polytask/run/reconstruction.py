@@ -19,7 +19,7 @@ from polytask import runtime
 from polytask.data.places import judging_split
 from polytask.data.sources import SourceSpec
 from polytask.diffusion.degradation import resized
-from polytask.errors import ConfigError
+from polytask.errors import ConfigError, DataError
 from polytask.evaluation.pictures import RANGE, WINDOW, bits_per_dimension, code_use, psnr, ssim
 from polytask.evaluation.report import Report, versions
 from polytask.inference.dials import Drawing
@@ -118,6 +118,10 @@ def _of_diffusion(model: PictureModel, source: SourceSpec, dials: Mapping[str, A
         source = replace(source, limit=min(source.limit or CODED, CODED))
     every = pictures_of(source, task, model.side)
     rows = [row for row in every if painter.fits(row.get(name, ""))]
+    if not rows:
+        raise DataError(
+            f"{source.from_} has {len(every)} pictures, whose captions are all longer than the model reads."
+        )
     large = rows if config.enlarges else []
     few = rows[:CODED] if config.unet.learned_variance else []
     told.total = len(large) + len(few)

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from polytask.serving.host import expect_own
 from polytask.serving.log import REQUESTS, stamp
 from polytask.serving.metrics import Figures
-from polytask.serving.refusal import Refusal
+from polytask.serving.refusal import AGAIN, Refusal
 from polytask.serving.settings import Settings
 
 LOG = logging.getLogger(REQUESTS)
@@ -93,7 +93,7 @@ class Gate:
                 raise Refusal(401, f"{said}; send 'Authorization: Bearer KEY'.", code="invalid_api_key",
                               headers={"WWW-Authenticate": "Bearer"})  # fmt: skip
         if scope["path"].startswith("/v1/audio/"):  # said before the body is read: sounds are large, and no JSON
-            raise Refusal(501, "No model of this server reads or makes sounds.", code="not_implemented")
+            raise Refusal(501, "No model of this server reads or makes sounds.", code="not_implemented", headers=AGAIN)
 
     async def _read(self, scope: Scope, headers: dict[str, str], receive: Receive) -> Receive:
         if scope["method"] not in ("POST", "PUT", "PATCH"):

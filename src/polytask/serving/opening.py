@@ -63,6 +63,12 @@ def square(image: "Image", side: int, resize: bool) -> "Image":
     return fitted(image, side)
 
 
+def expect_side(data: bytes, side: int, param: str) -> None:
+    """Raises Refusal for a picture of another size than side x side pixels."""
+    with naming(param):
+        square(decode(data), side, False)
+
+
 async def small(served: Served, found: Sequence[tuple[str, bytes]]) -> list[bytes]:
     """Pictures, each with the field that it is in, as PNGs of the size that a model reads. Raises Refusal where one is
     broken or the model reads none, and TooLong."""

@@ -18,6 +18,7 @@ from polytask.registry import nearest
 
 # What clients call what the rooms below call otherwise, where a route does not say it.
 NAMES = {"guide": "response_format"}
+AGAIN = {"x-should-retry": "false"}  # asking again is of no use, which OpenAI's clients take from this alone
 UNKNOWN = "unknown_field"  # a kind of error of pydantic's, of our own
 KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 

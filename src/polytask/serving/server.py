@@ -71,6 +71,8 @@ def _loaded(path: str, check: bool, loading: Mapping[str, Any]) -> "Loaded":
     from polytask.pictures import PictureModel
     from polytask.pictures.matching import PictureMatcher
 
+    if loading["draft"] and (networks.is_clip(path) or networks.is_drawing(path)):
+        raise ConfigError(f"--draft: {path} holds a model that writes no tokens; leave it out.")
     if networks.is_clip(path):
         return PictureMatcher.load(path, dtype=loading["dtype"], check=check)
     if networks.is_drawing(path):

@@ -19,7 +19,7 @@ from polytask.serving.matcher_worker import MatcherWorker
 from polytask.serving.metrics import Figures, ModelMeter
 from polytask.serving.names import expect_name
 from polytask.serving.picture_worker import PictureWorker
-from polytask.serving.refusal import Refusal, unknown
+from polytask.serving.refusal import AGAIN, Refusal, unknown
 from polytask.serving.settings import Settings
 from polytask.serving.worker import Worker
 from polytask.tasks.picture import Picture
@@ -265,7 +265,7 @@ class Shelf:
         others = [each for each in self if fits(each)]
         if not others:
             raise Refusal(501, f"No model of this server {what}; serve one that does.", param="model",
-                          code="not_implemented")  # fmt: skip
+                          code="not_implemented", headers=AGAIN)  # fmt: skip
         found = others[0] if name is None else self.get(name)
         if not fits(found):
             raise Refusal(400, f"'{found.name}' is no model that {what}; ask '{others[0].name}'.", param="model",

@@ -80,11 +80,9 @@ def activated(layer: nn.Module, x: Tensor, norm: nn.Module | None, name: str) ->
     """The activation of that name, of layer(norm(x)) of many rows, in one product; None where there is no such one."""
     if name not in AFTER or not _onednn(x):
         return None
-    if type(layer) in PLAIN and _onednn(x, layer.weight, layer.bias):  # type: ignore[arg-type]
-        weight: Tensor = layer.weight  # type: ignore[assignment]
-    elif x.dtype == torch.bfloat16 and hasattr(layer, "widened") and alike(x, layer.bias):  # type: ignore[arg-type]
-        weight = layer.widened(x)  # type: ignore[operator]
-    else:
+    own = getattr(layer, "widened", None)
+    weight: Tensor | None = layer.weight if type(layer) in PLAIN else None if own is None else own(x)  # type: ignore[assignment]
+    if weight is None or not _onednn(x, weight, layer.bias):  # type: ignore[arg-type]
         return None
     x = x if norm is None else norm(x)
     return torch.ops.mkldnn._linear_pointwise(x, weight, layer.bias, *AFTER[name])  # type: ignore[no-any-return]

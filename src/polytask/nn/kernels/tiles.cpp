@@ -20,9 +20,19 @@ struct alignas(64) Shape {
   uint8_t lines[16] = {SIDE, SIDE, SIDE, SIDE, SIDE, SIDE, SIDE, SIDE};
 };
 
+// What GCC 12 says of these instructions leaves out that they read memory.
+inline void written() { asm volatile("" ::: "memory"); }
+
+inline void begin() {
+  const Shape shape;
+  written();
+  _tile_loadconfig(&shape);
+}
+
 // Tile 0 to 3: sums of as many groups of rows, += left (16, 32) times right (32, 16) in pairs. `left` stays for all groups
 // where it is weights, and `right` where they are.
 template <int G, bool LEFT> inline void multiply_tiles(const void* weights, int64_t stride, const char* x, int64_t line, int64_t group) {
+  written();
   _tile_loadd(4, weights, stride);
 #define POLYTASK_GROUP(g)                          \
   if constexpr (G > g) {                           \
@@ -35,6 +45,7 @@ template <int G, bool LEFT> inline void multiply_tiles(const void* weights, int6
   POLYTASK_GROUP(2)
   POLYTASK_GROUP(3)
 #undef POLYTASK_GROUP
+  written();
 }
 
 template <int G> inline void clear() {
@@ -49,6 +60,7 @@ template <int G> inline void keep(float (*y)[SIDE][SIDE]) {
   if constexpr (G > 1) _tile_stored(1, y[1], LINE);
   if constexpr (G > 2) _tile_stored(2, y[2], LINE);
   if constexpr (G > 3) _tile_stored(3, y[3], LINE);
+  written();
 }
 
 // ---- weights a row an output: they are what stands left, (outputs, columns), and sums are (outputs, rows)
@@ -110,8 +122,7 @@ void aside(const uint16_t* rows, uint16_t* to, int64_t padded, int64_t tiles, Te
 
 template <class W, int G> void dense(const Product& c, const char* x, int64_t padded, Team& team) {
   team.share(c.out, SIDE, [&](int64_t o, int64_t end) {
-    const Shape shape;
-    _tile_loadconfig(&shape);
+    begin();
     for (; o < end; o += SIDE) dense_outputs<W, G>(c, x, padded, o, end - o < SIDE ? end - o : SIDE);
     _tile_release();
   });
@@ -138,8 +149,7 @@ template <int G> void int4_outputs(const Product& c, const char* x, int64_t padd
 
 template <int G> void int4(const Product& c, const char* x, int64_t padded, Team& team) {
   team.share((c.out + SIDE - 1) / SIDE, 1, [&](int64_t tile, int64_t end) {
-    const Shape shape;
-    _tile_loadconfig(&shape);
+    begin();
     for (; tile < end; tile++) int4_outputs<G>(c, x, padded, tile);
     _tile_release();
   });

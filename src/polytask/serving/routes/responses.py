@@ -165,6 +165,8 @@ def _expect_possible(body: ResponseBody) -> None:
         ("reasoning.effort", reasoning.get("effort"), ("none", "medium"), UNREASONED),
         ("reasoning.summary", reasoning.get("summary"), ("auto",), UNREASONED),
         ("text.verbosity", text.verbosity, ("medium",), WORDY),
+        ("truncation", body.truncation, ("disabled",), "this server cuts no conversation"),
+        ("max_tool_calls", body.max_tool_calls, (), "this server calls no tools by itself"),
     ])  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from polytask.inference.sequence import Completion, Request
 from polytask.serving.asking import answer, new_id, note, note_prompt, now, streamed, submit, usage
 from polytask.serving.drawing import DIFFUSION, Asked, Diffusing, b64, finish, paint
 from polytask.serving.logprobs import chat_logprobs
-from polytask.serving.opening import opening, sent, shrunk, small
+from polytask.serving.opening import expect_side, opening, sent, shrunk, small
 from polytask.serving.refusal import Json, about, unknown
 from polytask.serving.schema import MOST, STREAMED, Dials, Named, expect, sampling
 from polytask.serving.shelf import DIFFUSED, Served, ServedMatcher, ServedPictures, Shelf, Shelved
@@ -69,7 +69,7 @@ async def ask(http: HttpRequest, name: str, body: TaskBody) -> Response:
             getattr(body, dial) is None, f"'{dial}': '{served.name}' does not draw by diffusion; leave it out.", dial
         )
     task = served.asking(own)
-    body.example, *shots = await _opened(served, task, [body.example, *(body.shots or ())])
+    body.example, *shots = await _opened(served, task, [body.example, *(body.shots or ())], body.resize)
     body.shots = shots
     with about("example"):
         choices = task.choices(check(task, body.example))
@@ -123,7 +123,9 @@ def _told(served: Shelved, task: str, example: Mapping[str, Any]) -> dict[str, A
     return {name: "[picture]" if name in pictures else value for name, value in example.items()}
 
 
-async def _opened(served: Served, task: Task, examples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+async def _opened(
+    served: Served, task: Task, examples: list[dict[str, Any]], resize: bool | None
+) -> list[dict[str, Any]]:  # fmt: skip
     """Examples, the first one asked and the others solved, with their pictures as small files. Raises Refusal."""
     wheres = ["example", *(f"shots[{number}]" for number in range(len(examples) - 1))]
     places = [
@@ -132,8 +134,10 @@ async def _opened(served: Served, task: Task, examples: list[dict[str, Any]]) ->
         for name, field in task.fields.items()
         if field.type is Picture and example.get(name) is not None
     ]
-    pictures = await small(served, [(param, sent(example[name], param)) for example, name, param in places])
-    opened = {param: data for (_, _, param), data in zip(places, pictures)}
+    files = [(param, sent(example[name], param)) for example, name, param in places]
+    if files and draws(task) and resize is not True and served.about["pixels"] is not None:
+        await opening(lambda: [expect_side(data, served.about["pixels"], param) for param, data in files])
+    opened = {param: data for (param, _), data in zip(files, await small(served, files))}
     return [
         example | {name: opened[param] for name in task.fields if (param := f"{where}.{name}") in opened}
         for where, example in zip(wheres, examples)
@@ -186,8 +190,9 @@ async def _match(
     many = len(labels) * len(model.templates)
     expect(many <= MOST_LABELS, f"'example.labels': {MOST_LABELS} texts are the most of a request, and these are "
            f"{many}.", "example.labels", None)  # fmt: skip
-    for template in model.templates:  # each of its texts is read by itself
-        served.expect_short(template.replace("{}", max(labels, key=len, default="")))
+    with about("example.labels"):
+        for template in model.templates:  # each of its texts is read by itself
+            served.expect_short(template.replace("{}", max(labels, key=len, default="")))
     picture = await opening(lambda: shrunk(example["image"], model.matcher.side, "example.image"))
 
     async def shares() -> dict[str, float]:
