@@ -5,6 +5,8 @@
     polytask train multimodal-blocks && python benchmarks/blocks.py runs/multimodal-blocks
     polytask train vision-blocks && python benchmarks/blocks.py runs/vision-blocks
     polytask train imagen-blocks && python benchmarks/blocks.py runs/imagen-blocks
+    python benchmarks/blocks.py runs/dalle-blocks --name dalle-blocks-best \\
+        --dials candidates=16 clip=runs/clip-blocks temperature=0.5
 
 Of what the model learned: drawing, captioning and editing on 200 scenes of 1, 2 and 3 objects each and 200 with pairs
 of colour and shape that training never showed; 600 questions about pictures; the tasks of texts on 200 examples each,
@@ -32,6 +34,7 @@ from polytask.tasks.picture import contact_sheet
 
 GROUPS = [("test", [n, n]) for n in (1, 2, 3)] + [("compositional", [1, 3])]
 
+SAMPLED = ("temperature", "top_k", "top_p")  # of models that draw token by token
 QUESTIONS = {"right": "test", "right, held-out combinations": "compositional"}
 
 
@@ -73,10 +76,13 @@ def learned(model: Any) -> set[str]:
 def judged(report: harness.Report, path: Path, limit: int, dials: dict[str, Any]) -> dict[str, Any]:
     """The figures of all that a model learned, which are told, too."""
     model, found = pt.load(path), {}
-    kinds = learned(model)
+    kinds, sampling = learned(model), {name: value for name, value in dials.items() if name in SAMPLED}
+    dials = {name: value for name, value in dials.items() if name not in SAMPLED}
     for task in ("drawing", "captioning", "editing"):
         if task in kinds:
-            figures = evaluate(str(path), task, "blocksworld", {}, {}, limit=limit, drawing=dials, quiet=True)
+            figures = evaluate(
+                str(path), task, "blocksworld", {}, {}, limit=limit, drawing=dials, sampling=sampling, quiet=True
+            )
             for line in figures.lines():
                 report.say(line)
             found[task] = figures.to_dict()
@@ -97,7 +103,7 @@ def main() -> None:
     parser.add_argument("--name", default="", help="of the results; the folder's where not given")
     parser.add_argument("--limit", type=int, default=200, help="scenes of each group, examples of each task of texts")
     parser.add_argument(
-        "--dials", nargs="+", default=[], metavar="NAME=VALUE", help="how diffusion draws, where not as the recipe says"
+        "--dials", nargs="+", default=[], metavar="NAME=VALUE", help="how it draws, where not as it does by itself"
     )
     parser.add_argument("--out", type=Path, default=harness.RESULTS)
     words = parser.parse_args()
