@@ -6,11 +6,10 @@ and lets it read all. That name still comes as `Host`, so those are let in alone
 
 import re
 from collections.abc import Iterable
-from ipaddress import ip_address
 
+from polytask.serving.names import HOST_NAME, is_address
 from polytask.serving.refusal import Refusal
 
-NAME = re.compile(r"[a-z0-9._-]+")
 HOST = re.compile(r"(?:\[([^\]]*)\]|([^:]*))(?::\d*)?")  # an IPv6 address in brackets, or a name; a port
 
 
@@ -20,20 +19,7 @@ def expect_own(host: str, names: Iterable[str]) -> None:
     found = HOST.fullmatch(host.lower())
     name = (found[1] or found[2] or "").removesuffix(".") if found else host
     own = {"localhost", *(one.lower().removesuffix(".") for one in names)}
-    known = NAME.fullmatch(name) is not None and (name in own or name.endswith(".localhost"))
-    if host and not known and not _is_address(name):
+    known = HOST_NAME.fullmatch(name) is not None and (name in own or name.endswith(".localhost"))
+    if host and not known and not is_address(name):
         raise Refusal(403, f"This server does not answer to the name '{name[:100]}'; ask it as localhost or by its "
                            "address, or start it with --allow-host and that name.", code="unknown_host")  # fmt: skip
-
-
-def is_name(name: str) -> bool:
-    """Whether a server can be asked by it: a name without a port, or an address."""
-    return NAME.fullmatch(name.lower()) is not None or _is_address(name)
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ip_address(name)
-    except ValueError:
-        return False
-    return True

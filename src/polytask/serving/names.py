@@ -1,13 +1,15 @@
-"""What models are called, known before any of them is loaded."""
+"""What models and the server are called, known before any of them is loaded."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from ipaddress import ip_address
 from pathlib import Path
 
 from polytask.errors import ConfigError
 from polytask.registry import nearest
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
+HOST_NAME = re.compile(r"[a-z0-9._-]+")
 
 
 def named(name: str | None, path: str, others: Mapping[str, str]) -> dict[str, str]:
@@ -47,3 +49,17 @@ def name_of(path: str) -> str:
     folder = Path(path).resolve() if Path(path).exists() else Path(path)
     named = folder.parent if folder.name == "model" and folder.parent.name else folder
     return re.sub(r"[^A-Za-z0-9._-]", "-", named.name).lstrip("._-") or "model"
+
+
+def is_host(name: str) -> bool:
+    """Whether a server can be asked by it: a name without a port, or an address."""
+    return HOST_NAME.fullmatch(name.lower()) is not None or is_address(name)
+
+
+def is_address(name: str) -> bool:
+    """Whether it is an IP address in numbers."""
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True

@@ -1,8 +1,9 @@
 """From checkpoint folders to a server that runs until it is told to stop."""
 
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,9 +31,9 @@ def serve(
     listener = listen(host, port)
     try:
         with ThreadPoolExecutor(1) as loader:
-            loaded = loader.submit(load, paths, loading)  # while this thread imports the web's libraries
-            create_app = _web()
-            app = create_app(loaded.result(), settings)
+            loaded = loader.submit(load, paths, loading)
+            _import_web()  # meanwhile; what imports torch comes afterwards, for two threads at once break it
+            app = _app(loaded.result(), settings)
         run(app, listener, lambda address: started(address, app.state.shelf.held()))
     finally:
         listener.close()
@@ -102,13 +103,27 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _web() -> "Callable[[Mapping[str, Loaded], Settings], Starlette]":
-    """Imports the web's libraries; what makes an app of models. Raises MissingExtra."""
-    try:
+def _import_web() -> None:
+    """Imports the web's libraries. Raises MissingExtra."""
+    with _from_extra():
+        import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
+
         import polytask.serving.lasting  # noqa: F401
+
+
+def _app(models: "Mapping[str, Loaded]", settings: Settings) -> "Starlette":
+    """The app of these models. Raises MissingExtra."""
+    with _from_extra():
         from polytask.serving.app import create_app
+    return create_app(models, settings)
+
+
+@contextmanager
+def _from_extra() -> Iterator[None]:
+    try:
+        yield
     except ImportError as error:
         if error.name and error.name.startswith("polytask"):
             raise
         raise MissingExtra(str(error.name), "serve") from None
-    return create_app

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from polytask.errors import ConfigError
-from polytask.serving.host import is_name
+from polytask.serving.names import is_host
 
 VARIABLE = "POLYTASK_API_KEYS"
 
@@ -42,7 +42,7 @@ class Settings:
             if value is not None and not 0 < value < math.inf:
                 raise ConfigError(f"serve: {name}={value!r} must be above 0, and finite.")
         for name in self.hosts:
-            if not is_name(name):
+            if not is_host(name):
                 raise ConfigError(
                     f"serve: '{name}' is no name of a host; write it without https:// and port, as in box.lan."
                 )
