@@ -8,7 +8,7 @@ Of unseen scenes of one object and of two:
 inpainting      one object is erased with its cell, and the caption says another colour: right are drawings that show
                 all of the caption, and nothing changed outside of the mask
 variations      drawings of a picture's embedding alone, and those that begin with its own noise, too: right are those
-                that show the same scene
+                that show the same scene; beside it, in how many all objects are there, and have their colour and shape
 interpolation   from one picture to another, five with both ends: the error of the ends (PSNR), and how many of all five
                 show a scene that the rule reads
 differences     the caption says another colour, the last of five is judged by it; beside it how many kept all else
@@ -79,23 +79,32 @@ def inpainting(model: Any, count: int, side: int, dials: dict[str, Any]) -> Iter
         yield f"inpainting, {objects} object{'s' * (objects > 1)}", found
 
 
+def by_ddim(dials: dict[str, Any]) -> dict[str, Any]:
+    """By which a picture's own noise is found and drawn."""
+    return {name: value for name, value in dials.items() if name not in ("sampler", "steps")}
+
+
 def variations(model: Any, count: int, side: int, dials: dict[str, Any]) -> Iterator[tuple[str, list[bool]]]:
     for details in (False, True):
+        said = by_ddim(dials) if details else dials
+        how = "its own noise" if details else "the embedding alone"
         for objects in (1, 2):
-            found = []
+            scores = []
             for seed, scene in enumerate(scenes(count, objects)):
                 given = render(scene, side)
-                (drawn,) = model.variations(given, seed=seed, details=details, **dials)
-                found.append(right(drawn, given))
-            how = "its own noise" if details else "the embedding alone"
-            yield f"variations by {how}, {objects} object{'s' * (objects > 1)}", found
+                (drawn,) = model.variations(given, seed=seed, details=details, **said)
+                scores.append(compare(drawn, given))
+            for name in ("right", "objects", "colour", "shape"):
+                yield f"variations by {how}, {objects}: {name}", [score[name] == 1 for score in scores]
 
 
 def differences(model: Any, count: int, side: int, dials: dict[str, Any]) -> Iterator[tuple[str, list[bool]]]:
     generator, changed, kept = Random(7), [], []
     for seed, scene in enumerate(scenes(count, 1)):
         wanted = recoloured(scene, generator)
-        drawn = model.difference(render(scene, side), say(full(scene)), say(full(wanted)), n=5, seed=seed, **dials)[-1]
+        drawn = model.difference(
+            render(scene, side), say(full(scene)), say(full(wanted)), n=5, seed=seed, **by_ddim(dials)
+        )[-1]
         scores = compare(drawn, render(wanted, side))
         changed.append(scores["right"] == 1)
         kept.append(all(scores[name] == 1 for name in KEPT))
@@ -109,7 +118,7 @@ def interpolation(model: Any, count: int, side: int, dials: dict[str, Any]) -> t
     several = scenes(2 * count, 1)
     for seed, (first, second) in enumerate(zip(several[::2], several[1::2])):
         pair = [render(scene, side) for scene in (first, second)]
-        drawn = model.interpolate(*pair, n=5, seed=seed, **dials)
+        drawn = model.interpolate(*pair, n=5, seed=seed, **by_ddim(dials))
         for given, end in zip(pair, (drawn[0], drawn[-1])):
             error = np.square((np.array(given, float) - np.array(end, float)) / 255).mean()
             errors.append(-10 * np.log10(max(error, 1e-10)))
@@ -138,13 +147,13 @@ def main() -> None:
     if "variations" in model.able:
         figures["psnr"], found = interpolation(model, words.limit // 2, model.side, dials)
         shares["interpolation shows a scene"] = share(report, "interpolation shows a scene", found)
-        report.say(f"interpolation, ends                        {figures['psnr']:.1f} dB")
+        report.say(f"interpolation, ends                              {figures['psnr']:.1f} dB")
     report.save(figures)
 
 
 def share(report: harness.Report, name: str, found: list[bool]) -> float:
     low, high = wilson(sum(found), len(found))
-    report.say(f"{name:42} {sum(found) / len(found):.3f}   95% interval {low:.3f} to {high:.3f}")
+    report.say(f"{name:48} {sum(found) / len(found):.3f}   95% interval {low:.3f} to {high:.3f}")
     return sum(found) / len(found)
 
 
