@@ -4,6 +4,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
@@ -43,11 +44,13 @@ def note_prompt(http: HttpRequest, prompt: Any) -> None:
         note(http, prompt=prompt)
 
 
-async def submit(http: HttpRequest, served: Served, build: Callable[[], list[Request]]) -> Job:
+async def submit(
+    http: HttpRequest, served: Served, build: Callable[[], list[Request]], priority: int | None = None
+) -> Job:  # fmt: skip
     """Makes requests, away from the event loop, and hands them in. Raises Refusal and what `build` raises."""
 
     def made() -> list[Request]:
-        requests = build()
+        requests = [replace(one, priority=priority or 0) for one in build()]
         for guide in {request.sampling.guide for request in requests}:
             if guide is not None:
                 served.model.engine.grammars.compile(guide)  # which takes its time; the engine finds it done
@@ -67,10 +70,10 @@ def expect_size(http: HttpRequest, tokens: int) -> None:
 
 
 async def answer(
-    http: HttpRequest, served: Served, build: Callable[[], list[Request]]
+    http: HttpRequest, served: Served, build: Callable[[], list[Request]], priority: int | None = None
 ) -> tuple[list[Request], list[Completion]]:  # fmt: skip
     """The requests, and their answers when all are complete."""
-    job = await submit(http, served, build)
+    job = await submit(http, served, build, priority)
     try:
         completions = await while_there(http, job.result())
     finally:

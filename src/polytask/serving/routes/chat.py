@@ -1,7 +1,6 @@
 """/v1/chat/completions."""
 
 from collections.abc import AsyncIterator, Iterable
-from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
@@ -109,14 +108,14 @@ async def chat(http: HttpRequest, body: ChatBody) -> Response:
     frame = {"id": new_id("chatcmpl"), "created": now(), "model": served.name, "system_fingerprint": None}
 
     def build() -> list[Request]:
-        return [replace(chat_request(served, said, tools, dials), priority=body.priority or 0)]
+        return [chat_request(served, said, tools, dials)]
 
     with about("messages", **_names(body, form)):
         dials = _dials(served, body, form)
         if body.stream:
-            job = await submit(http, served, build)
+            job = await submit(http, served, build, body.priority)
             return streamed(http, served, job, _events(http, served, body, job, form, frame))
-        requests, completions = await answer(http, served, build)
+        requests, completions = await answer(http, served, build, body.priority)
     choices = [_choice(served, body, form, index, one) for index, one in enumerate(completions)]
     return Json({**frame, "object": "chat.completion", "choices": choices, "usage": usage(requests, completions)})
 

@@ -3,7 +3,6 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
-from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter
@@ -62,7 +61,7 @@ async def _answered(
     frame = {"id": new_id("cmpl"), "object": "text_completion", "created": now(), "model": served.name}
 
     def build() -> list[Request]:
-        return [replace(prompt_request(served, one, dials), priority=body.priority or 0) for one in prompts]
+        return [prompt_request(served, one, dials) for one in prompts]
 
     if wanted == 0:
         requests = await asyncio.to_thread(build)
@@ -71,10 +70,10 @@ async def _answered(
         choices = [_choice(served, body, i, echoes[i // dials.n], None) for i in range(len(prompts) * dials.n)]
         return Json({**frame, "choices": choices, "usage": usage(requests, [])})
     if body.stream:
-        job = await submit(http, served, build)
+        job = await submit(http, served, build, body.priority)
         events = _events(http, served, body, prompts, job, frame)
         return streamed(http, served, job, events)
-    requests, written = await answer(http, served, build)
+    requests, written = await answer(http, served, build, body.priority)
     echoes = await _echoes(served, body, prompts, requests)
     choices = [_choice(served, body, index, echoes[index // dials.n], one) for index, one in enumerate(written)]
     return Json({**frame, "choices": choices, "usage": usage(requests, written)})

@@ -1,7 +1,6 @@
 """/v1/responses: the conversation API whose answers are lists of items. Nothing is kept between two requests."""
 
 from collections.abc import AsyncIterator, Iterable, Sequence
-from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
@@ -129,14 +128,14 @@ async def create(http: HttpRequest, body: ResponseBody) -> Response:
     note_prompt(http, without_pictures(said))
 
     def build() -> list[Request]:
-        return [replace(chat_request(served, said, tools, dials), priority=body.priority or 0)]
+        return [chat_request(served, said, tools, dials)]
 
     with about("input", **_names(body, form)):
         dials = _sampling(served, body, form)
         if body.stream:
-            job = await submit(http, served, build)
+            job = await submit(http, served, build, body.priority)
             return streamed(http, served, job, _events(http, served, body, job, form, frame))
-        requests, (one,) = await answer(http, served, build)
+        requests, (one,) = await answer(http, served, build, body.priority)
     parts = _parts(served, body, form)
     text = parts.push(one.text) if parts else one.text
     rest, calls = parts.finish(one.ids) if parts else ("", [])

@@ -80,12 +80,12 @@ async def ask(http: HttpRequest, name: str, body: TaskBody) -> Response:
 
     def build() -> list[Request]:
         with about("example"):
-            return [replace(served.model.request(_asked(served, task, body), dials), priority=body.priority or 0)]
+            return [served.model.request(_asked(served, task, body), dials)]
 
     if body.stream:
-        job = await submit(http, served, build)
+        job = await submit(http, served, build, body.priority)
         return streamed(http, served, job, _events(http, served, task, body, job, frame))
-    requests, written = await answer(http, served, build)
+    requests, written = await answer(http, served, build, body.priority)
     if draws(task):
         await finish(http, served, written)
     answers = [_answer(served, task, body, index, one) for index, one in enumerate(written)]
@@ -262,9 +262,9 @@ async def _choose(
 
     def build() -> list[Request]:
         with about("example"):
-            return [replace(served.model.weighing(_asked(served, task, body), choices), priority=body.priority or 0)]
+            return [served.model.weighing(_asked(served, task, body), choices)]
 
-    requests, scored = await answer(http, served, build)
+    requests, scored = await answer(http, served, build, body.priority)
     shares = probabilities([one.score for one in scored])
     best = max(range(len(choices)), key=shares.__getitem__)
     named = {written(one): share for one, share in zip(choices, shares)}
