@@ -38,8 +38,6 @@ def test_likelihoods_are_weighed_beside_what_is_written(decoder, blocks, chunk):
     first, *written, last = engine.run(asked)
     beside = Engine(decoder, TOKENIZER).run(asked[1:4])
     assert [[one.ids for one in each] for each in written] == [[one.ids for one in each] for each in beside]
-        [one.ids for one in each] for each in Engine(decoder, TOKENIZER).run(asked[1:4])
-    ]
     scored = [*((shared, c, one) for c, one in zip(continuations, first)), (shared[:17], continuations[2], last[0])]
     for prompt, wanted, one in scored:
         steps = [next_logits(decoder, prompt + wanted[:i]).log_softmax(-1) for i in range(len(wanted))]

@@ -58,9 +58,7 @@ class Recipe(Section):
     training: Training
     evaluation: Evaluation = Evaluation()
     parallel: Parallel = Parallel()
-    drawing: dict[
-        str, Any
-    ] = {}  # fields of `inference.dials.Drawing`: how what is trained draws, unless asked otherwise
+    drawing: dict[str, Any] = {}  # of `inference.dials.Drawing`: how what is trained draws, unless asked otherwise
 
     def sources(self) -> tuple[SourceSpec, ...]:
         """What to train on, each under a name of its own."""
