@@ -11,7 +11,7 @@ from polytask.inference.constrained import Guide
 from polytask.inference.sampling import Sampling
 from polytask.inference.sequence import Request
 from polytask.model import Model
-from polytask.serving.tools import FORMS, ToolText, calls_only
+from polytask.serving.tools import FORMS, ToolText, calls_only, joined
 from polytask.tokenizers.conventions import Conventions
 from polytask.tokenizers.text import TextTokenizer
 from tests.inference.networks import network
@@ -73,6 +73,9 @@ CASES = [
     (0, '<tool_call>{"name": "f", "arguments": {}}</tool_call>\n<tool_call>{"name": "g"}', "", [("f", {}), ("g", {})]),
     (0, "One <b>bold</b> word, <tool_ and no call", "One <b>bold</b> word, <tool_ and no call", []),
     (0, "<tool_call>not JSON</tool_call>", "<tool_call>not JSON</tool_call>", []),
+    (0, '<tool_call>{"arguments": {"a": 1}, "name": "f"}</tool_call>', "", [("f", {"a": 1})]),
+    (0, '<tool_call>{"name": "f", "arguments": {"a": "}\\\\"}}</tool_call>\n<tool_call>{"name": "g", "arguments": {}}',
+     "", [("f", {"a": "}\\"}), ("g", {})]),
     (1, '[TOOL_CALLS] [{"name": "f", "arguments": {"a": 1}}, {"name": "g"}]', "", [("f", {"a": 1}), ("g", {})]),
     (1, "[A list] of things", "[A list] of things", []),
     (2, '<|python_tag|>{"name": "f", "parameters": {"a": [1]}}', "", [("f", {"a": [1]})]),
@@ -87,12 +90,34 @@ CASES = [
 def test_calls_are_read_however_the_text_comes(form, written, shown, called, size):
     ids = [i for part in _parts(written) for i in part]
     text = TOKENIZER.decode(ids)  # as the engine gives it, without the marks that are special
-    parts = ToolText(FORMS[form], TOKENIZER)
-    said = "".join(parts.push(text[start : start + size]) for start in range(0, len(text), size))
-    rest, calls = parts.finish(ids)
-    assert said + rest == shown
-    assert [(call["function"]["name"], json.loads(call["function"]["arguments"])) for call in calls] == called
-    assert len({call["id"] for call in calls}) == len(calls)
+    said, calls = read(ToolText(FORMS[form], TOKENIZER), text, ids, size)
+    assert said == shown
+    assert [(call.name, json.loads(call.arguments)) for call in calls] == called
+    assert len({call.id for call in calls}) == len(calls)
+    said, only = read(ToolText(FORMS[form], TOKENIZER, several=False), text, ids, size)
+    assert (said, [call.name for call in only]) == (shown, [name for name, _ in called[:1]])
+
+
+def read(parts: ToolText, text: str, ids: list[int], size: int = 1000):
+    """What is shown of an answer that comes in parts of this size, and its calls."""
+    found = [parts.push(text[start : start + size]) for start in range(0, len(text), size)] + [parts.finish(ids)]
+    return "".join(shown for shown, _ in found), joined(piece for _, pieces in found for piece in pieces)
+
+
+def test_arguments_are_passed_on_as_they_are_written():
+    """Each character of them as soon as it is there; where an answer is cut, what there is."""
+    written = 'See: <tool_call>\n{"name": "f", "arguments": {"text": "{\\"a\\": [1}"}}\n</tool_call>'
+    begin, end = written.index('{"text'), written.index("}\n</")
+    parts, said = ToolText(FORMS[0], TOKENIZER), ""
+    for place, letter in enumerate(written):
+        shown, pieces = parts.push(letter)
+        said += shown
+        assert [piece.arguments for piece in pieces if piece.arguments] == [letter] * (begin <= place < end), place
+        assert parts.cut == (begin <= place < end - 1)
+    assert (said, parts.finish(TOKENIZER.encode(written))) == ("See: ", ("", []))
+    for size in (begin + 3, end - 1):
+        said, (call,) = read(ToolText(FORMS[0], TOKENIZER), written[:size], TOKENIZER.encode(written[:size]), 2)
+        assert (said, call.name, call.arguments) == ("See: ", "f", written[begin:size])
 
 
 def _parts(text):
@@ -126,15 +151,44 @@ def test_a_client_gets_calls(client, monkeypatch):
     assert (answer.choices[0].message.content, answer.choices[0].finish_reason) == ("See: ", "tool_calls")
     chunks = list(client.chat.completions.create(messages=messages, stream=True, **words))
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "See: "
-    (streamed,) = [chunk.choices[0].delta.tool_calls[0] for chunk in chunks if chunk.choices[0].delta.tool_calls]
-    assert streamed.function.model_dump() == call.function.model_dump()
+    first, *more = [chunk.choices[0].delta.tool_calls[0] for chunk in chunks if chunk.choices[0].delta.tool_calls]
+    assert (first.function.name, first.function.arguments, first.type) == ("weather", "", "function")
+    assert first.id.startswith("call_")
+    assert all(piece.id is piece.function.name is None for piece in more)
+    assert "".join(piece.function.arguments for piece in more) == call.function.arguments == '{"town": "R"}'
+    assert len(more) > 5
+    # Where it is cut within the arguments, they are what there is.
+    cut = {**words, "max_tokens": len(TOKENIZER.encode('See: <tool_call>{"name": "weather", "arguments": {"town'))}
+    answer = client.chat.completions.create(messages=messages, **cut).choices[0]
+    (half,) = answer.message.tool_calls
+    assert (answer.finish_reason, half.function.arguments) == ("length", '{"town')
+    assert (
+        list(client.chat.completions.create(messages=messages, stream=True, **cut))[-1].choices[0].finish_reason
+        == "length"
+    )
     assert chunks[-1].choices[0].finish_reason == "tool_calls"
     tools = [{"type": "function", **TOOLS[0]["function"]}]
     response = client.responses.create(model="qwen", input="Rome?", tools=tools, temperature=0)
     assert [item.type for item in response.output] == ["message", "function_call"]
     events = list(client.responses.create(model="qwen", input="Rome?", tools=tools, temperature=0, stream=True))
     assert events[-1].response.output[1].arguments == response.output[1].arguments
-    assert "response.function_call_arguments.done" in {event.type for event in events}
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    deltas = [event.delta for event in events if event.type == "response.function_call_arguments.delta"]
+    assert ("".join(deltas), len(deltas) > 5) == (response.output[1].arguments, True)
+    (done,) = [event for event in events if event.type == "response.function_call_arguments.done"]
+    assert (done.name, done.arguments, done.output_index) == ("weather", response.output[1].arguments, 1)
+    kinds = [event.type.removeprefix("response.") for event in events if "delta" not in event.type]
+    assert kinds == [
+        "created", "in_progress", "output_item.added", "content_part.added", "output_text.done", "content_part.done",
+        "output_item.done", "output_item.added", "function_call_arguments.done", "output_item.done", "completed",
+    ]  # fmt: skip
+    short = client.responses.create(
+        model="qwen", input="Rome?", tools=tools, temperature=0, max_output_tokens=cut["max_tokens"]
+    )
+    assert [(item.type, item.status) for item in short.output] == [
+        ("message", "completed"),
+        ("function_call", "incomplete"),
+    ]
     follow = [{"role": "user", "content": "Rome?"}, response.output[1].model_dump(),
               {"type": "function_call_output", "call_id": response.output[1].call_id, "output": "Sunny."}]  # fmt: skip
     assert client.responses.create(model="qwen", input=follow, tools=tools, max_output_tokens=5).output
@@ -185,12 +239,11 @@ def test_an_answer_is_held_to_calls(form):
     bias = {next(iter(TOKENIZER.ends)): 100.0, TOKENIZER.encode("]")[0]: 50.0}
     dials = Sampling(max_tokens=400, guide=guide, seed=3, logit_bias=bias)
     (answer,) = model.engine.run([Request(TOKENIZER.encode("a"), dials)])
-    parts = ToolText(FORMS[form], TOKENIZER)
-    rest, calls = parts.finish(answer[0].ids)
+    rest, calls = read(ToolText(FORMS[form], TOKENIZER), answer[0].text, answer[0].ids, 1)
     assert (rest, bool(calls)) == ("", True)
     for call in calls:
-        assert call["function"]["name"] in ("weather", "time")
-        assert json.loads(call["function"]["arguments"])["town"] in ("Rome", "Bonn")
+        assert call.name in ("weather", "time")
+        assert json.loads(call.arguments)["town"] in ("Rome", "Bonn")
 
 
 def test_a_client_chooses_the_tool(client):
@@ -228,7 +281,7 @@ def test_an_answer_is_a_call_or_of_the_form(form, begin):
     tools = [tool["function"] for tool in SCHEMAS]
     guide = calls_only(FORMS[form], TOKENIZER, tools, False, Guide.schema(PERSON))
     _, (call,) = ToolText(FORMS[form], TOKENIZER).finish(written_by(model, guide, begin))
-    assert json.loads(call["function"]["arguments"])["town"] in ("Rome", "Bonn")
+    assert json.loads(call.arguments)["town"] in ("Rome", "Bonn")
     assert json.loads(TOKENIZER.decode(written_by(model, guide, "{")))["name"] in ("Ann", "Bo")
     guide = calls_only(FORMS[form], TOKENIZER, tools, False, Guide.regex("[xy]{3}"))
     assert set(TOKENIZER.decode(written_by(model, guide, "x"))) == {"x"}
@@ -237,10 +290,9 @@ def test_an_answer_is_a_call_or_of_the_form(form, begin):
 def test_json_of_the_form_is_no_call_of_what_is_no_tool():
     """Llama's calls are JSON with a name, as answers may be."""
     for names, calls in ((["weather"], 0), (["Ann"], 1), (None, 1)):
-        parts, text = ToolText(FORMS[2], TOKENIZER, names), '{"name": "Ann"}'
-        parts.push(text)
-        rest, found = parts.finish(TOKENIZER.encode(text))
-        assert (rest, len(found)) == (("", 1) if calls else (text, 0))
+        for text in ('{"name": "Ann"}', '{"name": "Ann", "parameters": {}}'):
+            shown, found = read(ToolText(FORMS[2], TOKENIZER, names=names), text, TOKENIZER.encode(text), 1)
+            assert (shown, len(found)) == (("", 1) if calls else (text, 0))
 
 
 def test_a_client_gives_tools_and_a_form(client):

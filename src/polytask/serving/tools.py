@@ -3,8 +3,9 @@
 import json
 import re
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 from polytask.inference.constrained import Guide
@@ -124,22 +125,96 @@ def _hoisted(schema: dict[str, Any], key: str) -> dict[str, Any]:
     return {**schema, "properties": {**schema["properties"], key: inner}, **found}
 
 
+@dataclass(frozen=True)
+class Piece:
+    """More of the arguments of an answer's call of this number. `id` and `name` come with its first piece alone."""
+
+    number: int
+    arguments: str
+    id: str = ""
+    name: str = ""
+
+
+# The layout that templates show. Calls in another are read when the answer is whole.
+HEAD = re.compile(r'[^{"]*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)')
+
+
+class Value:
+    """Where a JSON object ends that comes in parts."""
+
+    def __init__(self) -> None:
+        self._depth, self._quoted, self._escaped, self.ended = 0, False, False, False
+
+    def take(self, text: str) -> int:
+        """How many of these characters are the object's."""
+        for place, letter in enumerate(text):
+            if self._quoted:
+                self._quoted = self._escaped or letter != '"'
+                self._escaped = letter == "\\" and not self._escaped
+            elif letter == '"':
+                self._quoted = True
+            elif letter in "{[":
+                self._depth += 1
+            elif letter in "}]":
+                self._depth -= 1
+                if self._depth == 0:
+                    self.ended = True
+                    return place + 1
+        return len(text)
+
+
 class ToolText:
-    """Parts what is shown from what calls tools, in one answer as it is written. names: of the tools, where an answer
-    of JSON that looks like a call of another is none."""
+    """Parts what is shown from what calls tools, in one answer as it is written.
 
-    def __init__(self, form: Form, tokenizer: TextTokenizer, names: Collection[str] | None = None):
-        self._form, self._tokenizer, self._names = form, tokenizer, names
+    several: whether calls after the first count. names: of the tools, where an answer of JSON that looks like a call of
+    another is none. As soon as the name of a call is read its arguments are passed on as they come, so that they may
+    turn out to be broken.
+    """
+
+    def __init__(
+        self, form: Form, tokenizer: TextTokenizer, several: bool = True, names: Collection[str] | None = None
+    ):
+        self._form, self._tokenizer, self._several, self._names = form, tokenizer, several, names
         self._held, self._shown, self._calling = "", False, False
+        self._begun = 0  # calls
+        self._value: Value | None = None  # that is being written
 
-    def push(self, text: str) -> str:
-        """What may be shown; the beginning of a call, or what may become one, is held."""
+    @property
+    def cut(self) -> bool:
+        """Whether the answer so far ends within the arguments of a call."""
+        return self._value is not None
+
+    def push(self, text: str) -> tuple[str, list[Piece]]:
+        """What may be shown, and what is new of calls; the beginning of a call, or what may become one, is held."""
         self._held += text
-        if self._calling:
-            return ""
+        shown, pieces = "" if self._calling else self._text(), list[Piece]()
+        while self._calling and (value := self._value or self._opened(pieces)):
+            size = value.take(self._held)
+            pieces += [Piece(self._begun - 1, self._held[:size])] if size else []
+            self._held, self._value = self._held[size:], None if value.ended else value
+            if not value.ended:
+                break
+        return shown, self._counted(pieces)
+
+    def finish(self, ids: list[int]) -> tuple[str, list[Piece]]:
+        """What is left of both. ids: the whole answer, for marks that text leaves out."""
+        held, self._held = self._held, ""
+        whole = self._tokenizer.decode(ids, special=True)
+        marked = [
+            mark in whole if not self._form.first else whole.lstrip().startswith(mark) for mark in self._form.marks
+        ]
+        try:
+            calls = self._form.read(whole) if any(marked) else []
+        except (ValueError, RecursionError):
+            calls = []
+        if not self._begun and not (calls and all(self._known(name) for name, _ in calls)):
+            return held, []
+        return "", self._counted([self._call(name, written(value)) for name, value in calls[self._begun :]])
+
+    def _text(self) -> str:
+        text = self._held.lstrip() if self._form.first else self._held
         if self._form.first and self._shown:
             return self._release(len(self._held))
-        text = self._held.lstrip() if self._form.first else self._held
         before = len(self._held) - len(text)
         for mark in self._form.marks:
             place = (0 if text.startswith(mark) else -1) if self._form.first else text.find(mark)
@@ -151,19 +226,27 @@ class ToolText:
             return "" if begun else self._release(len(self._held))
         return self._release(len(self._held) - _begun(self._held, self._form.marks))
 
-    def finish(self, ids: list[int]) -> tuple[str, list[dict[str, Any]]]:
-        """What is still to be shown, and the calls. ids: the whole answer, for marks that text leaves out."""
-        held, self._held = self._held, ""
-        whole = self._tokenizer.decode(ids, special=True)
-        if not any(mark in whole if not self._form.first else whole.lstrip().startswith(mark)
-                   for mark in self._form.marks):  # fmt: skip
-            return held, []
-        try:
-            calls = self._form.read(whole)
-        except (ValueError, RecursionError):
-            return held, []
-        known = self._names is None or all(name in self._names for name, _ in calls)
-        return ("", [_call(*one) for one in calls]) if calls and known else (held, [])
+    def _opened(self, pieces: list[Piece]) -> Value | None:
+        """The arguments of a call, where one stands next; its name is one of the pieces."""
+        head = HEAD.match(self._held)
+        if head is None or self._form.frame.open.strip() not in head[0]:
+            return None
+        with suppress(ValueError):  # a name that is no JSON
+            if self._known(name := json.loads(head[1])):
+                pieces.append(self._call(name, ""))
+                self._held = self._held[head.end() :]
+                return Value()
+        return None
+
+    def _known(self, name: str) -> bool:
+        return self._names is None or name in self._names
+
+    def _call(self, name: str, arguments: str) -> Piece:
+        self._begun += 1
+        return Piece(self._begun - 1, arguments, f"call_{uuid.uuid4().hex[:24]}", name)
+
+    def _counted(self, pieces: list[Piece]) -> list[Piece]:
+        return [piece for piece in pieces if self._several or piece.number == 0]
 
     def _release(self, count: int) -> str:
         released, self._held = self._held[:count], self._held[count:]
@@ -177,7 +260,16 @@ def _begun(text: str, marks: tuple[str, ...]) -> int:
     return next((n for n in sizes if any(len(m) > n and text.endswith(m[:n]) for m in marks)), 0)
 
 
-def _call(name: str, arguments: Any) -> dict[str, Any]:
-    written = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-    identity = f"call_{uuid.uuid4().hex[:24]}"
-    return {"id": identity, "type": "function", "function": {"name": name, "arguments": written}}
+def written(arguments: Any) -> str:
+    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+
+
+def joined(pieces: Iterable[Piece]) -> list[Piece]:
+    """Whole calls of their pieces."""
+    calls = list[Piece]()
+    for piece in pieces:
+        if piece.number == len(calls):
+            calls.append(piece)
+        else:
+            calls[-1] = replace(calls[-1], arguments=calls[-1].arguments + piece.arguments)
+    return calls

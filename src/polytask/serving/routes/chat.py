@@ -38,7 +38,7 @@ from polytask.serving.schema import (
 )
 from polytask.serving.shelf import Served
 from polytask.serving.stream import DONE, event
-from polytask.serving.tools import Form, ToolText
+from polytask.serving.tools import Form, Piece, ToolText, joined
 from polytask.serving.worker import Job
 
 router = APIRouter()
@@ -145,25 +145,32 @@ def _parts(served: Served, body: ChatBody, form: Form) -> ToolText:
     """An answer that may call tools; one of a form may look like a call of what is none."""
     formed = body.response_format is not None and body.response_format.type != "text"
     names = [tool.function.name for tool in body.tools or []]
-    return ToolText(form, served.model.tokenizer, names if formed else None)
+    return ToolText(form, served.model.tokenizer, body.parallel_tool_calls is not False, names if formed else None)
 
 
 def _choice(served: Served, body: ChatBody, form: Form | None, index: int, one: Completion) -> dict[str, Any]:
-    text, calls = one.text, []
-    if form is not None:
-        parts = _parts(served, body, form)
-        shown = parts.push(one.text)
-        rest, calls = parts.finish(one.ids)
-        text, calls = shown + rest, calls[:1] if body.parallel_tool_calls is False else calls
+    parts, text, calls = _parts(served, body, form) if form else None, one.text, list[Piece]()
+    if parts is not None:
+        (shown, begun), (rest, others) = parts.push(one.text), parts.finish(one.ids)
+        text, calls = shown + rest, joined(begun + others)
     message: dict[str, Any] = {"role": "assistant", "content": text or (None if calls else ""), "refusal": None}
     if calls:
-        message["tool_calls"] = calls
+        message["tool_calls"] = [_call(call) for call in calls]
     return {
         "index": index,
         "message": message,
         "logprobs": _logprobs(served, body, zip(one.ids, one.logprobs or [])),
-        "finish_reason": "tool_calls" if calls else one.finish,
+        "finish_reason": _finish(one, parts, bool(calls)),
     }
+
+
+def _call(piece: Piece) -> dict[str, Any]:
+    opening = {"id": piece.id, "type": "function"} if piece.id else {}
+    return {**opening, "function": {**({"name": piece.name} if piece.id else {}), "arguments": piece.arguments}}
+
+
+def _finish(one: Completion, parts: ToolText | None, called: bool) -> str | None:
+    return "tool_calls" if called and not (parts and parts.cut) else one.finish
 
 
 def _logprobs(served: Served, body: ChatBody, tokens: Iterable[Token]) -> dict[str, Any] | None:
@@ -180,25 +187,25 @@ async def _events(
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
         return event({**frame, "choices": [choice], **({"usage": None} if with_usage else {})})
 
-    silent, completions = set(range(job.requests[0].sampling.n)), []
+    silent, completions, called = set(range(job.requests[0].sampling.n)), [], set[int]()
     parts = {index: _parts(served, body, form) for index in silent} if form else {}
     async for piece in job:
         if piece.index in silent:  # only now, so that a request that still waits has not begun in a client's eyes
             silent.remove(piece.index)
             yield chunk(piece.index, {"role": "assistant", "content": "", "refusal": None})
-        text = parts[piece.index].push(piece.text) if parts else piece.text
-        calls: list[dict[str, Any]] = []
-        if piece.completion is not None and parts:
-            rest, calls = parts[piece.index].finish(piece.completion.ids)
-            text, calls = text + rest, calls[:1] if body.parallel_tool_calls is False else calls
+        own, text, calls = parts.get(piece.index), piece.text, list[Piece]()
+        if own is not None:
+            text, calls = own.push(piece.text)
+            rest, others = own.finish(piece.completion.ids) if piece.completion else ("", [])
+            text, calls = text + rest, calls + others
         if text or piece.tokens:
             yield chunk(piece.index, {"content": text}, None, _logprobs(served, body, piece.tokens))
-        for number, call in enumerate(calls):
-            yield chunk(piece.index, {"tool_calls": [{"index": number, **call}]})
+        for call in calls:
+            called.add(piece.index)
+            yield chunk(piece.index, {"tool_calls": [{"index": call.number, **_call(call)}]})
         if piece.completion is not None:
             completions.append(piece.completion)
-            finish = "tool_calls" if calls else piece.completion.finish
-            yield chunk(piece.index, {}, finish)
+            yield chunk(piece.index, {}, _finish(piece.completion, own, piece.index in called))
     total = usage(job.requests, completions)
     note(http, **total)
     if with_usage:

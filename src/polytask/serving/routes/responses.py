@@ -1,6 +1,7 @@
 """/v1/responses: the conversation API whose answers are lists of items. Nothing is kept between two requests."""
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
@@ -44,7 +45,7 @@ from polytask.serving.schema import (
 from polytask.serving.shelf import Served
 from polytask.serving.stream import event
 from polytask.serving.tools import Form as ToolForm
-from polytask.serving.tools import ToolText
+from polytask.serving.tools import Piece, ToolText, joined
 from polytask.serving.worker import Job
 
 router = APIRouter()
@@ -137,10 +138,10 @@ async def create(http: HttpRequest, body: ResponseBody) -> Response:
             return streamed(http, served, job, _events(http, served, body, job, form, frame))
         requests, (one,) = await answer(http, served, build, body.priority)
     parts = _parts(served, body, form)
-    text = parts.push(one.text) if parts else one.text
-    rest, calls = parts.finish(one.ids) if parts else ("", [])
+    text, calls = parts.push(one.text) if parts else (one.text, [])
+    rest, others = parts.finish(one.ids) if parts else ("", [])
     logprobs = _logprobs(served, body, zip(one.ids, one.logprobs or []))
-    items = _items(text + rest, calls[:1] if body.parallel_tool_calls is False else calls, logprobs)
+    items = _items(text + rest, joined(calls + others), bool(parts and parts.cut), logprobs)
     return Json({**frame, **_ended(one, usage(requests, [one])), "output": items})
 
 
@@ -187,7 +188,7 @@ def _parts(served: Served, body: ResponseBody, form: ToolForm | None) -> ToolTex
     """An answer that may call tools; one of a form may look like a call of what is none."""
     formed = body.text is not None and body.text.format.type != "text"
     names = [tool.name for tool in body.tools or []] if formed else None
-    return ToolText(form, served.model.tokenizer, names) if form else None
+    return ToolText(form, served.model.tokenizer, body.parallel_tool_calls is not False, names) if form else None
 
 
 def _logprobs(served: Served, body: ResponseBody, tokens: Iterable[Token]) -> list[dict[str, Any]]:
@@ -263,9 +264,11 @@ def _ended(one: Completion, total: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _items(text: str, calls: list[dict[str, Any]], logprobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _items(text: str, calls: list[Piece], cut: bool, logprobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """cut: whether the last call is not whole."""
     said = [_message(new_id("msg"), [_text(text, logprobs)])] if text or not calls else []
-    return [*said, *map(_function_call, calls)]
+    statuses = [*["completed"] * (len(calls) - 1), "incomplete" if cut else "completed"]
+    return [*said, *map(_function_call, calls, statuses)]
 
 
 def _text(text: str, logprobs: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
@@ -276,9 +279,9 @@ def _message(identity: str, content: list[dict[str, Any]], status: str = "comple
     return {"type": "message", "id": identity, "status": status, "role": "assistant", "content": content}
 
 
-def _function_call(call: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "function_call", "id": new_id("fc"), "call_id": call["id"], "status": "completed",
-            **call["function"]}  # fmt: skip
+def _function_call(call: Piece, status: str) -> dict[str, Any]:
+    return {"type": "function_call", "id": new_id("fc"), "call_id": call.id, "status": status, "name": call.name,
+            "arguments": call.arguments}  # fmt: skip
 
 
 class Numbered:
@@ -292,49 +295,80 @@ class Numbered:
         return event({"type": kind, "sequence_number": self._count, **words}, kind)
 
 
+class Output:
+    """The items of an answer and their events, as it is written: a text first, where there is one, then calls."""
+
+    def __init__(self, say: Numbered):
+        self.say, self.items, self._identity = say, list[dict[str, Any]](), new_id("msg")
+        self._whole, self._likely = "", list[dict[str, Any]]()
+
+    def text(self, text: str, likely: list[dict[str, Any]]) -> Iterator[bytes]:
+        if not self.items:
+            self.items.append(_message(self._identity, [], "in_progress"))
+            yield self.say("response.output_item.added", output_index=0, item=self.items[0])
+            yield self.say("response.content_part.added", **self._place(), part=_text(""))
+        if text:
+            self._whole += text
+            yield self.say("response.output_text.delta", **self._place(), delta=text, logprobs=likely)
+        self._likely += likely
+
+    def call(self, piece: Piece) -> Iterator[bytes]:
+        if piece.id:
+            yield from self.close()
+            self.items.append(_function_call(replace(piece, arguments=""), "in_progress"))
+            yield self.say("response.output_item.added", output_index=len(self.items) - 1, item=self.items[-1])
+        if piece.arguments:
+            self.items[-1]["arguments"] += piece.arguments
+            yield self.say("response.function_call_arguments.delta", **self._place(), delta=piece.arguments)
+
+    def close(self, status: str = "completed") -> Iterator[bytes]:
+        """Ends the last item, where there is one."""
+        if not self.items:
+            return
+        item = self.items[-1] = {**self.items[-1], "status": status}
+        if item["type"] == "message":
+            item["content"] = [_text(self._whole, self._likely)]
+            part = item["content"][0]
+            yield self.say("response.output_text.done", **self._place(), text=self._whole, logprobs=part["logprobs"])
+            yield self.say("response.content_part.done", **self._place(), part=part)
+        else:
+            words = {"name": item["name"], "arguments": item["arguments"]}
+            yield self.say("response.function_call_arguments.done", **self._place(), **words)
+        yield self.say("response.output_item.done", output_index=len(self.items) - 1, item=item)
+
+    def _place(self) -> dict[str, Any]:
+        place = {"item_id": self.items[-1]["id"], "output_index": len(self.items) - 1}
+        return {**place, "content_index": 0} if self.items[-1]["type"] == "message" else place
+
+
 async def _events(
     http: HttpRequest, served: Served, body: ResponseBody, job: Job, form: ToolForm | None, frame: dict[str, Any]
 ) -> AsyncIterator[bytes]:  # fmt: skip
-    say, parts = Numbered(), _parts(served, body, form)
-    identity, whole, calls = new_id("msg"), "", list[dict[str, Any]]()
-    place: dict[str, Any] = {"item_id": identity, "output_index": 0, "content_index": 0}
-    begun, one, likely, unsaid = False, None, list[dict[str, Any]](), list[dict[str, Any]]()
-    silent = True
+    say, parts, one, unsaid = Numbered(), _parts(served, body, form), None, list[dict[str, Any]]()
+    output, silent = Output(say), True
     async for piece in job:
         if silent:  # only now, so that a request that still waits has not begun in a client's eyes
             silent = False
             yield say("response.created", response=frame)
             yield say("response.in_progress", response=frame)
-        text, one = parts.push(piece.text) if parts else piece.text, piece.completion
+        text, calls, one = piece.text, list[Piece](), piece.completion
+        if parts is not None:
+            text, calls = parts.push(piece.text)
+            rest, others = parts.finish(one.ids) if one is not None else ("", [])
+            text, calls = text + rest, calls + others
         unsaid += _logprobs(served, body, piece.tokens)
-        if one is not None and parts:
-            rest, calls = parts.finish(one.ids)
-            text, calls = text + rest, calls[:1] if body.parallel_tool_calls is False else calls
-        if not begun and (text or (one is not None and not calls)):
-            begun = True
-            yield say("response.output_item.added", output_index=0, item=_message(identity, [], "in_progress"))
-            yield say("response.content_part.added", **place, part=_text(""))
-        if text:
-            whole, likely = whole + text, likely + unsaid
-            yield say("response.output_text.delta", **place, delta=text, logprobs=unsaid)
+        ends = one is not None and not calls and all(item["type"] == "message" for item in output.items)
+        if text or ends:
+            for sent in output.text(text, unsaid):
+                yield sent
             unsaid = []
+        for call in calls:
+            for sent in output.call(call):
+                yield sent
     assert one is not None
-    items = []
-    if begun:
-        likely += unsaid
-        items.append(_message(identity, [_text(whole, likely)]))
-        yield say("response.output_text.done", **place, text=whole, logprobs=likely)
-        yield say("response.content_part.done", **place, part=_text(whole, likely))
-        yield say("response.output_item.done", output_index=0, item=items[0])
-    for item in map(_function_call, calls):
-        number, items = len(items), [*items, item]
-        words = {"item_id": item["id"], "output_index": number}
-        opened = {**item, "arguments": "", "status": "in_progress"}
-        yield say("response.output_item.added", output_index=number, item=opened)
-        yield say("response.function_call_arguments.delta", **words, delta=item["arguments"])
-        yield say("response.function_call_arguments.done", **words, name=item["name"], arguments=item["arguments"])
-        yield say("response.output_item.done", output_index=number, item=item)
+    for sent in output.close("incomplete" if parts is not None and parts.cut else "completed"):
+        yield sent
     total = usage(job.requests, [one])
     note(http, **total)
-    ended = {**frame, **_ended(one, total), "output": items}
+    ended = {**frame, **_ended(one, total), "output": output.items}
     yield say(f"response.{ended['status']}", response=ended)
