@@ -92,10 +92,12 @@ def test_choices_are_no_texts(body):
 
 def test_long_prompts_are_refused_wherever_they_are_read():
     with running(prompt=50) as (address, _):
-        for path, body in [
-            (CLASSIFY, {"example": {"text": "b" * 100, "labels": ["c", "d"]}}),
-            (TEXT, {"prompt": "b" * 100, "max_tokens": 0, "echo": True}),
-            ("/v1/embeddings", {"input": "b" * 100}),
+        for path, body, param in [
+            (CLASSIFY, {"example": {"text": "b" * 100, "labels": ["c", "d"]}}, "example"),
+            ("/v1/tasks/summarize", {"example": {"document": "b" * 100}}, "example"),
+            (TEXT, {"prompt": "b" * 100, "max_tokens": 0, "echo": True}, "prompt"),
+            ("/v1/embeddings", {"input": "b" * 100}, "input"),
         ]:
             answer = httpx.post(address + path, json=body)
-            assert (answer.status_code, answer.json()["error"]["code"]) == (400, "context_length_exceeded")
+            error = answer.json()["error"]
+            assert (answer.status_code, error["code"], error["param"]) == (400, "context_length_exceeded", param)

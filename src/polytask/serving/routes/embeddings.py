@@ -119,7 +119,7 @@ def _find(http: HttpRequest, name: str | None, inputs: Sequence[Given]) -> Serve
 
 
 def _ids(served: Served, inputs: Sequence[Given], most: int | None) -> list[list[int]]:
-    """Ids of each input, after what opens a text. Raises Refusal and TooLong."""
+    """Ids of each input, after what opens a text. Raises Refusal."""
     tokenizer, room = served.model.tokenizer, min(served.model.config.context_length, most or 2**31)
     opener = [tokenizer.special["<|text|>"]] if "<|text|>" in tokenizer.special else list(tokenizer.begin)
     texts = []
@@ -130,8 +130,8 @@ def _ids(served: Served, inputs: Sequence[Given], most: int | None) -> list[list
             ids = [*opener, *tokenizer.encode(ids)]
         assert isinstance(ids, list)  # pictures were refused
         expect_ids(served, ids, "input")
-        if len(ids) > room:
-            raise TooLong(f"'{one.where}' has {len(ids)} tokens, but {room} are read at most; shorten it.")
+        words = f"'{one.where}' has {len(ids)} tokens, but {room} are read at most; shorten it."
+        expect(len(ids) <= room, words, one.where, "context_length_exceeded")
         texts.append(ids)
     return texts
 

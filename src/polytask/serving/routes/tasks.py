@@ -79,13 +79,13 @@ async def ask(http: HttpRequest, name: str, body: TaskBody) -> Response:
     dials = sampling(served, task, body, body.max_tokens or 256, logprobs=body.logprobs or 0, **chance)
 
     def build() -> list[Request]:
-        with about("example"):
-            return [served.model.request(_asked(served, task, body), dials)]
+        return [served.model.request(_asked(served, task, body), dials)]
 
-    if body.stream:
-        job = await submit(http, served, build, body.priority)
-        return streamed(http, served, job, _events(http, served, task, body, job, frame))
-    requests, written = await answer(http, served, build, body.priority)
+    with about("example"):
+        if body.stream:
+            job = await submit(http, served, build, body.priority)
+            return streamed(http, served, job, _events(http, served, task, body, job, frame))
+        requests, written = await answer(http, served, build, body.priority)
     if draws(task):
         await finish(http, served, written)
     answers = [_answer(served, task, body, index, one) for index, one in enumerate(written)]
@@ -261,10 +261,10 @@ async def _choose(
            f"{len(choices)}.", "example", None)  # fmt: skip
 
     def build() -> list[Request]:
-        with about("example"):
-            return [served.model.weighing(_asked(served, task, body), choices)]
+        return [served.model.weighing(_asked(served, task, body), choices)]
 
-    requests, scored = await answer(http, served, build, body.priority)
+    with about("example"):
+        requests, scored = await answer(http, served, build, body.priority)
     shares = probabilities([one.score for one in scored])
     best = max(range(len(choices)), key=shares.__getitem__)
     named = {written(one): share for one, share in zip(choices, shares)}
