@@ -12,9 +12,13 @@ from polytask.errors import ConfigError, Error
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """A hint that ends an error sentence: the nearest of `names`, and all of them where they are few."""
-    names = sorted(names)
-    close = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.6)
+    """A hint that ends an error sentence: the nearest of `names`, and all of them where they are few.
+
+    One that says several words, all of them ("max_tokens", "max_output_tokens"), is nearer than one of like letters.
+    """
+    names, words = sorted(names), set(name.lower().split("_"))
+    fuller = [one for one in names if len(words) > 1 and words < set(one.split("_"))]
+    close = fuller or difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.6)
     if close:
         return f"did you mean '{close[0]}'?"
     shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")

@@ -69,7 +69,7 @@ def test_mistakes_are_told_in_the_words_of_a_client(http):
     [
         (CHAT, {"messages": USER, "temprature": 1}, "temprature", "temperature"),
         (TEXT, {"prompt": "a", "stream_options": {"with_usage": 1}}, "stream_options.with_usage", "include_usage"),
-        (RESPONSES, {"input": "a", "max_tokens": 5}, "max_tokens", "min_tokens"),
+        (RESPONSES, {"input": "a", "max_tokens": 5}, "max_tokens", "max_output_tokens"),
         ("/v1/embeddings", {"input": "a", "dimension": 5}, "dimension", "dimensions"),
     ],
 )  # fmt: skip
