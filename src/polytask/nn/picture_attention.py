@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from polytask.nn import cpu_attention, masks
+from polytask.nn.convolution import GroupNorm
 from polytask.nn.stacked import Stacked
 
 
@@ -26,7 +28,7 @@ class PictureAttention(nn.Module):
     def __init__(self, channels: int, heads: int, inner: int, groups: int, text: int = 0, alone: bool = False):
         super().__init__()
         self.heads, self.parts = heads, (inner,) * (1 if alone else 3)
-        self.norm = nn.GroupNorm(groups, channels, eps=1e-5)
+        self.norm = GroupNorm(groups, channels)
         self.qkv = Stacked(channels, self.parts, bias=True)
         self.text = Stacked(text, (inner, inner), bias=True) if text else None
         self.output = nn.Linear(inner, channels)
@@ -42,12 +44,19 @@ class PictureAttention(nn.Module):
                 mask = F.pad(text.mask, (0, own[0].shape[2] if own else 0), value=True)[:, None, None]  # (B, 1, 1, S)
         if not keys:
             return x
-        mixed = F.scaled_dot_product_attention(q, _joined(keys), _joined(values), mask)
+        mixed = _mixed(q, _joined(keys), _joined(values), mask)
         y = self.output(mixed.transpose(1, 2).flatten(-2)).unflatten(1, x.shape[-2:])
         return x + y.permute(0, 3, 1, 2)
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, S, H K) -> (B, H, S, K)
+
+
+def _mixed(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention (B, H, S, K), by our way where a CPU trains."""
+    if q.device.type != "cpu" or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return F.scaled_dot_product_attention(q, keys, values, mask)
+    return cpu_attention.attention(q, keys, values, None if mask is None else masks.additive(mask, q.dtype))
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
