@@ -14,11 +14,14 @@ from polytask.errors import ConfigError, Error
 def nearest(name: str, names: Iterable[str]) -> str:
     """A hint that ends an error sentence: the nearest of `names`, and all of them where they are few.
 
-    One that says several words, all of them ("max_tokens", "max_output_tokens"), is nearer than one of like letters.
+    One that has all of its words, of several, and more ("max_tokens", "max_output_tokens") is nearer than one that only
+    looks like it.
     """
-    names, words = sorted(names), set(name.lower().split("_"))
+    names, wanted = sorted(names), name.lower()
+    words = set(wanted.split("_"))
     fuller = [one for one in names if len(words) > 1 and words < set(one.split("_"))]
-    close = fuller or difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.6)
+    tries = (names, 0.9), (fuller, 0.0), (names, 0.6)
+    close = next(filter(None, (difflib.get_close_matches(wanted, of, 1, cutoff) for of, cutoff in tries)), None)
     if close:
         return f"did you mean '{close[0]}'?"
     shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")

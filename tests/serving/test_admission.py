@@ -97,6 +97,7 @@ def test_long_prompts_are_refused_wherever_they_are_read():
             ("/v1/tasks/summarize", {"example": {"document": "b" * 100}}, "example"),
             (TEXT, {"prompt": "b" * 100, "max_tokens": 0, "echo": True}, "prompt"),
             ("/v1/embeddings", {"input": "b" * 100}, "input"),
+            ("/v1/embeddings", {"input": ["b", "b" * 100_000]}, "input[1]"),
         ]:
             answer = httpx.post(address + path, json=body)
             error = answer.json()["error"]

@@ -36,7 +36,6 @@ CALL = {"type": "function_call", "call_id": "1", "name": "f", "arguments": "["}
         (TEXT, {"prompt": "a", "best_of": 2, "n": 3}, "best_of"),
         (RESPONSES, {"input": []}, "input"),
         (RESPONSES, {"instructions": "b", "input": [{"role": "user"}]}, "input[0].content"),
-        (RESPONSES, {"instructions": "b", "input": [{"role": "user", "content": "a"}, CALL]}, "input[1].arguments"),
         (RESPONSES, {"input": [CALL | {"arguments": "{}", "name": None}]}, "input[0].name"),
         (RESPONSES, {"input": [{"type": "function_call_output", "call_id": "1"}]}, "input[0].output"),
         (CHAT, {"messages": [{"role": "user", "content": "x" * 999}]}, "messages"),

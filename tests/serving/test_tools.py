@@ -98,6 +98,40 @@ def test_calls_are_read_however_the_text_comes(form, written, shown, called, siz
     assert (said, [call.name for call in only]) == (shown, [name for name, _ in called[:1]])
 
 
+BEGIN, NEXT = '<tool_call>\n{"name": "f", "arguments": ', '\n</tool_call>\n<tool_call>\n{"name": "g", "arguments": {}}'
+
+
+@pytest.mark.parametrize(
+    ("written", "arguments"),
+    [('{"a": 1,}}', '{"a": 1,}'), ('{"a": {"b": 1}', '{"a": {"b": 1}\n'), ("{'a': 1}}", "{")],
+)
+@pytest.mark.parametrize("size", [1, 1000])
+def test_arguments_that_are_no_json_end_where_they_cannot_go_on(written, arguments, size):
+    parts, text = ToolText(FORMS[0], TOKENIZER), BEGIN + written + NEXT
+    said, calls = read(parts, text, TOKENIZER.encode(text), size)
+    assert (said, [call.arguments for call in calls], parts.cut) == ("", [arguments, "{}"], False)
+
+
+@pytest.mark.parametrize(
+    ("left", "several", "counts"), [('{"na', True, False), (BEGIN + '{"b', True, True), (BEGIN + '{"b', False, False)]
+)
+def test_only_calls_that_count_are_cut(left, several, counts):
+    parts, text = ToolText(FORMS[0], TOKENIZER, several), BEGIN + '{"a": 1}}\n</tool_call>\n' + left
+    said, calls = read(parts, text, TOKENIZER.encode(text), 1)
+    assert (said, calls[0].arguments, parts.cut, len(calls)) == ("", '{"a": 1}', counts, 1 + counts)
+
+
+def test_prose_that_names_the_mark_stays(monkeypatch):
+    text = 'Use <tool_call> tags. <tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
+    assert read(ToolText(FORMS[0], TOKENIZER), text, TOKENIZER.encode(text), 1) == (text, [])
+    asked = []
+    monkeypatch.setattr(ToolText, "_opened", lambda self, parts: asked.append(1))
+    parts = ToolText(FORMS[0], TOKENIZER)
+    for letter in '<tool_call>{"name": "' + "a" * 1000:  # no text is looked through at each of its letters
+        parts.push(letter)
+    assert len(asked) == 1
+
+
 def read(parts: ToolText, text: str, ids: list[int], size: int = 1000):
     """What is shown of an answer that comes in parts of this size, and its calls."""
     found = [parts.push(text[start : start + size]) for start in range(0, len(text), size)] + [parts.finish(ids)]
@@ -156,16 +190,13 @@ def test_a_client_gets_calls(client, monkeypatch):
     assert first.id.startswith("call_")
     assert all(piece.id is piece.function.name is None for piece in more)
     assert "".join(piece.function.arguments for piece in more) == call.function.arguments == '{"town": "R"}'
-    assert len(more) > 5
     # Where it is cut within the arguments, they are what there is.
     cut = {**words, "max_tokens": len(TOKENIZER.encode('See: <tool_call>{"name": "weather", "arguments": {"town'))}
     answer = client.chat.completions.create(messages=messages, **cut).choices[0]
     (half,) = answer.message.tool_calls
     assert (answer.finish_reason, half.function.arguments) == ("length", '{"town')
-    assert (
-        list(client.chat.completions.create(messages=messages, stream=True, **cut))[-1].choices[0].finish_reason
-        == "length"
-    )
+    *_, last = client.chat.completions.create(messages=messages, stream=True, **cut)
+    assert last.choices[0].finish_reason == "length"
     assert chunks[-1].choices[0].finish_reason == "tool_calls"
     tools = [{"type": "function", **TOOLS[0]["function"]}]
     response = client.responses.create(model="qwen", input="Rome?", tools=tools, temperature=0)
@@ -174,7 +205,7 @@ def test_a_client_gets_calls(client, monkeypatch):
     assert events[-1].response.output[1].arguments == response.output[1].arguments
     assert [event.sequence_number for event in events] == list(range(len(events)))
     deltas = [event.delta for event in events if event.type == "response.function_call_arguments.delta"]
-    assert ("".join(deltas), len(deltas) > 5) == (response.output[1].arguments, True)
+    assert "".join(deltas) == response.output[1].arguments
     (done,) = [event for event in events if event.type == "response.function_call_arguments.done"]
     assert (done.name, done.arguments, done.output_index) == ("weather", response.output[1].arguments, 1)
     kinds = [event.type.removeprefix("response.") for event in events if "delta" not in event.type]
@@ -182,16 +213,26 @@ def test_a_client_gets_calls(client, monkeypatch):
         "created", "in_progress", "output_item.added", "content_part.added", "output_text.done", "content_part.done",
         "output_item.done", "output_item.added", "function_call_arguments.done", "output_item.done", "completed",
     ]  # fmt: skip
-    short = client.responses.create(
-        model="qwen", input="Rome?", tools=tools, temperature=0, max_output_tokens=cut["max_tokens"]
+    most = cut["max_tokens"]
+    short = client.responses.create(model="qwen", input="Rome?", tools=tools, temperature=0, max_output_tokens=most)
+    assert [item.status for item in short.output] == ["completed", "incomplete"]
+    likely = client.responses.create(
+        model="qwen", input="Rome?", tools=tools, temperature=0, include=["message.output_text.logprobs"]
     )
-    assert [(item.type, item.status) for item in short.output] == [
-        ("message", "completed"),
-        ("function_call", "incomplete"),
-    ]
+    assert "".join(token.token for token in likely.output[0].content[0].logprobs) == "See: "
     follow = [{"role": "user", "content": "Rome?"}, response.output[1].model_dump(),
               {"type": "function_call_output", "call_id": response.output[1].call_id, "output": "Sunny."}]  # fmt: skip
     assert client.responses.create(model="qwen", input=follow, tools=tools, max_output_tokens=5).output
+
+
+def test_a_call_that_a_model_wrote_wrongly_may_be_told_of(client):
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1,}<|im_end|>'}}
+    turns = [*MESSAGES[:1], {"role": "assistant", "tool_calls": [call]},
+             {"role": "tool", "tool_call_id": "1", "content": "This is no JSON."}]  # fmt: skip
+    assert client.chat.completions.create(model="qwen", messages=turns, max_tokens=3).choices
+    said = [{**call, "function": {"name": "f", "arguments": call["function"]["arguments"]}}]
+    ids = TOKENIZER.template.conversation([*MESSAGES[:1], {"role": "assistant", "content": None, "tool_calls": said}])
+    assert ids.count(TOKENIZER._tokenizer.token_to_id("<|im_end|>")) == 2  # of the turns
 
 
 def test_what_tools_cannot_be(client):
@@ -205,11 +246,6 @@ def test_what_tools_cannot_be(client):
     with pytest.raises(openai.BadRequestError, match="'tools': the JSON Schema") as caught:
         client.chat.completions.create(**words, tools=broken, tool_choice="required")
     assert caught.value.param == "tools"
-    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{"}}
-    with pytest.raises(openai.BadRequestError, match="arguments"):
-        client.chat.completions.create(
-            model="qwen", messages=[{"role": "assistant", "tool_calls": [call]}, {"role": "user", "content": "a"}]
-        )
     assert client.chat.completions.create(**words, tools=TOOLS, tool_choice="none", max_tokens=3).choices
 
 

@@ -65,7 +65,8 @@ Messages = Annotated[list[Message], Field(min_length=1, max_length=10_000)]
 
 async def turns(served: Served, messages: Sequence[Message], places: Sequence[str]) -> list[dict[str, Any]]:
     """Messages as a template reads them: contents are texts, or parts as the task `chat` has them where there are
-    pictures, and arguments of calls are mappings. places: where in the request each content is. Raises Refusal."""
+    pictures, and arguments of calls are mappings where they are JSON. places: where in the request each content is.
+    Raises Refusal."""
     said = [_turn(message, place) for message, place in zip(messages, places, strict=True)]
     pictures = [
         part for turn in said if isinstance(turn["content"], list) for part in turn["content"] if "param" in part
@@ -118,25 +119,22 @@ def _turn(message: Message, place: str) -> dict[str, Any]:
         raise Refusal(400, f"'{place}': a message needs a text.", param=place)
     turn: dict[str, Any] = {"role": "system" if message.role == "developer" else message.role, "content": content}
     if message.tool_calls:
-        where = f"{place.removesuffix('.content')}.tool_calls"
-        turn["tool_calls"] = [_call(call, f"{where}[{n}]") for n, call in enumerate(message.tool_calls)]
+        turn["tool_calls"] = [_call(call) for call in message.tool_calls]
     return turn | {key: value for key in ("name", "tool_call_id") if (value := getattr(message, key)) is not None}
 
 
-def _call(call: Call, where: str) -> dict[str, Any]:
-    arguments = arguments_of(call.function.arguments, f"{where}.function.arguments")
-    return {"id": call.id, "type": "function", "function": {"name": call.function.name, "arguments": arguments}}
+def _call(call: Call) -> dict[str, Any]:
+    function = {"name": call.function.name, "arguments": _arguments(call.function.arguments)}
+    return {"id": call.id, "type": "function", "function": function}
 
 
-def arguments_of(text: str, param: str) -> dict[str, Any]:
-    """The arguments of a call. Raises Refusal where they are no JSON object."""
+def _arguments(text: str) -> dict[str, Any] | str:
+    """The arguments of a call; as they stand where they are no JSON object, for so a model may have written them."""
     try:
         arguments = json.loads(text or "{}")
     except (ValueError, RecursionError):
-        arguments = None
-    if not isinstance(arguments, dict):
-        raise Refusal(400, f"'{param}': this is not a JSON object.", param=param)
-    return arguments
+        return text
+    return arguments if isinstance(arguments, dict) else text
 
 
 def expect_chat(served: Served) -> None:

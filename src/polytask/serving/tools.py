@@ -126,8 +126,8 @@ def _hoisted(schema: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Piece:
-    """More of the arguments of an answer's call of this number. `id` and `name` come with its first piece alone."""
+class CallPart:
+    """More of the arguments of an answer's call of this number. `id` and `name` come with its first part alone."""
 
     number: int
     arguments: str
@@ -136,11 +136,12 @@ class Piece:
 
 
 # The layout that templates show. Calls in another are read when the answer is whole.
-HEAD = re.compile(r'[^{"]*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)')
+HEAD = re.compile(r'([^{"]*)\{\s*"name"\s*:\s*("(?:[^"\\]|\\.){1,200}")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)')
+JSON = frozenset('{}[],:"+-.0123456789 \t\r\n' + "truefalsnEINity")  # what JSON has outside of strings
 
 
 class Value:
-    """Where a JSON object ends that comes in parts."""
+    """Where a JSON object ends that comes in parts; what is none ends where it cannot go on."""
 
     def __init__(self) -> None:
         self._depth, self._quoted, self._escaped, self.ended = 0, False, False, False
@@ -157,9 +158,9 @@ class Value:
                 self._depth += 1
             elif letter in "}]":
                 self._depth -= 1
-                if self._depth == 0:
-                    self.ended = True
-                    return place + 1
+            self.ended = self._depth == 0 or not (self._quoted or letter in JSON)
+            if self.ended:
+                return place + (self._depth == 0)
         return len(text)
 
 
@@ -176,45 +177,47 @@ class ToolText:
     ):
         self._form, self._tokenizer, self._several, self._names = form, tokenizer, several, names
         self._held, self._shown, self._calling = "", False, False
-        self._begun = 0  # calls
+        self._calls = 0
         self._value: Value | None = None  # that is being written
 
     @property
     def cut(self) -> bool:
-        """Whether the answer so far ends within the arguments of a call."""
-        return self._value is not None
+        """Whether the answer so far ends within the arguments of a call that counts."""
+        return self._value is not None and (self._several or self._calls == 1)
 
-    def push(self, text: str) -> tuple[str, list[Piece]]:
+    def push(self, text: str) -> tuple[str, list[CallPart]]:
         """What may be shown, and what is new of calls; the beginning of a call, or what may become one, is held."""
         self._held += text
-        shown, pieces = "" if self._calling else self._text(), list[Piece]()
-        while self._calling and (value := self._value or self._opened(pieces)):
+        shown, parts = "" if self._calling else self._text(), list[CallPart]()
+        if self._value is None and "{" not in text:  # with which arguments begin: no text is looked through in vain
+            return shown, parts
+        while self._calling and (value := self._value or self._opened(parts)):
             size = value.take(self._held)
-            pieces += [Piece(self._begun - 1, self._held[:size])] if size else []
+            parts += [CallPart(self._calls - 1, self._held[:size])] if size else []
             self._held, self._value = self._held[size:], None if value.ended else value
             if not value.ended:
                 break
-        return shown, self._counted(pieces)
+        return shown, self._counted(parts)
 
-    def finish(self, ids: list[int]) -> tuple[str, list[Piece]]:
+    def finish(self, ids: list[int]) -> tuple[str, list[CallPart]]:
         """What is left of both. ids: the whole answer, for marks that text leaves out."""
         held, self._held = self._held, ""
         whole = self._tokenizer.decode(ids, special=True)
-        marked = [
-            mark in whole if not self._form.first else whole.lstrip().startswith(mark) for mark in self._form.marks
-        ]
+        given, first = whole.lstrip() if self._form.first else whole, self._form.first
+        marked = any(given.startswith(mark) if first else mark in given for mark in self._form.marks)
         try:
-            calls = self._form.read(whole) if any(marked) else []
+            calls = self._form.read(whole) if marked else []
         except (ValueError, RecursionError):
             calls = []
-        if not self._begun and not (calls and all(self._known(name) for name, _ in calls)):
+        if not self._calls and not (calls and all(self._known(name) for name, _ in calls)):
             return held, []
-        return "", self._counted([self._call(name, written(value)) for name, value in calls[self._begun :]])
+        left = [(name, value) for name, value in calls[self._calls :] if self._known(name)]
+        return "", self._counted([self._call(name, _written(value)) for name, value in left])
 
     def _text(self) -> str:
-        text = self._held.lstrip() if self._form.first else self._held
         if self._form.first and self._shown:
             return self._release(len(self._held))
+        text = self._held.lstrip() if self._form.first else self._held
         before = len(self._held) - len(text)
         for mark in self._form.marks:
             place = (0 if text.startswith(mark) else -1) if self._form.first else text.find(mark)
@@ -226,14 +229,16 @@ class ToolText:
             return "" if begun else self._release(len(self._held))
         return self._release(len(self._held) - _begun(self._held, self._form.marks))
 
-    def _opened(self, pieces: list[Piece]) -> Value | None:
-        """The arguments of a call, where one stands next; its name is one of the pieces."""
-        head = HEAD.match(self._held)
-        if head is None or self._form.frame.open.strip() not in head[0]:
+    def _opened(self, parts: list[CallPart]) -> Value | None:
+        """The arguments of a call, where one stands next; its name is one of the parts."""
+        head, mark = HEAD.match(self._held), self._form.frame.open.strip()
+        if head is None or not (
+            head[1].rstrip().endswith(mark) if self._calls or not mark else head[1].strip() == mark
+        ):
             return None
         with suppress(ValueError):  # a name that is no JSON
-            if self._known(name := json.loads(head[1])):
-                pieces.append(self._call(name, ""))
+            if self._known(name := json.loads(head[2])):
+                parts.append(self._call(name, ""))
                 self._held = self._held[head.end() :]
                 return Value()
         return None
@@ -241,12 +246,12 @@ class ToolText:
     def _known(self, name: str) -> bool:
         return self._names is None or name in self._names
 
-    def _call(self, name: str, arguments: str) -> Piece:
-        self._begun += 1
-        return Piece(self._begun - 1, arguments, f"call_{uuid.uuid4().hex[:24]}", name)
+    def _call(self, name: str, arguments: str) -> CallPart:
+        self._calls += 1
+        return CallPart(self._calls - 1, arguments, f"call_{uuid.uuid4().hex[:24]}", name)
 
-    def _counted(self, pieces: list[Piece]) -> list[Piece]:
-        return [piece for piece in pieces if self._several or piece.number == 0]
+    def _counted(self, parts: list[CallPart]) -> list[CallPart]:
+        return [part for part in parts if self._several or part.number == 0]
 
     def _release(self, count: int) -> str:
         released, self._held = self._held[:count], self._held[count:]
@@ -260,16 +265,16 @@ def _begun(text: str, marks: tuple[str, ...]) -> int:
     return next((n for n in sizes if any(len(m) > n and text.endswith(m[:n]) for m in marks)), 0)
 
 
-def written(arguments: Any) -> str:
+def _written(arguments: Any) -> str:
     return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
 
 
-def joined(pieces: Iterable[Piece]) -> list[Piece]:
-    """Whole calls of their pieces."""
-    calls = list[Piece]()
-    for piece in pieces:
-        if piece.number == len(calls):
-            calls.append(piece)
+def joined(parts: Iterable[CallPart]) -> list[CallPart]:
+    """Whole calls of their parts."""
+    calls = list[CallPart]()
+    for part in parts:
+        if part.number == len(calls):
+            calls.append(part)
         else:
-            calls[-1] = replace(calls[-1], arguments=calls[-1].arguments + piece.arguments)
+            calls[-1] = replace(calls[-1], arguments=calls[-1].arguments + part.arguments)
     return calls

@@ -38,7 +38,7 @@ from polytask.serving.schema import (
 )
 from polytask.serving.shelf import Served
 from polytask.serving.stream import DONE, event
-from polytask.serving.tools import Form, Piece, ToolText, joined
+from polytask.serving.tools import CallPart, Form, ToolText, joined
 from polytask.serving.worker import Job
 
 router = APIRouter()
@@ -149,7 +149,7 @@ def _parts(served: Served, body: ChatBody, form: Form) -> ToolText:
 
 
 def _choice(served: Served, body: ChatBody, form: Form | None, index: int, one: Completion) -> dict[str, Any]:
-    parts, text, calls = _parts(served, body, form) if form else None, one.text, list[Piece]()
+    parts, text, calls = _parts(served, body, form) if form else None, one.text, list[CallPart]()
     if parts is not None:
         (shown, begun), (rest, others) = parts.push(one.text), parts.finish(one.ids)
         text, calls = shown + rest, joined(begun + others)
@@ -160,17 +160,17 @@ def _choice(served: Served, body: ChatBody, form: Form | None, index: int, one: 
         "index": index,
         "message": message,
         "logprobs": _logprobs(served, body, zip(one.ids, one.logprobs or [])),
-        "finish_reason": _finish(one, parts, bool(calls)),
+        "finish_reason": _finish(one, bool(calls)),
     }
 
 
-def _call(piece: Piece) -> dict[str, Any]:
-    opening = {"id": piece.id, "type": "function"} if piece.id else {}
-    return {**opening, "function": {**({"name": piece.name} if piece.id else {}), "arguments": piece.arguments}}
+def _call(part: CallPart) -> dict[str, Any]:
+    opening = {"id": part.id, "type": "function"} if part.id else {}
+    return {**opening, "function": {**({"name": part.name} if part.id else {}), "arguments": part.arguments}}
 
 
-def _finish(one: Completion, parts: ToolText | None, called: bool) -> str | None:
-    return "tool_calls" if called and not (parts and parts.cut) else one.finish
+def _finish(one: Completion, called: bool) -> str | None:
+    return "tool_calls" if called and one.finish != "length" else one.finish
 
 
 def _logprobs(served: Served, body: ChatBody, tokens: Iterable[Token]) -> dict[str, Any] | None:
@@ -193,7 +193,7 @@ async def _events(
         if piece.index in silent:  # only now, so that a request that still waits has not begun in a client's eyes
             silent.remove(piece.index)
             yield chunk(piece.index, {"role": "assistant", "content": "", "refusal": None})
-        own, text, calls = parts.get(piece.index), piece.text, list[Piece]()
+        own, text, calls = parts.get(piece.index), piece.text, list[CallPart]()
         if own is not None:
             text, calls = own.push(piece.text)
             rest, others = own.finish(piece.completion.ids) if piece.completion else ("", [])
@@ -205,7 +205,7 @@ async def _events(
             yield chunk(piece.index, {"tool_calls": [{"index": call.number, **_call(call)}]})
         if piece.completion is not None:
             completions.append(piece.completion)
-            yield chunk(piece.index, {}, _finish(piece.completion, own, piece.index in called))
+            yield chunk(piece.index, {}, _finish(piece.completion, piece.index in called))
     total = usage(job.requests, completions)
     note(http, **total)
     if with_usage:

@@ -20,7 +20,7 @@ from polytask.serving.asking import note, note_prompt
 from polytask.serving.conversation import Message, Messages, Part, picture
 from polytask.serving.opening import naming, opening
 from polytask.serving.prompts import Prompt, expect_ids, prompts_of
-from polytask.serving.refusal import Json, Refusal
+from polytask.serving.refusal import Json, Refusal, about
 from polytask.serving.schema import Named, expect
 from polytask.serving.shelf import Served, ServedMatcher, Shelf
 from polytask.serving.stream import while_there
@@ -126,7 +126,8 @@ def _ids(served: Served, inputs: Sequence[Given], most: int | None) -> list[list
     for one in inputs:
         ids = one.content
         if isinstance(ids, str):
-            served.expect_short(ids)
+            with about(one.where):
+                served.expect_short(ids)
             ids = [*opener, *tokenizer.encode(ids)]
         assert isinstance(ids, list)  # pictures were refused
         expect_ids(served, ids, "input")

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
@@ -17,7 +18,6 @@ from polytask.serving.conversation import (
     Function,
     Message,
     Part,
-    arguments_of,
     chat_request,
     expect_chat,
     forces,
@@ -44,8 +44,8 @@ from polytask.serving.schema import (
 )
 from polytask.serving.shelf import Served
 from polytask.serving.stream import event
+from polytask.serving.tools import CallPart, ToolText, joined
 from polytask.serving.tools import Form as ToolForm
-from polytask.serving.tools import Piece, ToolText, joined
 from polytask.serving.worker import Job
 
 router = APIRouter()
@@ -141,7 +141,7 @@ async def create(http: HttpRequest, body: ResponseBody) -> Response:
     text, calls = parts.push(one.text) if parts else (one.text, [])
     rest, others = parts.finish(one.ids) if parts else ("", [])
     logprobs = _logprobs(served, body, zip(one.ids, one.logprobs or []))
-    items = _items(text + rest, joined(calls + others), bool(parts and parts.cut), logprobs)
+    items = _items(text + rest, joined(calls + others), _cut(one, parts), logprobs)
     return Json({**frame, **_ended(one, usage(requests, [one])), "output": items})
 
 
@@ -192,10 +192,16 @@ def _parts(served: Served, body: ResponseBody, form: ToolForm | None) -> ToolTex
 
 
 def _logprobs(served: Served, body: ResponseBody, tokens: Iterable[Token]) -> list[dict[str, Any]]:
-    """Of the tokens of a text, calls of tools included; nothing where they were not asked for."""
+    """Of the tokens of an answer; nothing where they were not asked for."""
     if LOGPROBS not in (body.include or []):
         return []
     return chat_logprobs(served.model.tokenizer.writing, tokens, body.top_logprobs or 0)["content"]
+
+
+def _within(text: str, logprobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those of the tokens that begin in a text, with which the answer begins."""
+    starts = accumulate((len(one["bytes"]) for one in logprobs), initial=0)
+    return [one for one, start in zip(logprobs, starts) if start < len(text.encode())]
 
 
 def _messages(body: ResponseBody) -> dict[str, Message]:
@@ -213,9 +219,9 @@ def _messages(body: ResponseBody) -> dict[str, Message]:
                 raise Refusal(400, f"'{where}.{name}' is missing.", param=f"{where}.{name}")
         if item.type == "function_call":
             if turn is None or turn.tool_calls is None:
-                turn = messages[where] = Message(role="assistant", tool_calls=[_call(item, where)])
+                turn = messages[where] = Message(role="assistant", tool_calls=[_call(item)])
             else:
-                turn.tool_calls.append(_call(item, where))
+                turn.tool_calls.append(_call(item))
             continue
         turn = None
         if item.type == "message":
@@ -225,8 +231,7 @@ def _messages(body: ResponseBody) -> dict[str, Message]:
     return messages
 
 
-def _call(item: Item, where: str) -> Call:
-    arguments_of(item.arguments or "", f"{where}.arguments")
+def _call(item: Item) -> Call:
     return Call(id=item.call_id or "", function=Function(name=item.name or "", arguments=item.arguments or "{}"))
 
 
@@ -264,9 +269,15 @@ def _ended(one: Completion, total: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _items(text: str, calls: list[Piece], cut: bool, logprobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """cut: whether the last call is not whole."""
-    said = [_message(new_id("msg"), [_text(text, logprobs)])] if text or not calls else []
+def _cut(one: Completion, parts: ToolText | None) -> bool:
+    """Whether the last call is not whole."""
+    return one.finish == "length" and parts is not None and parts.cut
+
+
+def _items(text: str, calls: list[CallPart], cut: bool, logprobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """cut: see `_cut`."""
+    likely = _within(text, logprobs) if calls else logprobs
+    said = [_message(new_id("msg"), [_text(text, likely)])] if text or not calls else []
     statuses = [*["completed"] * (len(calls) - 1), "incomplete" if cut else "completed"]
     return [*said, *map(_function_call, calls, statuses)]
 
@@ -279,7 +290,7 @@ def _message(identity: str, content: list[dict[str, Any]], status: str = "comple
     return {"type": "message", "id": identity, "status": status, "role": "assistant", "content": content}
 
 
-def _function_call(call: Piece, status: str) -> dict[str, Any]:
+def _function_call(call: CallPart, status: str) -> dict[str, Any]:
     return {"type": "function_call", "id": new_id("fc"), "call_id": call.id, "status": status, "name": call.name,
             "arguments": call.arguments}  # fmt: skip
 
@@ -312,14 +323,14 @@ class Output:
             yield self.say("response.output_text.delta", **self._place(), delta=text, logprobs=likely)
         self._likely += likely
 
-    def call(self, piece: Piece) -> Iterator[bytes]:
-        if piece.id:
+    def call(self, part: CallPart) -> Iterator[bytes]:
+        if part.id:
             yield from self.close()
-            self.items.append(_function_call(replace(piece, arguments=""), "in_progress"))
+            self.items.append(_function_call(replace(part, arguments=""), "in_progress"))
             yield self.say("response.output_item.added", output_index=len(self.items) - 1, item=self.items[-1])
-        if piece.arguments:
-            self.items[-1]["arguments"] += piece.arguments
-            yield self.say("response.function_call_arguments.delta", **self._place(), delta=piece.arguments)
+        if part.arguments:
+            self.items[-1]["arguments"] += part.arguments
+            yield self.say("response.function_call_arguments.delta", **self._place(), delta=part.arguments)
 
     def close(self, status: str = "completed") -> Iterator[bytes]:
         """Ends the last item, where there is one."""
@@ -351,7 +362,7 @@ async def _events(
             silent = False
             yield say("response.created", response=frame)
             yield say("response.in_progress", response=frame)
-        text, calls, one = piece.text, list[Piece](), piece.completion
+        text, calls, one = piece.text, list[CallPart](), piece.completion
         if parts is not None:
             text, calls = parts.push(piece.text)
             rest, others = parts.finish(one.ids) if one is not None else ("", [])
@@ -366,7 +377,7 @@ async def _events(
             for sent in output.call(call):
                 yield sent
     assert one is not None
-    for sent in output.close("incomplete" if parts is not None and parts.cut else "completed"):
+    for sent in output.close("incomplete" if _cut(one, parts) else "completed"):
         yield sent
     total = usage(job.requests, [one])
     note(http, **total)
