@@ -56,3 +56,10 @@ def small(name, root, more=()):
     }  # fmt: skip
     own = DIGITS if name in REAL else []
     return read_recipe(name, [*FEW, *SMALL[name], *frozen.get(name, []), *own, *more], root / "data")
+
+
+def more_of_unclip(root, more=(), drawing="unclip-blocks"):
+    """`unclip-blocks` that goes on from another run."""
+    names = {"drawing": drawing, "clip": "clip-blocks", "prior": "unclip-prior-blocks"}
+    own = [f"model.{part}.from={root / name}" for part, name in names.items()]
+    return read_recipe("imagen-more-blocks", [*FEW, "model.system=dalle2", *own, *more], root / "data")

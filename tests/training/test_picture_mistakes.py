@@ -5,7 +5,7 @@ import pytest
 from polytask.errors import ConfigError
 from polytask.run.assembly import read_recipe
 from polytask.run.train import train_recipe
-from tests.training.picture_runs import small
+from tests.training.picture_runs import more_of_unclip, small
 
 
 @pytest.mark.parametrize(("name", "changes", "sentence"), [
@@ -84,8 +84,10 @@ def test_what_changes_pictures_is_nothing_to_enlarge(runs, tmp_path):
         )
     for name, sentence in (
         ("edit-blocks", "changes pictures and draws none"), ("imagen-64-blocks", "enlarges pictures and draws none"),
-        ("mnist-digits", "reads no captions"), ("unclip-blocks", "draws what an embedding says beside a caption"),
+        ("mnist-digits", "reads no captions"), ("unclip-blocks", "draws embeddings of 32 numbers beside captions; name a run that draws captions alone"),
         ("clip-blocks", "holds a CLIPConfig"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=f"{name} {sentence}"):
             train_recipe(small("edit-blocks", runs, [f"model.drawing.from={runs / name}"]), tmp_path, callbacks=[])
+    with pytest.raises(ConfigError, match="imagen-blocks draws captions alone; name a run that draws embeddings of 32"):
+        train_recipe(more_of_unclip(runs, drawing="imagen-blocks"), tmp_path, callbacks=[])

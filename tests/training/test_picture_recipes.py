@@ -15,7 +15,7 @@ from polytask.run.data import prepare_recipe
 from polytask.run.plan import plan_recipe
 from polytask.run.show import describe
 from polytask.run.train import train_recipe
-from tests.training.picture_runs import FEW, SMALL, small
+from tests.training.picture_runs import FEW, SMALL, more_of_unclip, small
 
 
 def weights(run):
@@ -143,6 +143,15 @@ def test_a_network_that_draws_goes_on_from_its_weights(runs, tmp_path):
     assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
     assert describe(str(tmp_path))["steps"] == 2
     assert not (tmp_path / "model" / "parts").exists()
+
+
+def test_a_network_that_draws_embeddings_goes_on_from_its_weights(runs, tmp_path):
+    train_recipe(more_of_unclip(runs, ["training.lr=1e-12", "training.ema=0.0"]), tmp_path, callbacks=[])
+    before, after = weights(runs / "unclip-blocks"), weights(tmp_path)
+    assert before.keys() == after.keys()
+    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
+    assert {part.name for part in (tmp_path / "model" / "parts").iterdir()} == {"clip", "prior"}
+    assert polytask.load(tmp_path).variations(polytask.load(tmp_path).draw("a circle", steps=1)[0], steps=1)
 
 
 def test_data_is_counted_and_shown(runs):

@@ -17,7 +17,7 @@ TAKES = {
     "imagen-upsampler": ("base", "text_encoder"),
     "instruct-pix2pix": ("drawing", "text_encoder"),
     "dalle2-prior": ("clip",),
-    "dalle2": ("clip", "prior", "text_encoder"),
+    "dalle2": ("clip", "prior", "text_encoder", "drawing"),
     "dalle2-upsampler": ("base",),
 }
 

@@ -75,12 +75,15 @@ class Frozen:
                     f"model.{name}: {self.recipe.model.frozen[name]} {does} pictures and draws none; name a run that "
                     "draws, such as runs/imagen-blocks."
                 )
-        drawing = self.folder("drawing")
-        if drawing is not None and (drawing.config.text is None or drawing.config.unet.pooled):
-            does = "draws what an embedding says beside a caption" if drawing.config.text else "reads no captions"
+        drawing, embed = self.folder("drawing"), self.clip.embed if self.recipe.model.system == "dalle2" else 0
+        if drawing is not None and (drawing.config.text is None or drawing.config.unet.pooled != embed):
+            pooled = drawing.config.unet.pooled
+            does = f"draws embeddings of {pooled} numbers beside captions" if pooled else "draws captions alone"
+            wanted = f"draws embeddings of {embed}, such as runs/unclip-blocks" if embed else (
+                "draws captions alone, such as runs/imagen-blocks")  # fmt: skip
             raise ConfigError(
-                f"model.drawing: {self.recipe.model.frozen['drawing']} {does}; name a run that draws captions alone, "
-                "such as runs/imagen-blocks."
+                f"model.drawing: {self.recipe.model.frozen['drawing']} "
+                f"{does if drawing.config.text else 'reads no captions'}; name a run that {wanted}."
             )
 
     @cached_property

@@ -58,9 +58,12 @@ def decoder(
     blocks: int | tuple[int, ...] = 1, attention: tuple[int, ...] = (16, 8), head_dim: int = 32, groups: int = 32,
     dropout: float = 0.0, form: Form = "improved", pooled_tokens: int = 4, embed: int = 256,
     text: TransformerConfig | None = None, reader_layers: int = 2, reader_dim: int = 256, vocab_size: int = 512,
-    context_length: int = 64,
+    context_length: int = 64, drawing: DiffusionConfig | None = None,
 ) -> DiffusionConfig:  # fmt: skip
-    """What a recipe trains to draw an embedding of width `embed`: the decoder, with what reads its captions."""
+    """What a recipe trains to draw an embedding of width `embed`: the decoder, with what reads its captions. drawing:
+    the network that it goes on from, which has all of its sizes."""
+    if drawing is not None:
+        return drawing
     read = text or reader(reader_layers, reader_dim, vocab_size, context_length)
     unet = dalle2(
         pixels, channels, multipliers=multipliers, blocks=blocks, attention=attention, text=read.dim, pooled=embed,
