@@ -84,7 +84,7 @@ def test_what_changes_pictures_is_nothing_to_enlarge(runs, tmp_path):
         )
     for name, sentence in (
         ("edit-blocks", "changes pictures and draws none"), ("imagen-64-blocks", "enlarges pictures and draws none"),
-        ("mnist-digits", "reads no captions"), ("unclip-blocks", "draws embeddings of 32 numbers beside captions; name"),
+        ("mnist-digits", "reads no captions"), ("unclip-blocks", "draws embeddings of 32 numbers beside captions"),
         ("clip-blocks", "holds a CLIPConfig"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=f"{name} {sentence}"):
