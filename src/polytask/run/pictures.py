@@ -75,7 +75,8 @@ class Frozen:
                     f"model.{name}: {self.recipe.model.frozen[name]} {does} pictures and draws none; name a run that "
                     "draws, such as runs/imagen-blocks."
                 )
-        drawing, embed = self.folder("drawing"), self.clip.embed if self.recipe.model.system == "dalle2" else 0
+        drawing, clip = self.folder("drawing"), self.clip
+        embed = clip.embed if clip is not None else 0
         if drawing is not None and (drawing.config.text is None or drawing.config.unet.pooled != embed):
             pooled = drawing.config.unet.pooled
             does = f"draws embeddings of {pooled} numbers beside captions" if pooled else "draws captions alone"
