@@ -11,7 +11,8 @@ from polytask.inference.constrained import Guide
 from polytask.inference.sampling import Sampling
 from polytask.inference.sequence import Request
 from polytask.model import Model
-from polytask.serving.tools import FORMS, ToolText, calls_only, joined
+from polytask.serving.calls import ToolText, joined
+from polytask.serving.tools import FORMS, calls_only
 from polytask.tokenizers.conventions import Conventions
 from polytask.tokenizers.text import TextTokenizer
 from tests.inference.networks import network
@@ -125,7 +126,7 @@ def test_prose_that_names_the_mark_stays(monkeypatch):
     text = 'Use <tool_call> tags. <tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
     assert read(ToolText(FORMS[0], TOKENIZER), text, TOKENIZER.encode(text), 1) == (text, [])
     asked = []
-    monkeypatch.setattr(ToolText, "_opened", lambda self, parts: asked.append(1))
+    monkeypatch.setattr(ToolText, "_opened", lambda *_: asked.append(1))
     parts = ToolText(FORMS[0], TOKENIZER)
     for letter in '<tool_call>{"name": "' + "a" * 1000:  # no text is looked through at each of its letters
         parts.push(letter)
@@ -134,7 +135,7 @@ def test_prose_that_names_the_mark_stays(monkeypatch):
 
 def read(parts: ToolText, text: str, ids: list[int], size: int = 1000):
     """What is shown of an answer that comes in parts of this size, and its calls."""
-    found = [parts.push(text[start : start + size]) for start in range(0, len(text), size)] + [parts.finish(ids)]
+    found = [parts.push(text[start : start + size]) for start in range(0, len(text), size)] + [parts.push("", ids)]
     return "".join(shown for shown, _ in found), joined(piece for _, pieces in found for piece in pieces)
 
 
@@ -148,7 +149,7 @@ def test_arguments_are_passed_on_as_they_are_written():
         said += shown
         assert [piece.arguments for piece in pieces if piece.arguments] == [letter] * (begin <= place < end), place
         assert parts.cut == (begin <= place < end - 1)
-    assert (said, parts.finish(TOKENIZER.encode(written))) == ("See: ", ("", []))
+    assert (said, parts.push("", TOKENIZER.encode(written))) == ("See: ", ("", []))
     for size in (begin + 3, end - 1):
         said, (call,) = read(ToolText(FORMS[0], TOKENIZER), written[:size], TOKENIZER.encode(written[:size]), 2)
         assert (said, call.name, call.arguments) == ("See: ", "f", written[begin:size])
@@ -316,7 +317,7 @@ def test_an_answer_is_a_call_or_of_the_form(form, begin):
     model = Model(network(context=512, vocab_size=TOKENIZER.vocab_size), TOKENIZER)
     tools = [tool["function"] for tool in SCHEMAS]
     guide = calls_only(FORMS[form], TOKENIZER, tools, False, Guide.schema(PERSON))
-    _, (call,) = ToolText(FORMS[form], TOKENIZER).finish(written_by(model, guide, begin))
+    _, (call,) = ToolText(FORMS[form], TOKENIZER).push("", written_by(model, guide, begin))
     assert json.loads(call.arguments)["town"] in ("Rome", "Bonn")
     assert json.loads(TOKENIZER.decode(written_by(model, guide, "{")))["name"] in ("Ann", "Bo")
     guide = calls_only(FORMS[form], TOKENIZER, tools, False, Guide.regex("[xy]{3}"))

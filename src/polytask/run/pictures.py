@@ -75,17 +75,13 @@ class Frozen:
                     f"model.{name}: {self.recipe.model.frozen[name]} {does} pictures and draws none; name a run that "
                     "draws, such as runs/imagen-blocks."
                 )
-        drawing, clip = self.folder("drawing"), self.clip
-        embed = clip.embed if clip is not None else 0
+        drawing, embed = self.folder("drawing"), 0 if self.clip is None else self.clip.embed
         if drawing is not None and (drawing.config.text is None or drawing.config.unet.pooled != embed):
-            pooled = drawing.config.unet.pooled
-            does = f"draws embeddings of {pooled} numbers beside captions" if pooled else "draws captions alone"
-            wanted = f"draws embeddings of {embed}, such as runs/unclip-blocks" if embed else (
-                "draws captions alone, such as runs/imagen-blocks")  # fmt: skip
             raise ConfigError(
-                f"model.drawing: {self.recipe.model.frozen['drawing']} "
-                f"{does if drawing.config.text else 'reads no captions'}; name a run that {wanted}."
-            )
+                f"model.drawing: {self.recipe.model.frozen['drawing']} {_drawn(drawing.config)}; name a run that "
+                + (f"draws embeddings of {embed}, such as runs/unclip-blocks." if embed else
+                   "draws captions alone, such as runs/imagen-blocks.")
+            )  # fmt: skip
 
     @cached_property
     def folders(self) -> dict[str, Any]:
@@ -139,6 +135,13 @@ class Frozen:
         if (base := self.folder("base")) is not None:
             found["low_pixels"] = base.config.unet.pixels
         return found
+
+
+def _drawn(config: DiffusionConfig) -> str:
+    if config.text is None:
+        return "reads no captions"
+    pooled = config.unet.pooled
+    return f"draws embeddings of {pooled} numbers beside captions" if pooled else "draws captions alone"
 
 
 def picture_config(recipe: Recipe, frozen: Frozen, **known: Any) -> Picturing:

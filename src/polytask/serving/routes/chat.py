@@ -11,6 +11,7 @@ from starlette.responses import Response
 from polytask.inference.sampling import Sampling
 from polytask.inference.sequence import Completion, Request
 from polytask.serving.asking import answer, find, new_id, note, note_prompt, now, streamed, submit, usage
+from polytask.serving.calls import CallPart, ToolText, joined
 from polytask.serving.conversation import (
     Messages,
     chat_request,
@@ -38,7 +39,7 @@ from polytask.serving.schema import (
 )
 from polytask.serving.shelf import Served
 from polytask.serving.stream import DONE, event
-from polytask.serving.tools import CallPart, Form, ToolText, joined
+from polytask.serving.tools import Form
 from polytask.serving.worker import Job
 
 router = APIRouter()
@@ -141,7 +142,7 @@ def _dials(served: Served, body: ChatBody, form: Form | None) -> Sampling:
     return sampling(served, "chat", body, most, logprobs=logprobs, guide=guide)
 
 
-def _parts(served: Served, body: ChatBody, form: Form) -> ToolText:
+def _parts(served: Served, body: ChatBody, form: Form | None) -> ToolText:
     """An answer that may call tools; one of a form may look like a call of what is none."""
     formed = body.response_format is not None and body.response_format.type != "text"
     names = [tool.function.name for tool in body.tools or []]
@@ -149,13 +150,10 @@ def _parts(served: Served, body: ChatBody, form: Form) -> ToolText:
 
 
 def _choice(served: Served, body: ChatBody, form: Form | None, index: int, one: Completion) -> dict[str, Any]:
-    parts, text, calls = _parts(served, body, form) if form else None, one.text, list[CallPart]()
-    if parts is not None:
-        (shown, begun), (rest, others) = parts.push(one.text), parts.finish(one.ids)
-        text, calls = shown + rest, joined(begun + others)
+    text, calls = _parts(served, body, form).push(one.text, one.ids)
     message: dict[str, Any] = {"role": "assistant", "content": text or (None if calls else ""), "refusal": None}
     if calls:
-        message["tool_calls"] = [_call(call) for call in calls]
+        message["tool_calls"] = [_call(call) for call in joined(calls)]
     return {
         "index": index,
         "message": message,
@@ -188,16 +186,12 @@ async def _events(
         return event({**frame, "choices": [choice], **({"usage": None} if with_usage else {})})
 
     silent, completions, called = set(range(job.requests[0].sampling.n)), [], set[int]()
-    parts = {index: _parts(served, body, form) for index in silent} if form else {}
+    parts = {index: _parts(served, body, form) for index in silent}
     async for piece in job:
         if piece.index in silent:  # only now, so that a request that still waits has not begun in a client's eyes
             silent.remove(piece.index)
             yield chunk(piece.index, {"role": "assistant", "content": "", "refusal": None})
-        own, text, calls = parts.get(piece.index), piece.text, list[CallPart]()
-        if own is not None:
-            text, calls = own.push(piece.text)
-            rest, others = own.finish(piece.completion.ids) if piece.completion else ("", [])
-            text, calls = text + rest, calls + others
+        text, calls = parts[piece.index].push(piece.text, piece.completion and piece.completion.ids)
         if text or piece.tokens:
             yield chunk(piece.index, {"content": text}, None, _logprobs(served, body, piece.tokens))
         for call in calls:

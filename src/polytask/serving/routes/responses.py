@@ -13,6 +13,7 @@ from starlette.responses import Response
 from polytask.inference.sampling import Sampling
 from polytask.inference.sequence import Completion, Request
 from polytask.serving.asking import answer, find, new_id, note, note_prompt, now, streamed, submit, usage
+from polytask.serving.calls import CallPart, ToolText, joined
 from polytask.serving.conversation import (
     Call,
     Function,
@@ -44,7 +45,6 @@ from polytask.serving.schema import (
 )
 from polytask.serving.shelf import Served
 from polytask.serving.stream import event
-from polytask.serving.tools import CallPart, ToolText, joined
 from polytask.serving.tools import Form as ToolForm
 from polytask.serving.worker import Job
 
@@ -138,10 +138,9 @@ async def create(http: HttpRequest, body: ResponseBody) -> Response:
             return streamed(http, served, job, _events(http, served, body, job, form, frame))
         requests, (one,) = await answer(http, served, build, body.priority)
     parts = _parts(served, body, form)
-    text, calls = parts.push(one.text) if parts else (one.text, [])
-    rest, others = parts.finish(one.ids) if parts else ("", [])
+    text, calls = parts.push(one.text, one.ids)
     logprobs = _logprobs(served, body, zip(one.ids, one.logprobs or []))
-    items = _items(text + rest, joined(calls + others), _cut(one, parts), logprobs)
+    items = _items(text, joined(calls), _cut(one, parts), logprobs)
     return Json({**frame, **_ended(one, usage(requests, [one])), "output": items})
 
 
@@ -184,11 +183,11 @@ def _sampling(served: Served, body: ResponseBody, form: ToolForm | None) -> Samp
     return sampling(served, "chat", body, body.max_output_tokens, logprobs=logprobs, guide=guide)
 
 
-def _parts(served: Served, body: ResponseBody, form: ToolForm | None) -> ToolText | None:
+def _parts(served: Served, body: ResponseBody, form: ToolForm | None) -> ToolText:
     """An answer that may call tools; one of a form may look like a call of what is none."""
     formed = body.text is not None and body.text.format.type != "text"
     names = [tool.name for tool in body.tools or []] if formed else None
-    return ToolText(form, served.model.tokenizer, body.parallel_tool_calls is not False, names) if form else None
+    return ToolText(form, served.model.tokenizer, body.parallel_tool_calls is not False, names)
 
 
 def _logprobs(served: Served, body: ResponseBody, tokens: Iterable[Token]) -> list[dict[str, Any]]:
@@ -269,9 +268,9 @@ def _ended(one: Completion, total: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _cut(one: Completion, parts: ToolText | None) -> bool:
+def _cut(one: Completion, parts: ToolText) -> bool:
     """Whether the last call is not whole."""
-    return one.finish == "length" and parts is not None and parts.cut
+    return one.finish == "length" and parts.cut
 
 
 def _items(text: str, calls: list[CallPart], cut: bool, logprobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -362,11 +361,8 @@ async def _events(
             silent = False
             yield say("response.created", response=frame)
             yield say("response.in_progress", response=frame)
-        text, calls, one = piece.text, list[CallPart](), piece.completion
-        if parts is not None:
-            text, calls = parts.push(piece.text)
-            rest, others = parts.finish(one.ids) if one is not None else ("", [])
-            text, calls = text + rest, calls + others
+        one = piece.completion
+        text, calls = parts.push(piece.text, one and one.ids)
         unsaid += _logprobs(served, body, piece.tokens)
         ends = one is not None and not calls and all(item["type"] == "message" for item in output.items)
         if text or ends:
