@@ -60,7 +60,7 @@ def ours(shape: Shape, kind: str, _: Path) -> tuple[Any, dict[str, float]]:
     from polytask.run.bench import bandwidth, bytes_per_token, own_generator
     from polytask.tokenizers.text import TextTokenizer
 
-    runtime.prepare()
+    runtime.prepare(huge_pages=True)
     if LOADER.wait() is None:
         print(LOADER.reason, file=sys.stderr)
     with torch.device("meta"):

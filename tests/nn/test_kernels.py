@@ -13,8 +13,9 @@ from polytask import runtime
 from polytask.inference.engine import Engine
 from polytask.inference.sampling import Sampling
 from polytask.inference.sequence import Request
+from polytask.nn.feedforward import ACTIVATIONS as ACTIVATION
 from polytask.nn.kernels import build, products
-from polytask.nn.kernels.library import LOADER, Library, _Loader
+from polytask.nn.kernels.library import ACTIVATIONS, LOADER, Library, _Loader
 from polytask.nn.kernels.products import FEW, linear
 from polytask.nn.norm import LayerNorm, RMSNorm
 from polytask.nn.projection import project
@@ -38,12 +39,12 @@ def counted(library, monkeypatch):
     """The kinds of weights that our kernels were called with."""
     calls: list[str] = []
 
-    def product(kind, *words):
+    def product(kind, *words, **after):
         calls.append(kind)
-        return library.product(kind, *words)
+        return library.product(kind, *words, **after)
 
     class Counting:
-        pass
+        tiles = library.tiles
 
     Counting.product = staticmethod(product)
     monkeypatch.setattr(LOADER, "library", Counting)
@@ -82,6 +83,50 @@ def compare(shape: tuple[int, int], dtype: torch.dtype) -> None:
                 wanted = x.double() @ widths[name].T + (0 if bias is None else bias.double())
                 assert found.dtype == dtype
                 assert error(found, wanted) < (bound if name == "int4" or dtype == torch.bfloat16 else 2e-6)
+
+
+@pytest.mark.parametrize("rows", [FEW + 1, 111, 700])
+@pytest.mark.parametrize("shape", [(384, 160), (257, 131), (64, 3000), (1040, 64)], ids=str)
+@torch.no_grad()
+def test_tiles_multiply_any_number_of_rows(counted, shape, rows):
+    """With a norm in front, and a residual and an activation behind, as torch has them in float64."""
+    if not LOADER.library.tiles:
+        pytest.skip("this machine multiplies no tiles")
+    torch.manual_seed(0)
+    out, width = shape
+    norm, plain = LayerNorm().build(width).bfloat16(), torch.nn.Linear(width, out).bfloat16()
+    x, onto = torch.randn(rows, width).bfloat16(), torch.randn(rows, out).bfloat16()
+    layers = [plain, Int8Linear(plain.weight, plain.bias), Int4Linear(plain.weight, plain.bias)]
+    for layer in layers:
+        with torch.enable_grad():  # by which torch takes all of it
+            exact = copy.deepcopy(layer).double()(x.double()).detach()
+            normed = copy.deepcopy(layer).double()(norm(x).double()).detach()
+        assert error(products.apply(layer, x), exact) < 3e-3
+        assert error(products.apply(layer, x, norm), normed) < 4e-3
+        assert error(products.apply(layer, x, onto=onto), exact + onto) < 4e-3
+        for name in ACTIVATIONS if out % 16 == 0 else ():
+            bent = ACTIVATION.get(name)(exact)
+            assert error(products.activated(layer, x, None, name), bent) < 6e-3
+            if out % 32 == 0:
+                gate, up = exact.chunk(2, dim=-1)
+                gated = products.activated(layer, x, None, name, gated=True)
+                assert error(gated, ACTIVATION.get(name)(gate) * up) < 9e-3
+    assert {"bfloat16", "int8", "int4"} == set(counted)
+
+
+@torch.no_grad()
+def test_tiles_keep_what_is_not_finite(counted):
+    if not LOADER.library.tiles:
+        pytest.skip("this machine multiplies no tiles")
+    layer = torch.nn.Linear(256, 128).bfloat16()
+    x = torch.randn(FEW + 1, 256).bfloat16()
+    x[3, 0], x[40, 0] = float("nan"), float("inf")
+    for name in ("gelu_tanh", "silu", "quick_gelu"):
+        found = products.activated(layer, x, None, name)
+        assert found[3].isnan().all()
+        assert not found[40].isfinite().all()
+        assert found[[0, 39, 41, FEW]].isfinite().all()
+    assert counted
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

@@ -2,11 +2,11 @@
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from polytask.nn.attention import Attention, CrossAttention, SelfAttention
 from polytask.nn.cache import Context
-from polytask.nn.kernels import gpu
 from polytask.nn.part import Part
 
 Placement = Literal["pre", "post", "sandwich", "parallel", "parallel_norms"]
@@ -47,8 +47,8 @@ class Block(nn.Module):
     ) -> Tensor:
         if self.placement == "post":
             return norm(x + self.drop(layer(x, context)))
-        if outer is None and not self.training and gpu.takes(x):
-            return layer(x, context, norm=norm, onto=x)  # which is no pass of its own there
+        if outer is None and not self.training and not torch.is_grad_enabled():
+            return layer(x, context, norm=norm, onto=x)  # which may be no pass of its own
         y = layer(x, context, norm=norm)
         return x + self.drop(y if outer is None else outer(y))
 

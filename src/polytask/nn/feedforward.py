@@ -110,6 +110,8 @@ class GatedMLPLayer(nn.Module):
     def forward(
         self, x: Tensor, context: Context | None = None, norm: nn.Module | None = None, onto: Tensor | None = None
     ) -> Tensor:  # (B, T, D)
+        if (active := activated(self.gate_up, x, norm, self.name, gated=True)) is not None:
+            return apply(self.down, active, onto=onto)
         return _activated(project(x, norm, self.gate_up), self._gated, self.down, self.name, onto)
 
     def _gated(self, hidden: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from polytask import runtime
 from polytask.nn.cache import Scorer
 from polytask.nn.kernels import attention as kernels
 from polytask.nn.packets import BLOCK, Cluster, Packet, Row, joined, packets, runs
@@ -24,7 +25,7 @@ __all__ = ["BLOCK", "CacheView", "KVCache", "Row"]
 class KVCache:
     """Room for the keys and values of blocks * BLOCK tokens, (layers, kv_heads, places, K) each.
 
-    Nothing is written to it here: on a CPU the system gives memory when a place is first used.
+    Nothing is written to it here: on a CPU the system gives memory when a place is first used, in small pages.
     """
 
     def __init__(
@@ -33,6 +34,8 @@ class KVCache:
     ):  # fmt: skip
         shape = (layers, kv_heads, blocks * BLOCK, head_dim)
         self.blocks, self.keys, self.values = blocks, *(torch.empty(shape, dtype=dtype, device=device) for _ in "kv")
+        for store in (self.keys, self.values):
+            runtime.use_small_pages(store)
 
     @property
     def bytes(self) -> int:

@@ -4,7 +4,7 @@ Activations stay as they come, and so does what is looked up by row. For few row
 (`nn.kernels`), for many they are widened first.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -88,12 +88,12 @@ class QuantizedLinear(nn.Module):
         """How many rows the kernels are the fastest for."""
         return FEW
 
-    def product(self, x: Tensor, norm: Norm = NO_NORM) -> Tensor | None:
-        """The layer's output for norm(x) by the kernels, where they take it."""
+    def product(self, x: Tensor, norm: Norm = NO_NORM, **after: Any) -> Tensor | None:
+        """The layer's output for norm(x) by the kernels, where they take it; see `Library.product`."""
         library = kernels(x, self.out_features, self.in_features, self.most(x))
-        if library is None or not alike(x, self.bias):
+        if library is None or not alike(x, self.bias, after.get("onto")):
             return None
-        return library.product(self.kind, x, self.weight, self.scales, self.bias, self.out_features, norm)
+        return library.product(self.kind, x, self.weight, self.scales, self.bias, self.out_features, norm, **after)
 
     def widened(self, x: Tensor) -> Tensor | None:
         """The weights (out, in) in bfloat16 by the kernels, where x is multiplied fast by such."""

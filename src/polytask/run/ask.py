@@ -25,7 +25,7 @@ def open_model(path: str, **words: Any) -> Model:
 
     Raises CheckpointError.
     """
-    runtime.prepare()
+    runtime.prepare(huge_pages=True)
     return Model.load(path, **words)
 
 

@@ -59,7 +59,7 @@ def bench(path: str, *, prompt: int, new: int, tries: int, against: str | None, 
         raise ConfigError(f"--against: '{against}' is none of {', '.join(PEERS)}.")
     if against:
         peers.found("transformers" if against == "hf" else "llama_cpp")
-    threads = runtime.prepare()
+    threads = runtime.prepare(huge_pages=True)
     model = Model.load(path, **words)
     context = model.config.context_length
     if prompt + new > context or prompt < 1 or new < 2 or tries < 1:

@@ -57,7 +57,7 @@ def load(paths: Mapping[str, str], loading: Mapping[str, Any]) -> "dict[str, Loa
         checks = [checker.submit(verify, folder) for folder in folders.values() if folder is not None]
         from polytask import runtime
 
-        runtime.prepare(keep_memory=False)
+        runtime.prepare(keep_memory=False, huge_pages=True)
         for check in checks:
             check.result()
         return {

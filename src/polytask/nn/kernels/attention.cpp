@@ -4,8 +4,7 @@
 
 #include <vector>
 
-#include "calls.h"
-#include "vectors.h"
+#include "tiles.h"
 
 using namespace polytask;
 
@@ -16,6 +15,7 @@ constexpr int64_t ALONE = 3;         // queries of a row and a head of keys, up 
 constexpr int64_t STRETCH = 64;      // keys that are taken together: they and their scores stay in the first cache
 constexpr int64_t AHEAD = 2 * BLOCK;  // places between what is read and what is asked for
 constexpr float UNSEEN = -1e30f;
+constexpr int GROUPS = 2;  // of 16 queries, by tiles
 constexpr int VECTORS = ROOM == 32 ? 2 : 1, SUMS = ROOM == 32 ? 8 : 4;  // of queries; sums of each that registers hold
 
 // A head of queries or keys in float32, turned by its token's angles; see Rotary of nn/position.py.
@@ -108,23 +108,51 @@ template <class T> void attend_one(const Attention& c, int64_t token, int64_t kv
 // heads that share keys.
 struct Queries { int64_t token, query, count; };
 
+// Which keys up to N of them see, a lane each, and where they lie.
+template <int N> struct Lanes {
+  const Attention& c;
+  const Queries& of;
+  const int64_t kv, each;
+  int32_t firsts[N] = {}, ends[N] = {};  // other lanes see nothing
+  int64_t first, from, end, to;  // what any of them sees, and all
+
+  Lanes(const Attention& c, const Queries& of, int64_t kv)
+      : c(c), of(of), kv(kv), each(c.heads / c.kv_heads), first(since(c, of.token)), from(first), end(c.end[of.token]), to(end) {
+    for (int64_t j = 0; j < of.count; j++) {
+      const int64_t a = since(c, token(j)), b = c.end[token(j)];
+      firsts[j] = a, ends[j] = b;
+      first = a < first ? a : first, from = a > from ? a : from;
+      end = b > end ? b : end, to = b < to ? b : to;
+    }
+  }
+  int64_t token(int64_t j) const { return of.token + (of.query + j) / each; }
+  int64_t head(int64_t j) const { return kv * each + (of.query + j) % each; }
+  template <class T> void query(int64_t j, float* room) const {
+    turn(c, token(j), (const T*)c.q + head(j) * c.q_head + token(j) * c.q_token, room);
+  }
+  template <class T> void answer(int64_t j, const float* y, float inverse) const {
+    T* to = (T*)c.y + (token(j) * c.heads + head(j)) * c.width;
+    for (int64_t i = 0; i < c.width; i += LANES) put(to + i, load<f32x16>(y + i) * inverse);
+  }
+  // Scores of the 16 queries from `lane` on with the key at a place, where they see it.
+  POLYTASK_INLINE f32x16 seen(f32x16 scores, int64_t lane, int32_t place) const {
+    if (place >= from && place < to) return scores;
+    const i32x16 sees = (load<i32x16>(firsts + lane) < place + 1) & (load<i32x16>(ends + lane) > place);
+    return pick(sees, scores, UNSEEN);
+  }
+};
+
 // Queries in lanes, keys one after another: each number of a key or a value is multiplied by all queries at once.
 template <class T, int V> void attend_many(const Attention& c, const Queries& of, int64_t kv, Team& team) {
   constexpr int64_t N = V * LANES;
-  const int64_t each = c.heads / c.kv_heads, width = c.width;
+  const int64_t width = c.width;
+  const Lanes<N> lanes(c, of, kv);
+  const int64_t end = lanes.end;
   float *queries = team.own(N * (2 * width + STRETCH) + STRETCH * width), *mixed = queries + N * width;
   float *scores = mixed + N * width, *room = scores + N * STRETCH;
-  const auto token = [&](int64_t j) { return of.token + (of.query + j) / each; };
-  const auto head = [&](int64_t j) { return kv * each + (of.query + j) % each; };
-  int32_t firsts[N] = {}, ends[N] = {};  // other lanes see nothing
-  int64_t first = since(c, of.token), from = first, end = c.end[of.token], to = end;  // what any of them sees, and all
   std::memset(queries, 0, 2 * N * width * sizeof(float));
   for (int64_t j = 0; j < of.count; j++) {
-    const int64_t a = since(c, token(j)), b = c.end[token(j)];
-    firsts[j] = a, ends[j] = b;
-    first = a < first ? a : first, from = a > from ? a : from;
-    end = b > end ? b : end, to = b < to ? b : to;
-    turn(c, token(j), (const T*)c.q + head(j) * c.q_head + token(j) * c.q_token, room);
+    lanes.template query<T>(j, room);
     for (int64_t i = 0; i < width; i++) queries[i * N + j] = room[i] * c.scale;
   }
   const int32_t* table = c.tables + c.row[of.token];
@@ -134,7 +162,7 @@ template <class T, int V> void attend_many(const Attention& c, const Queries& of
   };
   f32x16 top[V], mass[V] = {};
   for (int v = 0; v < V; v++) top[v] = UNSEEN;
-  for (int64_t start = first; start < end; start += STRETCH) {
+  for (int64_t start = lanes.first; start < end; start += STRETCH) {
     const int64_t count = end - start < STRETCH ? end - start : STRETCH;
     f32x16 peak[V], shrunk[V];
     std::memcpy(peak, top, sizeof peak);
@@ -153,11 +181,7 @@ template <class T, int V> void attend_many(const Attention& c, const Queries& of
       }
       for (int k = 0; k < SUMS; k++)
         for (int v = 0; v < V; v++) {
-          const int32_t place = start + p + k;
-          if (place < from || place >= to) {
-            const i32x16 seen = (load<i32x16>(firsts + v * LANES) < place + 1) & (load<i32x16>(ends + v * LANES) > place);
-            s[k][v] = pick(seen, s[k][v], UNSEEN);
-          }
+          s[k][v] = lanes.seen(s[k][v], v * LANES, start + p + k);
           store(scores + (p + k) * N + v * LANES, s[k][v]);
           peak[v] = larger(s[k][v], peak[v]);
         }
@@ -187,15 +211,118 @@ template <class T, int V> void attend_many(const Attention& c, const Queries& of
     }
   }
   for (int64_t j = 0; j < of.count; j++) {
-    const float inverse = 1 / mass[j / LANES][j % LANES];
-    for (int64_t i = 0; i < width; i++) room[i] = mixed[i * N + j] * inverse;
-    T* y = (T*)c.y + (token(j) * c.heads + head(j)) * width;
-    for (int64_t i = 0; i < width; i += LANES) put(y + i, load<f32x16>(room + i));
+    for (int64_t i = 0; i < width; i++) room[i] = mixed[i * N + j];
+    lanes.template answer<T>(j, room, 1 / mass[j / LANES][j % LANES]);
   }
 }
 
+#if defined(__AMX_BF16__)
+
+// The same by tiles, for G groups of 16 queries: a block of keys is a tile as it lies. Probabilities are rounded to
+// bfloat16.
+template <int G> void attend_tiles(const Attention& c, const Queries& of, int64_t kv, Team& team) {
+  constexpr int64_t N = G * SIDE, HALF = 2 * SIDE, TILE = SIDE * HALF;  // HALF: keys of a tile of probabilities
+  constexpr int64_t HALVES_OF = STRETCH / HALF;
+  const int64_t width = c.width, chunks = width / CHUNK;
+  const Lanes<N> lanes(c, of, kv);
+  const int64_t end = lanes.end;
+  const int32_t* table = c.tables + c.row[of.token];
+  const uint16_t* keys = (const uint16_t*)c.keys + kv * c.places * width;
+  const uint16_t* values = (const uint16_t*)c.values + kv * c.places * width;
+  float* room = team.own(N * (2 * width + STRETCH) + STRETCH * width + N * STRETCH + SIDE * width + LANES);
+  room += (-(uintptr_t)room % LINE) / sizeof(float);
+  float *mixed = room + width, *scores = mixed + N * width;
+  uint16_t *queries = (uint16_t*)(scores + N * STRETCH), *rows = queries + N * width, *pairs = rows + SIDE * width;
+  uint16_t* odds = pairs + STRETCH * width;
+  for (int g = 0; g < G; g++) {
+    std::memset(rows, 0, SIDE * width * sizeof(uint16_t));
+    for (int64_t j = g * SIDE; j < (g + 1) * SIDE && j < of.count; j++) {
+      lanes.template query<uint16_t>(j, room);
+      for (int64_t i = 0; i < width; i += LANES) put(rows + j % SIDE * width + i, load<f32x16>(room + i));
+    }
+    for (int64_t chunk = 0; chunk < chunks; chunk++) {
+      u32x16 lines[SIDE];
+      for (int r = 0; r < SIDE; r++) lines[r] = load<u32x16>(rows + r * width + chunk * CHUNK);
+      transpose(lines);
+      for (int i = 0; i < SIDE; i++) store(queries + (g * chunks + chunk) * TILE + i * HALF, lines[i]);
+    }
+  }
+  std::memset(mixed, 0, N * width * sizeof(float));
+  f32x16 top[G], mass[G] = {};
+  for (int g = 0; g < G; g++) top[g] = UNSEEN;
+  begin();
+  for (int64_t start = lanes.first / BLOCK * BLOCK; start < end; start += STRETCH) {
+    const int64_t left = end - start < STRETCH ? end - start : STRETCH, halves = (left + HALF - 1) / HALF, count = halves * HALF;
+    for (int64_t p = 0; p < left; p += SIDE) {
+      const uint16_t* block = keys + in_cache(table, start + p) * width;
+      clear<G>();
+      for (int64_t chunk = 0; chunk < chunks; chunk++)
+        multiply_tiles<G, true>(block + chunk * CHUNK, width * 2, (const char*)(queries + chunk * TILE), LINE, chunks * TILE * 2);
+      keep<G>(scores + p * N, N * sizeof(float), SIDE);
+    }
+    for (int g = 0; g < G; g++) {
+      const int64_t lane = g * SIDE;
+      f32x16 peak = top[g];
+      for (int64_t p = 0; p < count; p++) {
+        float* s = scores + p * N + lane;
+        const f32x16 v = p < left ? lanes.seen(load<f32x16>(s) * c.scale, lane, start + p) : f32x16(UNSEEN);
+        store(s, v), peak = larger(v, peak);
+      }
+      const f32x16 shrunk = exponential(top[g] - peak);
+      top[g] = peak, mass[g] *= shrunk;
+      for (int64_t q = 0; q < SIDE; q++)
+        for (int64_t i = 0; i < width; i += LANES) {
+          float* y = mixed + (lane + q) * width + i;
+          store(y, load<f32x16>(y) * shrunk[q]);
+        }
+      for (int64_t h = 0; h < halves; h++) {
+        u32x16 lines[SIDE];
+        for (int k = 0; k < SIDE; k++) {
+          const float* s = scores + (h * HALF + 2 * k) * N + lane;
+          const f32x16 a = exponential(load<f32x16>(s) - peak), b = exponential(load<f32x16>(s + N) - peak);
+          mass[g] += a + b;
+          lines[k] = ((bits<u32x16>(a) + 0x8000u) >> 16) | ((bits<u32x16>(b) + 0x8000u) & 0xffff0000u);
+        }
+        transpose(lines);
+        for (int q = 0; q < SIDE; q++) store(odds + (g * HALVES_OF + h) * TILE + q * HALF, lines[q]);
+      }
+    }
+    for (int64_t p = 0; p < count; p += 2) {  // two values of a number side by side
+      const bool first = p < left, second = p + 1 < left;
+      const uint16_t* v = first ? values + in_cache(table, start + p) * width : nullptr;
+      for (int64_t i = 0; i < width; i += CHUNK) {
+        const __m512i zero = _mm512_setzero_si512(), a = first ? load<__m512i>(v + i) : zero, b = second ? load<__m512i>(v + width + i) : zero;
+        const __m512i low = _mm512_unpacklo_epi16(a, b), high = _mm512_unpackhi_epi16(a, b);  // of each 128 bits
+        const __m512i firsts = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), others = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+        uint16_t* to = pairs + p * width + 2 * i;
+        _mm512_store_si512(to, _mm512_permutex2var_epi64(low, firsts, high));
+        _mm512_store_si512(to + CHUNK, _mm512_permutex2var_epi64(low, others, high));
+      }
+    }
+    for (int64_t i = 0; i < width; i += SIDE) {
+      go_on<G>(mixed + i, width * sizeof(float), SIDE * width);
+      for (int64_t h = 0; h < halves; h++)
+        multiply_tiles<G, false>(pairs + h * HALF * width + 2 * i, width * 4, (const char*)(odds + h * TILE), LINE, HALVES_OF * TILE * 2);
+      keep<G>(mixed + i, width * sizeof(float), SIDE * width);
+    }
+  }
+  _tile_release();
+  for (int64_t j = 0; j < of.count; j++) lanes.template answer<uint16_t>(j, mixed + j * width, 1 / mass[j / LANES][j % LANES]);
+}
+
+#endif
+
+// How many queries are taken together at most; by tiles where `tiled`.
+struct Way { int64_t most; bool tiled; };
+Way way(const Attention& c) {
+#if defined(__AMX_BF16__)
+  if (c.kind == BFLOAT16 && c.width % CHUNK == 0 && tiles()) return {GROUPS * SIDE, true};
+#endif
+  return {VECTORS * LANES, false};
+}
+
 // The queries of all rows in parts that fill the lanes.
-void divide(const Attention& c, std::vector<Queries>& parts) {
+void divide(const Attention& c, int64_t most, std::vector<Queries>& parts) {
   const int64_t each = c.heads / c.kv_heads;
   parts.clear();
   for (int64_t token = 0, end; token < c.tokens; token = end) {
@@ -205,8 +332,7 @@ void divide(const Attention& c, std::vector<Queries>& parts) {
       for (; token < end; token++) parts.push_back({token, 0, 0});
       continue;
     }
-    for (int64_t q = 0; q < count; q += VECTORS * LANES)
-      parts.push_back({token + q / each, q % each, count - q < VECTORS * LANES ? count - q : VECTORS * LANES});
+    for (int64_t q = 0; q < count; q += most) parts.push_back({token + q / each, q % each, count - q < most ? count - q : most});
   }
 }
 
@@ -225,12 +351,16 @@ template <class T> void attend_all(const Attention& c, Team& team) {
       for (int64_t i = start; i < end; i++) work(i / c.kv_heads, i % c.kv_heads);
     });
   };
-  divide(c, parts);
+  const Way by = way(c);
+  divide(c, by.most, parts);
   if (c.place) each(c.tokens, [&](int64_t token, int64_t kv) { keep<T>(c, token, kv, team.own(c.width)); });
   each(parts.size(), [&](int64_t part, int64_t kv) {
     const Queries& of = parts[part];
-    if (!of.count) attend_one<T>(c, of.token, kv, team);
-    else if (of.count <= LANES) attend_many<T, 1>(c, of, kv, team);
+    if (!of.count) return attend_one<T>(c, of.token, kv, team);
+#if defined(__AMX_BF16__)
+    if (by.tiled) return known<GROUPS>((of.count + SIDE - 1) / SIDE, [&](auto g) { attend_tiles<g>(c, of, kv, team); });
+#endif
+    if (of.count <= LANES) attend_many<T, 1>(c, of, kv, team);
     else attend_many<T, VECTORS>(c, of, kv, team);
   });
 }

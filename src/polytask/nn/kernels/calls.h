@@ -17,13 +17,14 @@ struct Norm {
   int32_t kind, unused;
 };
 
-// y (rows, out) = norm(x) (rows, in) times weight (out, in) plus bias, added to `onto` where there is one.
+// y (rows, out) = norm(x) (rows, in) times weight (out, in) plus bias, added to `onto` where there is one. Of more rows than
+// FEW, by tiles alone, an activation comes in between; where it is `gated`, of the first half times the second, (rows, out / 2).
 struct Product {
   const void *x, *weight, *scales, *bias, *onto;
   void* y;
   int64_t rows, in, out;
   Norm norm;
-  int32_t kind, weights, threads, unused;  // kind of x, biases, norm and y
+  int32_t kind, weights, threads, activation, gated, unused;  // kind of x, biases, norm and y; activation: 0, or its number plus 1
 };
 void multiply(const Product&, Team&);
 

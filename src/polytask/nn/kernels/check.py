@@ -15,7 +15,7 @@ from polytask.nn.packets import BLOCK, Row
 from polytask.nn.quant import pack, quantize_groups, quantize_rows, unpack
 
 LIKE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}  # relative errors that rounding explains
-ROWS = (3, 20)  # of one way to multiply, and of the other
+ROWS, TILED = (3, 20), 70  # of one way to multiply, of the other, and of the third, where there are tiles
 
 
 @torch.no_grad()
@@ -28,14 +28,15 @@ def check(library: Library) -> None:
 
 
 def _check_products(library: Library, dtype: torch.dtype, generator: torch.Generator) -> None:
-    given, weight = torch.randn(max(ROWS), 70, generator=generator).to(dtype), torch.randn(19, 70, generator=generator)
+    given, weight = torch.randn(TILED, 70, generator=generator).to(dtype), torch.randn(19, 70, generator=generator)
     (bytes_, scales), (fours, groups) = quantize_rows(weight), pack(*quantize_groups(weight))
     kinds = {
         "float32" if dtype == torch.float32 else "bfloat16": (weight.to(dtype), None, weight.to(dtype).float()),
         "int8": (bytes_, scales, bytes_ * scales[:, None]),
         "int4": (fours, groups, unpack(fours, groups, torch.float32)[:19, :70]),
     }
-    for rows, (kind, (kept, by, meant)) in itertools.product(ROWS, kinds.items()):
+    counts = (*ROWS, TILED) if library.tiles and dtype == torch.bfloat16 else ROWS
+    for rows, (kind, (kept, by, meant)) in itertools.product(counts, kinds.items()):
         x = given[:rows]
         _compare(library.product(kind, x, kept, by, None, 19), x.double() @ meant.double().T, "multiply")
     for kind in ("int8", "int4"):

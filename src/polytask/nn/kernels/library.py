@@ -18,6 +18,7 @@ from polytask.nn.kernels import build
 
 KINDS = {torch.float32: 0, torch.bfloat16: 1}
 WEIGHTS = ("float32", "bfloat16", "int8", "int4")
+ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "quick_gelu", "silu", "relu_squared")
 
 
 class Norm(NamedTuple):
@@ -53,7 +54,7 @@ class ProductCall(ctypes.Structure):
 
     _fields_ = [
         *fields(c_void_p="x weight scales bias onto y", c_int64="rows in out"), ("norm", NormCall),
-        *fields(c_int32="kind weights threads unused"),
+        *fields(c_int32="kind weights threads activation gated unused"),
     ]  # fmt: skip
 
 
@@ -65,11 +66,12 @@ class WideCall(ctypes.Structure):
 
 class Library:
     """Products by the name of the weights' kind, `product("int4", x, weight, scales, bias, out)`; `attend` is called
-    by `kernels.attention`, `step` by `kernels.step`."""
+    by `kernels.attention`, `step` by `kernels.step`. tiles: whether the CPU multiplies tiles of bfloat16 (AMX)."""
 
     def __init__(self, path: Path):
         made = ctypes.CDLL(str(path))
         made.polytask_threads(*_threads())
+        self.tiles = bool(made.polytask_tiles())
         self._product = self._plain(made.polytask_product)
         self.attend = self._plain(made.polytask_attend)
         self.step = self._plain(made.polytask_step)
@@ -85,16 +87,18 @@ class Library:
 
     def product(
         self, kind: str, x: Tensor, weight: Tensor, scales: Tensor | None, bias: Tensor | None, out: int,
-        norm: Norm = NO_NORM,
+        norm: Norm = NO_NORM, onto: Tensor | None = None, activation: str = "", gated: bool = False,
     ) -> Tensor:  # fmt: skip
-        """norm(x) (..., in) times a matrix of `out` rows, (..., out), in the type of x; weights lie in one piece."""
-        x = x.contiguous()
-        y = torch.empty(*x.shape[:-1], out, dtype=x.dtype)
+        """norm(x) (..., in) times a matrix of `out` rows, added to `onto` (..., out), in the type of x; weights lie in
+        one piece. Of many rows by tiles the activation of that name comes in between, where it is gated that of the
+        first half times the second half, (..., out / 2)."""
+        x, onto = x.contiguous(), None if onto is None else onto.contiguous()
+        y = torch.empty(*x.shape[:-1], out // 2 if gated else out, dtype=x.dtype)
         width = x.shape[-1]
         call = ProductCall(
-            x.data_ptr(), weight.data_ptr(), pointer(scales), pointer(bias), None, y.data_ptr(),
+            x.data_ptr(), weight.data_ptr(), pointer(scales), pointer(bias), pointer(onto), y.data_ptr(),
             x.numel() // width, width, out, NormCall.of(norm), KINDS[x.dtype], WEIGHTS.index(kind),
-            torch.get_num_threads(),
+            torch.get_num_threads(), ACTIVATIONS.index(activation) + 1 if activation else 0, gated,
         )  # fmt: skip
         self._product(ctypes.addressof(call))
         return y

@@ -437,6 +437,7 @@ void polytask_threads(void* gomp_parallel, void* omp_get_num_threads, void* omp_
   parallel = (decltype(parallel))gomp_parallel;
   members = (decltype(members))omp_get_num_threads, number = (decltype(number))omp_get_thread_num;
 }
+int32_t polytask_tiles() { return tiles(); }
 void polytask_product(const Product* c) { together(c->threads, [&](Team& team) { multiply(*c, team); }); }
 void polytask_widen(const Wide* c) { together(c->threads, [&](Team& team) { widen_weights(*c, team); }); }
 int64_t polytask_read(const void* memory, int64_t count, int32_t threads) { return read((const int64_t*)memory, count, threads); }

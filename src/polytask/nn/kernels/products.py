@@ -1,4 +1,7 @@
-"""The one seam between products by torch and by our kernels: few rows, on a CPU, where no gradient is asked for."""
+"""The one seam between products by torch and by our kernels: on a CPU, where no gradient is asked for. Few rows, or any
+number where the CPU multiplies tiles of bfloat16."""
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -6,21 +9,30 @@ from torch import Tensor, nn
 
 from polytask import runtime
 from polytask.nn.kernels import gpu
-from polytask.nn.kernels.library import KINDS, LOADER, NO_NORM, Library, Norm
+from polytask.nn.kernels.library import ACTIVATIONS, KINDS, LOADER, NO_NORM, Library, Norm
 from polytask.nn.norm import RootMeanSquare
 from polytask.nn.stacked import Stacked
 
 FEW = 64  # rows up to which a product is bound by the memory that its weights lie in (docs/log.md)
+LINES = 16  # outputs of a tile: an activation is of whole ones
 LEAST = 1 << 15  # weights: below, a call costs as much as the product
 PLAIN = (nn.Linear, Stacked)
 AFTER = {"gelu": ("gelu", [], "none"), "gelu_tanh": ("gelu", [], "tanh"), "relu": ("relu", [], "")}  # what oneDNN adds
 
 
 def kernels(x: Tensor, out: int, width: int, rows: int = FEW) -> Library | None:
-    """The kernels, where they are ready and take x (at most `rows`, width) with weights (out, width) on the CPU."""
-    if out * width < LEAST or x.shape[-1] != width or not 0 < x.numel() <= rows * width or not inferring(x):
+    """The kernels, where they are ready and take x (at most `rows`, or any number by tiles, width) with weights (out,
+    width) on the CPU."""
+    if out * width < LEAST or x.shape[-1] != width or not x.numel() or not inferring(x):
         return None
-    return LOADER.get()
+    library = LOADER.get()
+    return library if x.numel() <= rows * width or _tiled(x) else None
+
+
+def _tiled(x: Tensor) -> bool:
+    """Whether the kernels multiply any number of rows of x by tiles."""
+    library = LOADER.get()
+    return library is not None and library.tiles and x.dtype == torch.bfloat16
 
 
 def inferring(x: Tensor) -> bool:
@@ -67,7 +79,7 @@ def made_up(x: Tensor) -> bool:
 
 def apply(layer: nn.Module, x: Tensor, norm: nn.Module | None = None, onto: Tensor | None = None) -> Tensor:
     """layer(norm(x)), added to `onto`; a linear layer's product does the norm on its way where the kernels do."""
-    product = _quick(layer, x, norm, onto)
+    product = _quick(layer, x, norm, onto=onto)
     if product is None:
         x = x if norm is None else norm(x)
         plain = type(layer) in PLAIN and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
@@ -76,9 +88,16 @@ def apply(layer: nn.Module, x: Tensor, norm: nn.Module | None = None, onto: Tens
     return product
 
 
-def activated(layer: nn.Module, x: Tensor, norm: nn.Module | None, name: str) -> Tensor | None:
-    """The activation of that name, of layer(norm(x)) of many rows, in one product; None where there is no such one."""
-    if name not in AFTER or not _onednn(x):
+def activated(layer: nn.Module, x: Tensor, norm: nn.Module | None, name: str, gated: bool = False) -> Tensor | None:
+    """The activation of that name, of layer(norm(x)) of many rows, in one product; where it is gated, of its first half
+    times its second. None where there is no such one."""
+    if x.numel() <= FEW * x.shape[-1] or not inferring(x):
+        return None
+    if _tiled(x) and name in ACTIVATIONS and getattr(layer, "out_features", 1) % (LINES * (1 + gated)) == 0:
+        product = _quick(layer, x, norm, activation=name, gated=gated)
+        if product is not None:
+            return product
+    if gated or name not in AFTER or not _onednn(x):
         return None
     own = getattr(layer, "widened", None)
     weight: Tensor | None = layer.weight if type(layer) in PLAIN else None if own is None else own(x)  # type: ignore[assignment]
@@ -88,18 +107,14 @@ def activated(layer: nn.Module, x: Tensor, norm: nn.Module | None, name: str) ->
     return torch.ops.mkldnn._linear_pointwise(x, weight, layer.bias, *AFTER[name])  # type: ignore[no-any-return]
 
 
-def _quick(layer: nn.Module, x: Tensor, norm: nn.Module | None, onto: Tensor | None) -> Tensor | None:
-    """What `apply` gives, by the kernels; None where they do not take it."""
+def _quick(layer: nn.Module, x: Tensor, norm: nn.Module | None, **after: Any) -> Tensor | None:
+    """What `apply` and `activated` give, by the kernels; None where they do not take it."""
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or (form := fused(norm, x)) is None:
         return None
     if type(layer) in PLAIN:
-        if x.is_cuda:
-            return gpu.product(x, layer.weight, layer.bias, form, onto=onto)  # type: ignore[arg-type]
-        product = _plain(x, layer.weight, layer.bias, form)  # type: ignore[arg-type]
-    else:
-        own = getattr(layer, "product", None)
-        product = None if own is None else own(x, form)
-    return product if product is None or onto is None else onto + product
+        return _plain(x, layer.weight, layer.bias, form, **after)  # type: ignore[arg-type]
+    own = getattr(layer, "product", None)
+    return None if own is None else own(x, form, **after)
 
 
 def fused(norm: nn.Module | None, x: Tensor) -> Norm | None:
@@ -119,12 +134,12 @@ def alike(x: Tensor, *others: Tensor | None) -> bool:
     return all(other is None or other.dtype == x.dtype for other in others)
 
 
-def _plain(x: Tensor, weight: Tensor, bias: Tensor | None, norm: Norm) -> Tensor | None:
+def _plain(x: Tensor, weight: Tensor, bias: Tensor | None, norm: Norm, **after: Any) -> Tensor | None:
     if x.is_cuda:
-        return gpu.product(x, weight, bias, norm)
-    if (library := kernels(x, *weight.shape)) is None or not alike(x, weight, bias):
+        return gpu.product(x, weight, bias, norm, **after)
+    if (library := kernels(x, *weight.shape)) is None or not alike(x, weight, bias, after.get("onto")):
         return None
     if not weight.is_cpu or not weight.is_contiguous():
         return None
     kind = "float32" if x.dtype == torch.float32 else "bfloat16"
-    return library.product(kind, x, weight, None, bias, len(weight), norm)
+    return library.product(kind, x, weight, None, bias, len(weight), norm, **after)

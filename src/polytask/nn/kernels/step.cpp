@@ -5,45 +5,17 @@
 #include <cmath>
 #include <vector>
 
+#include "activations.h"
 #include "calls.h"
-#include "vectors.h"
 
 using namespace polytask;
 
 namespace {
 
 enum { EMBED, MULTIPLY, ATTEND, ACTIVATE, NORMALIZE, BEND };
-enum { RELU, GELU, GELU_TANH, QUICK_GELU, SILU, RELU_SQUARED };
 enum { ID, POSITION, LEAST, BASE, PLACE, FIRST, LAST, TABLE };  // columns of the state
 enum { FREE, END, NEVER };  // kinds of ids
 constexpr int64_t PIECE = 4096;  // logits that are looked at together
-
-inline f32x16 sigmoid(f32x16 x) {
-  const f32x16 e = exponential(-magnitude(x));
-  return pick(x < 0, e, 1) / (e + 1);
-}
-
-inline f32x16 hyperbolic(f32x16 x) { return 2 * sigmoid(2 * x) - 1; }
-
-// Within 1.5e-7 (Abramowitz and Stegun 1964, 7.1.26).
-inline f32x16 error_function(f32x16 x) {
-  const f32x16 size = magnitude(x), t = 1 / (size * 0.3275911f + 1);
-  f32x16 p = 1.061405429f;
-  for (float c : {-1.453152027f, 1.421413741f, -0.284496736f, 0.254829592f}) p = p * t + c;
-  const f32x16 y = 1 - p * t * exponential(-size * size);
-  return pick(x < 0, -y, y);
-}
-
-template <class T> inline f32x16 active(f32x16 x, int activation) {
-  switch (activation) {
-    case RELU: return larger(x, 0);
-    case GELU: return 0.5f * x * (1 + error_function(x * 0.70710678f));
-    case GELU_TANH: return x * sigmoid(1.5957691216f * (x + 0.044715f * x * x * x));  // (1 + tanh z) / 2 = sigmoid(2 z)
-    case QUICK_GELU: return x * rounded<T>(sigmoid(rounded<T>(1.702f * x)));
-    case SILU: return x * sigmoid(x);
-    default: return larger(x, 0) * larger(x, 0);
-  }
-}
 
 // Numbers of a row, a vector at a time; the last one may be in part.
 template <class T> inline f32x16 some(const T* from, int64_t count) {

@@ -9,12 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from polytask.nn.kernels.attention import WIDTHS, AttentionCall
-from polytask.nn.kernels.library import KINDS, WEIGHTS, Library, NormCall, ProductCall, fields, pointer
+from polytask.nn.kernels.library import ACTIVATIONS, KINDS, WEIGHTS, Library, NormCall, ProductCall, fields, pointer
 from polytask.nn.kernels.products import PLAIN, alike, fused
 from polytask.nn.position import Grid, GridEmbedding, Rotary
 from polytask.nn.quant import QuantizedLinear
-
-ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "quick_gelu", "silu", "relu_squared")
 
 
 class EmbeddingCall(ctypes.Structure):

@@ -1,5 +1,5 @@
-// Products of up to 64 rows of bfloat16 by the CPU's tiles (AMX): a tile of weights is read, or widened, once and
-// multiplied by all rows, 16 at a time.
+// Products of bfloat16 by the CPU's tiles (AMX). Up to 64 rows: a tile of weights is read, or widened, once and multiplied
+// by all rows, 16 at a time. More: 32 outputs by 32 rows, which is one tile read for one product of tiles.
 
 #include "tiles.h"
 
@@ -11,57 +11,6 @@
 namespace polytask {
 
 namespace {
-
-constexpr int64_t SIDE = 16, LINE = 64;  // lines of a tile, and bytes of each: 32 of bfloat16 or 16 of float32
-
-struct alignas(64) Shape {
-  uint8_t palette = 1, start = 0, unused[14] = {};
-  uint16_t bytes[16] = {LINE, LINE, LINE, LINE, LINE, LINE, LINE, LINE};
-  uint8_t lines[16] = {SIDE, SIDE, SIDE, SIDE, SIDE, SIDE, SIDE, SIDE};
-};
-
-// What GCC 12 says of these instructions leaves out that they read memory.
-inline void written() { asm volatile("" ::: "memory"); }
-
-inline void begin() {
-  const Shape shape;
-  written();
-  _tile_loadconfig(&shape);
-}
-
-// Tile 0 to 3: sums of as many groups of rows, += left (16, 32) times right (32, 16) in pairs. `left` stays for all groups
-// where it is weights, and `right` where they are.
-template <int G, bool LEFT> inline void multiply_tiles(const void* weights, int64_t stride, const char* x, int64_t line, int64_t group) {
-  written();
-  _tile_loadd(4, weights, stride);
-#define POLYTASK_GROUP(g)                          \
-  if constexpr (G > g) {                           \
-    _tile_loadd(5, x + g * group, line);           \
-    if constexpr (LEFT) _tile_dpbf16ps(g, 4, 5);   \
-    else _tile_dpbf16ps(g, 5, 4);                  \
-  }
-  POLYTASK_GROUP(0)
-  POLYTASK_GROUP(1)
-  POLYTASK_GROUP(2)
-  POLYTASK_GROUP(3)
-#undef POLYTASK_GROUP
-  written();
-}
-
-template <int G> inline void clear() {
-  _tile_zero(0);
-  if constexpr (G > 1) _tile_zero(1);
-  if constexpr (G > 2) _tile_zero(2);
-  if constexpr (G > 3) _tile_zero(3);
-}
-
-template <int G> inline void keep(float (*y)[SIDE][SIDE]) {
-  _tile_stored(0, y[0], LINE);
-  if constexpr (G > 1) _tile_stored(1, y[1], LINE);
-  if constexpr (G > 2) _tile_stored(2, y[2], LINE);
-  if constexpr (G > 3) _tile_stored(3, y[3], LINE);
-  written();
-}
 
 // ---- weights a row an output: they are what stands left, (outputs, columns), and sums are (outputs, rows)
 
@@ -97,7 +46,7 @@ template <class W, int G> void dense_outputs(const Product& c, const char* x, in
       multiply_tiles<G, true>(tile, LINE, x, LINE, group);
     }
   }
-  keep<G>(y);
+  keep<G>(y[0][0], LINE, SIDE * SIDE);
   for (int64_t g = 0; g < G; g++) {
     u32x16 lines[SIDE];
     for (int j = 0; j < SIDE; j++) lines[j] = load<u32x16>(y[g][j]);
@@ -142,7 +91,7 @@ template <int G> void int4_outputs(const Product& c, const char* x, int64_t padd
     widen_fours(w, scales, pairs);
     multiply_tiles<G, false>(pairs, LINE, x, padded * 2, SIDE * padded * 2);
   }
-  keep<G>(y);
+  keep<G>(y[0][0], LINE, SIDE * SIDE);
   for (int64_t r = 0; r < G * SIDE && r < c.rows; r++)
     write_line<uint16_t>(c, r, o, c.out - o < SIDE ? c.out - o : SIDE, load<f32x16>(y[r / SIDE][r % SIDE]));
 }
@@ -155,18 +104,166 @@ template <int G> void int4(const Product& c, const char* x, int64_t padded, Team
   });
 }
 
-// Whether the kernel lets this process use tiles, which it has to be asked for.
-bool allowed() {
-  constexpr int ASK = 0x1023, TILES = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
-  static const bool found = syscall(SYS_arch_prctl, ASK, TILES) == 0;
-  return found;
+// ---- many rows
+
+constexpr int64_t PANEL = 2 * SIDE;           // outputs, and rows, that are taken together
+constexpr int64_t DEEP = 8, TILE = SIDE * CHUNK;  // chunks of columns whose weights stay in the first cache
+constexpr int64_t NEAR = 1 << 19;             // numbers of rows that stay in the second one
+
+inline void fill(const Product& c, const int32_t*, int64_t o, int64_t k, uint16_t* tile) {
+  const int64_t chunks = (c.in + CHUNK - 1) / CHUNK, at = o / SIDE * chunks + k;
+  u32x16 pairs[SIDE];
+  widen_fours((const int32_t*)c.weight + at * 4 * LANES, (const uint16_t*)c.scales + at * LANES, pairs);
+  transpose(pairs);
+  for (int j = 0; j < SIDE; j++) store(tile + j * CHUNK, pairs[j]);
+}
+template <class W> inline void fill(const Product& c, const W* w, int64_t o, int64_t k, uint16_t* tile) {
+  const int64_t columns = c.in - k * CHUNK;
+  w += o * c.in + k * CHUNK;
+  if (columns < CHUNK || c.out - o < SIDE) return widen_tile(w, c.in, c.out - o < SIDE ? c.out - o : SIDE, columns < CHUNK ? columns : CHUNK, tile);
+  for (int64_t j = 0; j < SIDE; j++) _mm512_store_si512(tile + j * CHUNK, halves(w + j * c.in));
+}
+
+// Sums of 16 outputs, from o on, by 16 rows as rows, with scales and biases.
+inline void squared(const Product& c, const float* sums, int64_t o, f32x16 (&lines)[SIDE]) {
+  const bool whole = c.out - o >= SIDE;
+  const f32x16 scale = whole && c.weights == INT8 ? load<f32x16>((const float*)c.scales + o) : f32x16(1);
+  const f32x16 bias = whole && c.bias ? wide((const uint16_t*)c.bias + o) : f32x16(0);
+  for (int j = 0; j < SIDE; j++) lines[j] = load<f32x16>(sums + j * SIDE);
+  transpose(lines);
+  for (int r = 0; r < SIDE; r++) lines[r] = lines[r] * scale + bias;
+}
+
+// They go to their places, after an activation, and times `gated` ones where there are some.
+void write_square(const Product& c, int64_t row, int64_t o, const float* sums, const float* gated, int64_t width) {
+  f32x16 lines[SIDE], others[SIDE];
+  const int64_t outputs = width - o, rows = c.rows - row < SIDE ? c.rows - row : SIDE;
+  squared(c, sums, o, lines);
+  if (outputs < SIDE) {
+    for (int64_t r = 0; r < rows; r++) write_line<uint16_t>(c, row + r, o, outputs, lines[r]);
+    return;
+  }
+  if (gated) squared(c, gated, width + o, others);
+  const auto each = [&](auto bent) {
+    for (int64_t r = 0; r < rows; r++) {
+      const int64_t at = (row + r) * width + o;
+      f32x16 y = bent(lines[r]);
+      if (gated) y = rounded<uint16_t>(y) * rounded<uint16_t>(others[r]);
+      if (c.onto) y = rounded<uint16_t>(y) + wide((const uint16_t*)c.onto + at);
+      put((uint16_t*)c.y + at, y);
+    }
+  };
+  if (!c.activation) return each([](f32x16 y) { return y; });
+  known<RELU_SQUARED + 1>(c.activation, [&](auto which) {  // of what is rounded, as one token's is
+    each([](f32x16 y) { return active<uint16_t>(rounded<uint16_t>(y), decltype(which)::value - 1); });
+  });
+}
+
+// Sums of 32 outputs by 32 rows: `count` chunks of weights, two tiles each, by those of two groups of rows.
+inline void multiply_panel(const uint16_t* w, const uint16_t* x, int64_t group, int64_t count, float* sums, bool first) {
+  first ? clear<4>() : go_on<4>(sums, LINE, SIDE * SIDE);
+  for (int64_t k = 0; k < count; k++, w += 2 * TILE, x += TILE) {
+    written();
+    _tile_loadd(4, w, LINE);
+    _tile_loadd(6, x, LINE);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_loadd(7, x + group, LINE);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_loadd(5, w + TILE, LINE);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_dpbf16ps(3, 5, 7);
+  }
+  keep<4>(sums, LINE, SIDE * SIDE);
+}
+
+template <class W> void panels(const Product& c, const uint16_t* x, int64_t chunks, Team& team) {
+  const int64_t blocks = (c.rows + PANEL - 1) / PANEL, width = c.gated ? c.out / 2 : c.out;
+  const int64_t step = c.gated ? SIDE : PANEL, other = c.gated ? width : SIDE;  // from one tile of a panel to its second
+  team.share((width + step - 1) / step, 1, [&](int64_t start, int64_t end) {
+    float* room = team.own(blocks * 4 * SIDE * SIDE + DEEP * TILE + LANES);
+    room += (-(uintptr_t)room % LINE) / sizeof(float);
+    uint16_t* w = (uint16_t*)(room + blocks * 4 * SIDE * SIDE);
+    begin();
+    for (int64_t o = start * step; o < end * step; o += step)
+      for (int64_t k = 0; k < chunks; k += DEEP) {
+        const int64_t count = chunks - k < DEEP ? chunks - k : DEEP;
+        for (int64_t i = 0; i < count; i++) {
+          fill(c, (const W*)c.weight, o, k + i, w + 2 * i * TILE);
+          if (o + other < c.out) fill(c, (const W*)c.weight, o + other, k + i, w + (2 * i + 1) * TILE);
+        }
+        for (int64_t block = 0; block < blocks; block++) {
+          float* sums = room + block * 4 * SIDE * SIDE;
+          multiply_panel(w, x + (2 * block * chunks + k) * TILE, chunks * TILE, count, sums, k == 0);
+          if (k + count < chunks) continue;
+          for (int g = 0; g < 2; g++) {
+            const int64_t row = block * PANEL + g * SIDE;
+            const float *first = sums + g * SIDE * SIDE, *second = first + PANEL * SIDE;
+            write_square(c, row, o, first, c.gated ? second : nullptr, width);
+            if (!c.gated && o + SIDE < width) write_square(c, row, o + SIDE, second, nullptr, width);
+          }
+        }
+      }
+    _tile_release();
+  });
+}
+
+// Groups of 16 rows from x as tiles of pairs, (groups, chunks, 16, 16), normalised where that is asked for.
+void pairs_of(const Product& c, uint16_t* to, int64_t groups, int64_t chunks, Team& team) {
+  const int64_t padded = chunks * CHUNK;
+  const bool plain = c.norm.kind == NONE && padded == c.in;
+  team.share(groups, 1, [&](int64_t group, int64_t end) {
+    float* wide = team.own(padded + SIDE * padded / 2);
+    uint16_t* rows = (uint16_t*)(wide + padded);
+    for (; group < end; group++) {
+      const int64_t start = group * SIDE, count = c.rows - start < SIDE ? c.rows - start : SIDE;
+      const uint16_t* from = (const uint16_t*)c.x + start * c.in;
+      if (!plain || count < SIDE) {
+        std::memset(rows, 0, SIDE * padded * sizeof *rows);
+        for (int64_t r = 0; r < count; r++) {
+          widen_row(c, start + r, padded, wide);
+          for (int64_t i = 0; i < padded; i += LANES) put(rows + r * padded + i, load<f32x16>(wide + i));
+        }
+        from = rows;
+      }
+      for (int64_t k = 0; k < chunks; k++) {
+        u32x16 lines[SIDE];
+        for (int r = 0; r < SIDE; r++) lines[r] = load<u32x16>(from + r * padded + k * CHUNK);
+        transpose(lines);
+        for (int i = 0; i < SIDE; i++) store(to + (group * chunks + k) * TILE + i * CHUNK, lines[i]);
+      }
+    }
+  });
+}
+
+void many(Product c, Team& team) {
+  const int64_t chunks = (c.in + CHUNK - 1) / CHUNK, near = NEAR / (chunks * CHUNK) / PANEL * PANEL, most = near > 4 * PANEL ? near : 4 * PANEL;
+  for (int64_t left = c.rows; left > 0; left -= c.rows) {
+    c.rows = left < most ? left : most;
+    const int64_t groups = (c.rows + PANEL - 1) / PANEL * 2;
+    uint16_t* x = (uint16_t*)team.common((groups * chunks * TILE + LINE) / 2);
+    x += (-(uintptr_t)x % LINE) / sizeof *x;
+    pairs_of(c, x, groups, chunks, team);
+    if (c.weights == INT4) panels<int32_t>(c, x, chunks, team);
+    else if (c.weights == INT8) panels<int8_t>(c, x, chunks, team);
+    else panels<uint16_t>(c, x, chunks, team);
+    const int64_t numbers = c.rows * (c.gated ? c.out / 2 : c.out);
+    c.x = (const uint16_t*)c.x + c.rows * c.in, c.y = (uint16_t*)c.y + numbers;
+    if (c.onto) c.onto = (const uint16_t*)c.onto + numbers;
+  }
 }
 
 }  // namespace
 
+bool tiles() {
+  constexpr int ASK = 0x1023, TILES = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  static const bool allowed = syscall(SYS_arch_prctl, ASK, TILES) == 0;
+  return allowed;
+}
+
 bool tiled(const Product& c, Team& team) {
   const int64_t chunks = (c.in + CHUNK - 1) / CHUNK, padded = chunks * CHUNK, groups = (c.rows + SIDE - 1) / SIDE;
-  if (c.kind != BFLOAT16 || c.weights == FLOAT32 || groups > 4 || !allowed()) return false;
+  if (c.kind != BFLOAT16 || c.weights == FLOAT32 || !tiles()) return false;
+  if (groups > 4) return many(c, team), true;
   uint16_t* rows = (uint16_t*)team.common(groups * SIDE * padded);
   uint16_t* x = c.weights == INT4 ? rows : rows + groups * SIDE * padded;
   float* wide = team.own(padded);
@@ -190,5 +287,6 @@ bool tiled(const Product& c, Team& team) {
 #else
 
 bool polytask::tiled(const Product&, Team&) { return false; }
+bool polytask::tiles() { return false; }
 
 #endif

@@ -208,8 +208,13 @@ inline void put(float* to, float value) { *to = value; }
 inline void put(uint16_t* to, float value) { *to = narrow(value); }
 POLYTASK_INLINE void put(float* to, f32x16 values) { store(to, values); }
 POLYTASK_INLINE void put(uint16_t* to, f32x16 values) {
+#if defined(__AVX512BF16__)
+  const auto halves = _mm512_cvtneps_pbh((__m512)values.parts[0]);
+  std::memcpy(to, &halves, sizeof halves);
+#else
   const i32x16 v = bits<i32x16>(values), even = v + 0x7fff + ((v >> 16) & 1);
   store(to, convert<u16x16>(pick((v & 0x7fffffff) > 0x7f800000, i32x16(0x7fc00000), even) >> 16));
+#endif
 }
 
 inline float widened(float value) { return value; }
