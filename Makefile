@@ -9,7 +9,7 @@ demo: env
 	$(BIN)/polytask demo --out demo
 
 test: env
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 env: .venv/ready
 
