@@ -1,5 +1,9 @@
 """The machine made ready: float32 stays float32, whatever products the processor has."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -52,3 +56,27 @@ def test_training_takes_bfloat16_where_its_products_are_faster(bfloat16, chosen,
     with pytest.raises(runtime.ConfigError, match="unknown 'float8'"):
         runtime.pick_products("float8", torch.device("cpu"))
     runtime.fast_bfloat16.cache_clear()
+
+
+PAGES = """
+from polytask.run import ask, bench
+from polytask import runtime
+runtime.prepare(huge_pages=True)
+import re, torch
+from polytask.nn.paged import KVCache
+from polytask.inference.engine import Engine
+weights, cache = torch.empty(8 << 20), KVCache(1, 1, 64, 4096).keys
+maps = re.split(r"(?m)^(?=[0-9a-f]+-[0-9a-f]+ )", open("/proc/self/smaps").read())
+for tensor in (weights, cache):
+    inside = tensor.data_ptr() + tensor.nbytes // 2
+    (flags,) = (re.search("VmFlags: (.*)", one)[1].split() for one in maps[1:]
+                if int(one.split("-")[0], 16) <= inside < int(one.split("-")[1].split()[0], 16))
+    print("huge" if "hg" in flags else "small" if "nh" in flags else "plain")
+"""
+
+
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="there are no huge pages here")
+def test_weights_lie_in_huge_pages_and_the_cache_in_small_ones():
+    """In a process that has imported what asks: a tensor made before would have torch read the setting too soon."""
+    done = subprocess.run([sys.executable, "-c", PAGES], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["huge", "small"]

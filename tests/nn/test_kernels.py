@@ -1,4 +1,4 @@
-"""Products of few rows: ours against torch in float64, and what happens where there are none."""
+"""Products of few rows, and by tiles of many: ours against torch in float64, and what happens where there are none."""
 
 import copy
 import os
@@ -13,11 +13,16 @@ from polytask import runtime
 from polytask.inference.engine import Engine
 from polytask.inference.sampling import Sampling
 from polytask.inference.sequence import Request
+from polytask.nn.attention import Attention
+from polytask.nn.block import Block
+from polytask.nn.cache import Context
 from polytask.nn.feedforward import ACTIVATIONS as ACTIVATION
+from polytask.nn.feedforward import MLP, GatedMLP
 from polytask.nn.kernels import build, products
 from polytask.nn.kernels.library import ACTIVATIONS, LOADER, Library, _Loader
 from polytask.nn.kernels.products import FEW, linear
 from polytask.nn.norm import LayerNorm, RMSNorm
+from polytask.nn.position import Unpositioned
 from polytask.nn.projection import project
 from polytask.nn.quant import Int4Linear, Int8Linear, unpack
 from tests.inference.networks import TOKENIZER, network, prompts
@@ -105,13 +110,32 @@ def test_tiles_multiply_any_number_of_rows(counted, shape, rows):
         assert error(products.apply(layer, x, norm), normed) < 4e-3
         assert error(products.apply(layer, x, onto=onto), exact + onto) < 4e-3
         for name in ACTIVATIONS if out % 16 == 0 else ():
-            bent = ACTIVATION.get(name)(exact)
+            bent, before = ACTIVATION.get(name)(exact), len(counted)
             assert error(products.activated(layer, x, None, name), bent) < 6e-3
+            assert len(counted) == before + 1
             if out % 32 == 0:
                 gate, up = exact.chunk(2, dim=-1)
                 gated = products.activated(layer, x, None, name, gated=True)
                 assert error(gated, ACTIVATION.get(name)(gate) * up) < 9e-3
     assert {"bfloat16", "int8", "int4"} == set(counted)
+
+
+@pytest.mark.parametrize("feedforward", [MLP(256, "gelu_tanh", bias=True), GatedMLP(256)], ids=str)
+@torch.no_grad()
+def test_a_block_by_tiles_is_the_block_by_torch(library, monkeypatch, feedforward):
+    """What its layers add to is added once, and a hook sees what a layer gives alone."""
+    torch.manual_seed(0)
+    attention = Attention(4, 2, head_dim=64)
+    block = Block(256, attention, feedforward, LayerNorm(), Unpositioned(), 0, placement="pre", dropout=0, cross=False)
+    block = block.bfloat16().eval()
+    x, context = torch.randn(1, 90, 256).bfloat16(), Context(torch.arange(90)[None])
+    found, seen = block(x, context), []
+    with block.feedforward.register_forward_hook(lambda _, given, y: seen.append((given[0], y))):
+        assert error(block(x, context), found.double()) < 5e-3
+    ((given, fed),) = seen
+    assert error(fed, found.double() - given.double()) < 2e-2
+    monkeypatch.setattr(LOADER, "library", None)
+    assert error(found, block(x, context).double()) < 8e-3
 
 
 @torch.no_grad()
@@ -121,7 +145,7 @@ def test_tiles_keep_what_is_not_finite(counted):
     layer = torch.nn.Linear(256, 128).bfloat16()
     x = torch.randn(FEW + 1, 256).bfloat16()
     x[3, 0], x[40, 0] = float("nan"), float("inf")
-    for name in ("gelu_tanh", "silu", "quick_gelu"):
+    for name in ACTIVATIONS:
         found = products.activated(layer, x, None, name)
         assert found[3].isnan().all()
         assert not found[40].isfinite().all()

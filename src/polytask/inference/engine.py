@@ -25,7 +25,7 @@ from polytask.inference.sampling import Chosen, Place, Sampler
 from polytask.inference.scheduler import PATIENCE, Scheduler
 from polytask.inference.scoring import Score
 from polytask.inference.sequence import Completion, Finish, Group, Request, Sequence, TextOutput
-from polytask.inference.speculative import Draft, Speculator, proposer
+from polytask.inference.speculative import Draft, DraftModel, Speculator, proposer
 from polytask.inference.steps import Steps, kinds_of
 from polytask.models.transformer import Transformer
 from polytask.tokenizers.text import TextTokenizer
@@ -36,8 +36,9 @@ class Stats:
     """What an engine does and holds at a moment.
 
     waiting and running count requests (groups of samples that run together). cache_tokens: how many the cache holds at
-    most. hit_tokens: so many were found in it and not run again; run_tokens: so many were run, decoding and drafts
-    included. drafted_tokens: so many were guessed ahead, of which accepted_tokens were right.
+    most; the bytes are those of a draft model, too. hit_tokens: so many were found in it and not run again; run_tokens:
+    so many were run, decoding and drafts included. drafted_tokens: so many were guessed ahead, of which accepted_tokens
+    were right.
     """
 
     waiting: int
@@ -139,11 +140,13 @@ class Engine:
 
     def stats(self) -> Stats:
         """Counts of now; those of requests may be of a moment within a step."""
-        scheduler, pool = self.scheduler, self.pool
+        scheduler, pool, draft = self.scheduler, self.pool, self.speculator.proposer
+        held = [(self.network, self.cache), *([(draft.network, draft.cache)] if isinstance(draft, DraftModel) else [])]
         return Stats(
             waiting=len(scheduler.waiting) + len(self._submitted), running=len(scheduler.running),
             free_blocks=pool.free, total_blocks=pool.total, cache_tokens=pool.total * BLOCK,
-            weight_bytes=weight_bytes(self.network), cache_bytes=self.cache.bytes,
+            weight_bytes=sum(weight_bytes(network) for network, _ in held),
+            cache_bytes=sum(cache.bytes for _, cache in held),
             hit_tokens=scheduler.hits, run_tokens=scheduler.tokens, preemptions=scheduler.preemptions,
             drafted_tokens=self.speculator.drafted, accepted_tokens=self.speculator.accepted,
         )  # fmt: skip

@@ -2,11 +2,12 @@
 
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from polytask.nn.attention import Attention, CrossAttention, SelfAttention
 from polytask.nn.cache import Context
+from polytask.nn.kernels import gpu
+from polytask.nn.kernels.products import tiled
 from polytask.nn.part import Part
 
 Placement = Literal["pre", "post", "sandwich", "parallel", "parallel_norms"]
@@ -47,8 +48,9 @@ class Block(nn.Module):
     ) -> Tensor:
         if self.placement == "post":
             return norm(x + self.drop(layer(x, context)))
-        if outer is None and not self.training and not torch.is_grad_enabled():
-            return layer(x, context, norm=norm, onto=x)  # which may be no pass of its own
+        # What is added on the way is no pass of its own there; who hooks a layer sees what it gives alone.
+        if outer is None and not self.training and not layer._forward_hooks and (gpu.takes(x) or tiled(x)):
+            return layer(x, context, norm=norm, onto=x)
         y = layer(x, context, norm=norm)
         return x + self.drop(y if outer is None else outer(y))
 

@@ -1,7 +1,7 @@
 """Weights as whole numbers: 8 bits with a scale for each output channel, or 4 bits with one for each 32 columns.
 
 Activations stay as they come, and so does what is looked up by row. For few rows the products read the whole numbers
-(`nn.kernels`), for many they are widened first.
+(`nn.kernels`), for many they are widened first, unless the CPU multiplies tiles.
 """
 
 from typing import Any, Literal
@@ -19,7 +19,7 @@ from polytask.nn.stacked import Stacked
 
 Bits = Literal[8, 4]
 GROUP, TILE = 32, 16  # columns that share a scale in 4 bits; outputs that lie side by side
-PLACES = torch.tensor([[0, 16], [4, 20], [8, 24], [12, 28]], dtype=torch.int32)  # where each of 8 columns begins
+PLACES = [[0, 16], [4, 20], [8, 24], [12, 28]]  # where each of 8 columns begins; no tensor, see `runtime.prepare`
 PIECE = 1 << 18  # weights that are quantised together, so that their passes stay in the processor's cache
 
 
@@ -54,14 +54,15 @@ def pack(whole: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
     """
     short = -len(whole) % TILE
     eights = (F.pad(whole, (0, 0, 0, 0, 0, short)) + 8).int().unflatten(2, (4, 4, 2))  # (R, G, 4, 4, 2)
-    packed = (eights << PLACES).sum((-1, -2), dtype=torch.int32).flatten(1)  # (R, 4 G)
+    packed = (eights << torch.tensor(PLACES, dtype=torch.int32)).sum((-1, -2), dtype=torch.int32).flatten(1)  # (R, 4 G)
     tiles = packed.unflatten(0, (-1, TILE)).mT.contiguous()
     return tiles, F.pad(scales, (0, 0, 0, short)).unflatten(0, (-1, TILE)).mT.contiguous()
 
 
 def unpack(packed: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
     """The weights that `pack` was given, rows and columns filled up with zeros, (R, 32 G)."""
-    eights = (packed.mT[..., None, None] >> PLACES.to(packed.device)) & 15  # (tiles, 16, 4 G, 4, 2)
+    places = torch.tensor(PLACES, dtype=torch.int32, device=packed.device)
+    eights = (packed.mT[..., None, None] >> places) & 15  # (tiles, 16, 4 G, 4, 2)
     groups = (eights - 8).to(dtype).flatten(2).unflatten(2, (-1, GROUP))  # (tiles, 16, G, 32)
     return (groups * scales.mT[..., None].to(dtype)).flatten(2).flatten(0, 1)
 
@@ -85,7 +86,7 @@ class QuantizedLinear(nn.Module):
         raise NotImplementedError
 
     def most(self, x: Tensor) -> int:
-        """How many rows the kernels are the fastest for."""
+        """How many rows the kernels are the fastest for, where there are no tiles."""
         return FEW
 
     def product(self, x: Tensor, norm: Norm = NO_NORM, **after: Any) -> Tensor | None:

@@ -14,8 +14,8 @@ template <class T = float> POLYTASK_INLINE f32x16 sigmoid(f32x16 x) {
     __m512 y = _mm512_mul_ps((__m512)x.parts[0], _mm512_set1_ps(-1.44269504f));  // 2^y, y = n + r
     y = _mm512_min_ps(_mm512_set1_ps(126), _mm512_max_ps(_mm512_set1_ps(-126), y));  // in this order NaN stays
     const __m512 n = _mm512_roundscale_ps(y, _MM_FROUND_TO_NEAREST_INT), r = _mm512_sub_ps(y, n);
-    __m512 p = _mm512_set1_ps(5.5504109e-2f);
-    for (float c : {2.4022651e-1f, 6.9314718e-1f, 1.0f}) p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(c));
+    __m512 p = _mm512_set1_ps(5.5171627e-2f);
+    for (float c : {2.4261112e-1f, 6.9326099e-1f, 9.9992807e-1f}) p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(c));
     x.parts[0] = (f32x16::Part)_mm512_rcp14_ps(_mm512_add_ps(_mm512_scalef_ps(p, n), _mm512_set1_ps(1)));
     return x;
   }
@@ -37,12 +37,12 @@ inline f32x16 error_function(f32x16 x) {
 
 template <class T> POLYTASK_INLINE f32x16 active(f32x16 x, int activation) {
   switch (activation) {
-    case RELU: return larger(x, 0);
+    case RELU: return pick(x < 0, f32x16(0), x);  // which keeps what is no number
     case GELU: return 0.5f * x * (1 + error_function(x * 0.70710678f));
     case GELU_TANH: return x * sigmoid<T>(1.5957691216f * (x + 0.044715f * x * x * x));  // (1 + tanh z) / 2 = sigmoid(2 z)
     case QUICK_GELU: return x * rounded<T>(sigmoid(rounded<T>(1.702f * x)));
     case SILU: return x * sigmoid<T>(x);
-    default: return larger(x, 0) * larger(x, 0);
+    default: return pick(x < 0, f32x16(0), x * x);
   }
 }
 

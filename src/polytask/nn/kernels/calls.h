@@ -17,8 +17,8 @@ struct Norm {
   int32_t kind, unused;
 };
 
-// y (rows, out) = norm(x) (rows, in) times weight (out, in) plus bias, added to `onto` where there is one. Of more rows than
-// FEW, by tiles alone, an activation comes in between; where it is `gated`, of the first half times the second, (rows, out / 2).
+// y (rows, out) = norm(x) (rows, in) times weight (out, in) plus bias, added to `onto` where there is one. By tiles alone, and
+// of five rows or more, an activation comes in between; where it is `gated`, of the first half times the second, (rows, out / 2).
 struct Product {
   const void *x, *weight, *scales, *bias, *onto;
   void* y;

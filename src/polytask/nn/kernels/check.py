@@ -39,9 +39,20 @@ def _check_products(library: Library, dtype: torch.dtype, generator: torch.Gener
     for rows, (kind, (kept, by, meant)) in itertools.product(counts, kinds.items()):
         x = given[:rows]
         _compare(library.product(kind, x, kept, by, None, 19), x.double() @ meant.double().T, "multiply")
+    if TILED in counts:
+        _check_gate(library, generator)
     for kind in ("int8", "int4"):
         kept, by, meant = kinds[kind]
         _compare(library.widened(kind, kept, by, 19, 70), meant.double(), "widen")
+
+
+def _check_gate(library: Library, generator: torch.Generator) -> None:
+    """Of many rows by tiles, with all that comes after a product."""
+    x, weight = (torch.randn(rows, 96, generator=generator).bfloat16() for rows in (TILED, 64))
+    bias, onto = (torch.randn(*size, generator=generator).bfloat16() for size in ((64,), (TILED, 32)))
+    found = library.product("bfloat16", x, weight, None, bias, 64, onto=onto, activation="silu", gated=True)
+    gate, up = (x.double() @ weight.double().T + bias.double()).chunk(2, dim=-1)
+    _compare(found, F.silu(gate) * up + onto.double(), "multiply")
 
 
 def _check_attention(library: Library, dtype: torch.dtype, generator: torch.Generator) -> None:

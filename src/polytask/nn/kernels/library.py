@@ -90,11 +90,13 @@ class Library:
         norm: Norm = NO_NORM, onto: Tensor | None = None, activation: str = "", gated: bool = False,
     ) -> Tensor:  # fmt: skip
         """norm(x) (..., in) times a matrix of `out` rows, added to `onto` (..., out), in the type of x; weights lie in
-        one piece. Of many rows by tiles the activation of that name comes in between, where it is gated that of the
-        first half times the second half, (..., out / 2)."""
+        one piece. By tiles, of five rows or more, the activation of that name comes in between, where it is gated that
+        of the first half times the second half, (..., out / 2); either is a multiple of 16 wide."""
+        width = x.shape[-1]
+        assert not activation or (self.tiles and x.dtype == torch.bfloat16 and x.numel() > 4 * width)
+        assert not activation or out % (32 if gated else 16) == 0
         x, onto = x.contiguous(), None if onto is None else onto.contiguous()
         y = torch.empty(*x.shape[:-1], out // 2 if gated else out, dtype=x.dtype)
-        width = x.shape[-1]
         call = ProductCall(
             x.data_ptr(), weight.data_ptr(), pointer(scales), pointer(bias), pointer(onto), y.data_ptr(),
             x.numel() // width, width, out, NormCall.of(norm), KINDS[x.dtype], WEIGHTS.index(kind),

@@ -26,13 +26,15 @@ def kernels(x: Tensor, out: int, width: int, rows: int = FEW) -> Library | None:
     if out * width < LEAST or x.shape[-1] != width or not x.numel() or not inferring(x):
         return None
     library = LOADER.get()
-    return library if x.numel() <= rows * width or _tiled(x) else None
+    return library if x.numel() <= rows * width or tiled(x) else None
 
 
-def _tiled(x: Tensor) -> bool:
-    """Whether the kernels multiply any number of rows of x by tiles."""
+def tiled(x: Tensor) -> bool:
+    """Whether the kernels multiply any number of rows of x, in a pass that nobody wants gradients of, by tiles."""
+    if x.dtype != torch.bfloat16 or not inferring(x):
+        return False
     library = LOADER.get()
-    return library is not None and library.tiles and x.dtype == torch.bfloat16
+    return library is not None and library.tiles
 
 
 def inferring(x: Tensor) -> bool:
@@ -93,7 +95,7 @@ def activated(layer: nn.Module, x: Tensor, norm: nn.Module | None, name: str, ga
     times its second. None where there is no such one."""
     if x.numel() <= FEW * x.shape[-1] or not inferring(x):
         return None
-    if _tiled(x) and name in ACTIVATIONS and getattr(layer, "out_features", 1) % (LINES * (1 + gated)) == 0:
+    if tiled(x) and name in ACTIVATIONS and getattr(layer, "out_features", 1) % (LINES * (1 + gated)) == 0:
         product = _quick(layer, x, norm, activation=name, gated=gated)
         if product is not None:
             return product

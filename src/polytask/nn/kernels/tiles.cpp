@@ -263,7 +263,7 @@ bool tiles() {
 bool tiled(const Product& c, Team& team) {
   const int64_t chunks = (c.in + CHUNK - 1) / CHUNK, padded = chunks * CHUNK, groups = (c.rows + SIDE - 1) / SIDE;
   if (c.kind != BFLOAT16 || c.weights == FLOAT32 || !tiles()) return false;
-  if (groups > 4) return many(c, team), true;
+  if (groups > 4 || c.activation) return many(c, team), true;
   uint16_t* rows = (uint16_t*)team.common(groups * SIDE * padded);
   uint16_t* x = c.weights == INT4 ? rows : rows + groups * SIDE * padded;
   float* wide = team.own(padded);
