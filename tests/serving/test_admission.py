@@ -1,5 +1,7 @@
 """What is asked beside texts that are written keeps to the same limits: choices, echoes and vectors."""
 
+import time
+
 import httpx
 import pytest
 
@@ -81,6 +83,23 @@ def test_tokens_of_a_stream_that_was_left_are_counted():
         figures = httpx.get(address + "/metrics").text
     (wrote,) = [line for line in figures.splitlines() if line.startswith("polytask_completion_tokens_total")]
     assert float(wrote.split()[-1]) > 40
+
+
+def test_echoes_end_with_who_asks(narrow):
+    address, app = narrow
+    before = engine_of(app).stats().run_tokens
+    prompts = [f"{i} " + "b" * 500 for i in range(200)]
+    connection = opened(address, {"prompt": prompts, "max_tokens": 0, "echo": True, "logprobs": 1})
+    until(lambda: engine_of(app).stats().run_tokens > before + 100)
+    connection.close()
+
+    def rests():  # for longer than from one prompt to the next
+        ran = engine_of(app).stats().run_tokens
+        time.sleep(0.5)
+        return engine_of(app).stats().run_tokens == ran
+
+    until(rests, 60)
+    assert engine_of(app).stats().run_tokens - before < 100 * 500
 
 
 @pytest.mark.parametrize("body", [{"n": 2}, {"logprobs": 3}])

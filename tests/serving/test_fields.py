@@ -34,6 +34,7 @@ CALL = {"type": "function_call", "call_id": "1", "name": "f", "arguments": "["}
         (TEXT, {"prompt": "a", "beam_size": 2, "n": 3}, "beam_size"),
         (TEXT, {"prompt": "a", "beam_size": 99}, "beam_size"),
         (TEXT, {"prompt": "a", "best_of": 2, "n": 3}, "best_of"),
+        (TEXT, {"prompt": "a", "echo": True, "max_tokens": 0, "stream": True}, "stream"),
         (RESPONSES, {"input": []}, "input"),
         (RESPONSES, {"instructions": "b", "input": [{"role": "user"}]}, "input[0].content"),
         (RESPONSES, {"input": [CALL | {"arguments": "{}", "name": None}]}, "input[0].name"),
@@ -45,6 +46,13 @@ CALL = {"type": "function_call", "call_id": "1", "name": "f", "arguments": "["}
 )
 def test_the_field_is_named(http, path, body, param):
     assert refused(http.post(path, json=body))["param"] == param
+
+
+def test_a_choice_tells_its_tokens(http):
+    asked = {"example": {"text": "Fine!", "labels": ["good", "bad"]}}
+    first, again = (http.post("/v1/tasks/classify", json=asked).json()["usage"] for _ in range(2))
+    assert first["completion_tokens"] == 0 < first["prompt_tokens"] == first["total_tokens"]
+    assert first["prompt_tokens_details"]["cached_tokens"] <= again["prompt_tokens_details"]["cached_tokens"]
 
 
 def test_mistakes_are_told_in_the_words_of_a_client(http):

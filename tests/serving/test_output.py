@@ -56,8 +56,8 @@ def _answers(address: str) -> bool:
         return False
 
 
-def written(address: str) -> int:
-    return httpx.post(address + "/v1/completions", json={"prompt": "a", "max_tokens": 2}, timeout=60).status_code
+def written(address: str, prompt: str = "a") -> int:
+    return httpx.post(address + "/v1/completions", json={"prompt": prompt, "max_tokens": 2}, timeout=60).status_code
 
 
 def nonsense(address: str) -> bytes:
@@ -78,12 +78,14 @@ def test_full_disks_for_banner_and_log_stop_nothing(folder):
 def test_nobody_need_read_the_banner_and_every_line_of_the_log_is_json(folder, tmp_path):
     reader, out = os.pipe()
     os.close(reader)
-    with (tmp_path / "log").open("w") as log, process(folder, out=out, log=log) as address:
+    with (tmp_path / "log").open("w") as log, process(folder, "--truncate", "left", out=out, log=log) as address:
         assert nonsense(address).startswith(b"HTTP/1.1 400")
         assert written(address) == 200
+        assert written(address, "dog " * 3000) == 200
     os.close(out)
     lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
-    assert [line["status"] for line in lines if line.get("path") == "/v1/completions"] == [200]
+    assert [line["status"] for line in lines if line.get("path") == "/v1/completions"] == [200, 200]
+    assert any("are cut" in line.get("message", "") for line in lines)
     (invalid,) = (line for line in lines if "Invalid HTTP" in line.get("message", ""))
     assert invalid["level"] == "warning"
     assert re.fullmatch(r"[\d-]+T[\d:]+Z", invalid["time"])
@@ -91,8 +93,9 @@ def test_nobody_need_read_the_banner_and_every_line_of_the_log_is_json(folder, t
 
 def test_the_banner_says_what_each_model_holds(folder, tmp_path):
     words = [folder, "--model", f"two={folder}", "--draft", "two=ngram", "--cache", 1]
+    words += ["--model", f"drafted={folder}", "--draft", f"drafted={folder}"]
     with (tmp_path / "out").open("w") as out, process(*words, out=out, log=subprocess.DEVNULL) as address:
-        until(lambda: (tmp_path / "out").read_text().count("\n") == 3)
+        until(lambda: (tmp_path / "out").read_text().count("\n") == 4)
         metrics = httpx.get(address + "/metrics").text
     said = (tmp_path / "out").read_text()
     for name in ("tiny", "two"):
@@ -106,6 +109,8 @@ def test_the_banner_says_what_each_model_holds(folder, tmp_path):
         assert float(cache) == pytest.approx(figures["cache_bytes"] / 2**20, abs=0.06)
         assert 0.9 < float(cache) <= 1
         assert int(tokens.replace(",", "")) == figures["cache_tokens"]
+    held = dict(re.findall(r"  (\w+): ([\d.]+) MiB of weights", said))
+    assert float(held["drafted"]) == pytest.approx(2 * float(held["two"]), abs=0.11)
 
 
 def test_the_head_of_health_is_answered(http):

@@ -172,6 +172,13 @@ def test_tokens_show_what_else_they_might_have_been(opened, task):
     assert page.locator(".alternatives").is_visible()
 
 
+def test_given_answers_need_no_token_probabilities(opened):
+    page = opened("#classification")
+    page.get_by_role("switch", name="Token probabilities").check()
+    ask(page, "classification")
+    assert page.locator(".result .choices").count() == 1
+
+
 def test_errors_are_shown_and_a_key_opens_the_door(opened):
     from polytask.serving.settings import Keys
 

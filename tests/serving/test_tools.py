@@ -2,6 +2,7 @@
 
 import json
 
+import httpx
 import openai
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
@@ -16,7 +17,7 @@ from polytask.serving.tools import FORMS, calls_only
 from polytask.tokenizers.conventions import Conventions
 from polytask.tokenizers.text import TextTokenizer
 from tests.inference.networks import network
-from tests.serving.conftest import running
+from tests.serving.conftest import running, tiny
 
 # Qwen's way, in short.
 TEMPLATE = (
@@ -248,6 +249,16 @@ def test_what_tools_cannot_be(client):
         client.chat.completions.create(**words, tools=broken, tool_choice="required")
     assert caught.value.param == "tools"
     assert client.chat.completions.create(**words, tools=TOOLS, tool_choice="none", max_tokens=3).choices
+
+
+def test_who_names_no_model_talks_with_one_that_talks():
+    base = TextTokenizer(TOKENIZER._tokenizer, Conventions(TOKENIZER.ends, TOKENIZER.ends[0]))
+    models = {"base": Model(network(vocab_size=base.vocab_size), base), "talks": tiny()}
+    with running(models) as (address, _), httpx.Client(base_url=address, timeout=60) as http:
+        said = {"messages": [{"role": "user", "content": "a"}], "max_tokens": 2}
+        assert http.post("/v1/chat/completions", json=said).json()["model"] == "talks"
+        assert http.post("/v1/responses", json={"input": "a", "max_output_tokens": 2}).json()["model"] == "talks"
+        assert http.post("/v1/completions", json={"prompt": "a", "max_tokens": 2}).json()["model"] == "base"
 
 
 def test_a_base_model_says_that_it_is_one():

@@ -16,9 +16,12 @@ from polytask.serving.stream import EventStream, while_there
 from polytask.serving.worker import Job
 
 
-def find(http: HttpRequest, name: str | None) -> Served:
-    """The language model that a request names. Raises Refusal."""
+def find(http: HttpRequest, name: str | None, talks: bool = False) -> Served:
+    """The language model that a request names; where it names none, the first, and the first that `talks` where one of
+    them does. Raises Refusal."""
     shelf: Shelf = http.app.state.shelf
+    if name is None and talks:
+        name = next((each.name for each in shelf if isinstance(each, Served) and each.talks), None)
     served = shelf.able(name, lambda each: isinstance(each, Served), "writes texts")
     assert isinstance(served, Served)
     note(http, model=served.name)

@@ -139,8 +139,7 @@ def _arguments(text: str) -> dict[str, Any] | str:
 
 def expect_chat(served: Served) -> None:
     """Raises Refusal for a base model, which knows no turns."""
-    tokenizer = served.model.tokenizer
-    if tokenizer.template is None and "<|assistant|>" not in tokenizer.special:
+    if not served.talks:
         raise Refusal(
             400, f"'{served.name}' is a base model: it has no chat template and knows no turns; use /v1/completions.",
             param="model", code="no_chat_template",

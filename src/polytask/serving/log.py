@@ -4,6 +4,8 @@ import json
 import logging
 import sys
 import time
+import warnings
+from typing import Any
 
 REQUESTS = "polytask.serving"
 
@@ -28,8 +30,15 @@ def stamp(seconds: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
+def _warn(message: Any, category: type[Warning], *_: Any, **__: Any) -> None:
+    """A warning of ours is for who reads the log; others are for those who develop."""
+    if category.__module__.startswith("polytask"):
+        logging.getLogger("polytask").warning("%s", message)
+
+
 def start_log() -> None:
     """Sends requests and all warnings to stderr."""
+    warnings.showwarning = _warn
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Lines())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])

@@ -1,7 +1,7 @@
 """Prompts of /v1/completions and inputs of /v1/embeddings: texts, or ids of tokens, one or several."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -57,7 +57,9 @@ class Echo:
         return list(zip(self.ids, self.places))
 
 
-async def echo(served: Served, prompt: str | list[int], request: Request, logprobs: int | None) -> Echo:
+async def echo(
+    served: Served, prompt: str | list[int], request: Request, logprobs: int | None, priority: int | None = None
+) -> Echo:  # fmt: skip
     """The prompt's text, and where `logprobs` is given how likely the network finds it. Raises Refusal, TooLong."""
     model = served.model
     if len(request.ids) > model.engine.length:
@@ -71,7 +73,8 @@ async def echo(served: Served, prompt: str | list[int], request: Request, logpro
     fits = not model.config.encoder_layers and not model.config.prefix
     expect(fits, "'logprobs' with 'echo': this model reads a prompt from both sides; leave one out.", "logprobs")
     first, rest = request.ids[:1], request.ids[1:]
-    known = await _weighed(served, Request.scoring(first, [rest], max(logprobs, 1))) if rest else []
+    scoring = replace(Request.scoring(first, [rest], max(logprobs, 1)), priority=priority or 0)
+    known = await _weighed(served, scoring) if rest else []
     places = [None, *known]  # nothing is known of the first, before which there is nothing
     return Echo(text, request.ids[begin:], places[begin:])
 

@@ -37,6 +37,12 @@ class Refusal(Error):
         kind = KINDS.get(self.status) or ("server_error" if self.status >= 500 else "invalid_request_error")
         return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
 
+    @property
+    def noted(self) -> dict[str, Any]:
+        """What the line of the log says of it."""
+        said = {"error": self.code, "param": self.param and self.param[:100]}
+        return {name: value for name, value in said.items() if value is not None}
+
     def response(self) -> "Refused":
         return Refused(self)
 
@@ -68,8 +74,7 @@ class Refused(Json):
 
     def __init__(self, refusal: Refusal):
         super().__init__(refusal.body(), refusal.status, refusal.headers)
-        said = {"error": refusal.code, "param": refusal.param and refusal.param[:100]}
-        self.noted = {name: value for name, value in said.items() if value is not None}
+        self.noted = refusal.noted
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope.get("state", {}).get("note", {}).update(self.noted)

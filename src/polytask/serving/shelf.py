@@ -90,7 +90,12 @@ class Served(Shelved):
         return [self.model.network]
 
     def stats(self) -> dict[str, float]:
-        return {**vars(self.model.engine.stats()), **super().stats()}
+        return {**super().stats(), **vars(self.model.engine.stats())}
+
+    @property
+    def talks(self) -> bool:
+        """Whether it knows turns; a base model does not."""
+        return self.model.tokenizer.template is not None or "<|assistant|>" in self.model.tokenizer.special
 
     @property
     def width(self) -> int:

@@ -30,7 +30,8 @@ class EventStream(Response):
     def __init__(self, events: AsyncIterator[bytes], stall: float, ended: Callable[[], object]):
         super().__init__(None, 200, HEADERS, "text/event-stream")
         del self.headers["content-length"]
-        self.events, self.stall, self.ended = guarded(events), stall, ended
+        self.events, self.stall, self.ended = guarded(events, self), stall, ended
+        self.refused: Refusal | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         sending = asyncio.ensure_future(self._send(send))
@@ -45,6 +46,8 @@ class EventStream(Response):
             results = await asyncio.gather(sending, leaving, return_exceptions=True)
             await self.events.aclose()  # type: ignore[attr-defined]
             self.ended()
+            if self.refused is not None:
+                scope["state"]["note"].update(self.refused.noted)
         if isinstance(results[0], Exception) and not isinstance(results[0], TimeoutError | OSError):
             raise results[0]
 
@@ -75,13 +78,15 @@ async def while_there(request: Request, work: Awaitable[T]) -> T:
         await asyncio.gather(working, leaving, return_exceptions=True)
 
 
-async def guarded(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The events, and where the answer fails on its way the error as a last one."""
+async def guarded(events: AsyncIterator[bytes], stream: EventStream) -> AsyncIterator[bytes]:
+    """The events, and where the answer fails on its way the error as a last one, of which the stream keeps a note."""
     try:
         async for part in events:
             yield part
     except Error as error:
-        yield event(of_error(error).body())
+        stream.refused = of_error(error)
+        yield event(stream.refused.body())
     except Exception:
         LOG.exception("An answer failed while it was sent.")
-        yield event(Refusal(500, "The server failed while it wrote this answer.").body())
+        stream.refused = Refusal(500, "The server failed while it wrote this answer.")
+        yield event(stream.refused.body())

@@ -99,7 +99,7 @@ UNUSUAL = {  # what is usual of a field that changes nothing, and why no more ca
 @router.post("/v1/chat/completions", responses=STREAMED)
 async def chat(http: HttpRequest, body: ChatBody) -> Response:
     """The assistant's next turn."""
-    served = find(http, body.model)
+    served = find(http, body.model, talks=True)
     _expect_possible(body)
     expect_chat(served)
     form = tool_form(served, body.tools or [], body.tool_choice)

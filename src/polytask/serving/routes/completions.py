@@ -14,10 +14,10 @@ from polytask.inference.sequence import Completion, Request
 from polytask.serving.asking import answer, expect_size, find, new_id, note, note_prompt, now, streamed, submit, usage
 from polytask.serving.logprobs import text_logprobs
 from polytask.serving.prompts import Echo, Prompt, echo, prompt_request, prompts_of
-from polytask.serving.refusal import Json, about
+from polytask.serving.refusal import Json, about, late
 from polytask.serving.schema import STREAMED, Dials, Named, StreamOptions, expect, sampling
 from polytask.serving.shelf import Served
-from polytask.serving.stream import DONE, event
+from polytask.serving.stream import DONE, event, while_there
 from polytask.serving.worker import Job
 
 router = APIRouter()
@@ -46,6 +46,7 @@ async def completions(http: HttpRequest, body: CompletionBody) -> Response:
     note_prompt(http, prompts)
     wanted = DEFAULT if body.max_tokens is None else body.max_tokens
     expect(wanted > 0 or bool(body.echo), "'max_tokens': 0 needs 'echo': true.", "max_tokens", None)
+    expect(wanted > 0 or not body.stream, "'stream': with 'max_tokens': 0 nothing is written; leave it out.", "stream")
     best_of = body.best_of or 0
     expect(best_of <= 1 or not body.stream, "'best_of': the best is known at the end; leave 'stream' out.", "best_of")
     with about("prompt"):
@@ -66,7 +67,7 @@ async def _answered(
     if wanted == 0:
         requests = await asyncio.to_thread(build)
         expect_size(http, max(len(request.ids) for request in requests))
-        echoes = await _echoes(served, body, prompts, requests)
+        echoes = await while_there(http, _echoes(served, body, prompts, requests))
         choices = [_choice(served, body, i, echoes[i // dials.n], None) for i in range(len(prompts) * dials.n)]
         return Json({**frame, "choices": choices, "usage": usage(requests, [])})
     if body.stream:
@@ -74,7 +75,7 @@ async def _answered(
         events = _events(http, served, body, prompts, job, frame)
         return streamed(http, served, job, events)
     requests, written = await answer(http, served, build, body.priority)
-    echoes = await _echoes(served, body, prompts, requests)
+    echoes = await while_there(http, _echoes(served, body, prompts, requests))
     choices = [_choice(served, body, index, echoes[index // dials.n], one) for index, one in enumerate(written)]
     return Json({**frame, "choices": choices, "usage": usage(requests, written)})
 
@@ -85,7 +86,12 @@ async def _echoes(
     """What each prompt gives back, nothing where the request does not ask for it."""
     if not body.echo:
         return [None] * len(prompts)
-    return [await echo(served, prompt, request, body.logprobs) for prompt, request in zip(prompts, requests)]
+    try:
+        async with asyncio.timeout(served.worker.seconds):
+            pairs = zip(prompts, requests)
+            return [await echo(served, one, given, body.logprobs, body.priority) for one, given in pairs]
+    except TimeoutError:
+        raise late(served.worker.seconds) from None
 
 
 def _choice(

@@ -119,7 +119,7 @@ class ResponseBody(Named, Writing, Usual):
 @router.post("/v1/responses", responses=STREAMED)
 async def create(http: HttpRequest, body: ResponseBody) -> Response:
     """The model's answer to a conversation."""
-    served = find(http, body.model)
+    served = find(http, body.model, talks=True)
     _expect_possible(body)
     expect_chat(served)
     form = tool_form(served, body.tools or [], body.tool_choice)

@@ -26,6 +26,9 @@ from polytask.tasks.scoring import written
 from polytask.tasks.task import Asking, draws
 
 router = APIRouter()
+NOTHING = {  # tokens of what reads none
+    "prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0, "prompt_tokens_details": {"cached_tokens": 0},
+}  # fmt: skip
 MOST_LABELS = 512  # among which one request may have a model choose
 VERBS = {
     "generate": "text", "translate": "translation", "answer": "answering", "summarize": "summarization",
@@ -170,7 +173,7 @@ async def _paint(
     asked = Asked(example.get(said) or "", *files, **more, where="example.", said=f"example.{said}")
     drawn = await paint(http, served, task, asked, body, body.n, body.seed)
     answers = [_plain(index, b64(picture)) for index, picture in enumerate(drawn.pictures)]
-    return _whole(http, body, frame, answers, 0)
+    return _whole(http, body, frame, answers)
 
 
 async def _match(
@@ -202,7 +205,7 @@ async def _match(
 
     found = await while_there(http, shares())
     answers = [{**_plain(0, max(found, key=found.__getitem__)), "probabilities": found}]
-    return _whole(http, body, frame, answers, 0)
+    return _whole(http, body, frame, answers)
 
 
 def _checked(served: Shelved, task: str, body: TaskBody) -> dict[str, Any]:
@@ -269,14 +272,14 @@ async def _choose(
     best = max(range(len(choices)), key=shares.__getitem__)
     named = {written(one): share for one, share in zip(choices, shares)}
     answers = [{**_plain(0, task.parse(choices[best])), "probabilities": named}]
-    return _whole(http, body, frame, answers, usage(requests, scored)["prompt_tokens"])
+    return _whole(http, body, frame, answers, usage(requests, scored))
 
 
 def _whole(
-    http: HttpRequest, body: TaskBody, frame: dict[str, Any], answers: list[dict[str, Any]], read: int
+    http: HttpRequest, body: TaskBody, frame: dict[str, Any], answers: list[dict[str, Any]],
+    total: Mapping[str, Any] = NOTHING,
 ) -> Response:  # fmt: skip
-    """Answers that come at once, in a stream too. read: tokens."""
-    total = {"prompt_tokens": read, "completion_tokens": 0, "total_tokens": read}
+    """Answers that come at once, in a stream too. total: tokens."""
     whole = {**frame, "answers": answers, "usage": total}
     if not body.stream:
         return Json({**whole, "object": "task.answer"})
