@@ -218,19 +218,30 @@ template <class T, int V> void attend_many(const Attention& c, const Queries& of
 
 #if defined(__AMX_BF16__)
 
+// Two values number by number side by side; zeros where there is none.
+inline void pair_values(const uint16_t* first, const uint16_t* second, int64_t width, uint16_t* to) {
+  const __m512i zero = _mm512_setzero_si512();
+  const __m512i near = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), far = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+  for (int64_t i = 0; i < width; i += CHUNK) {
+    const __m512i a = first ? load<__m512i>(first + i) : zero, b = second ? load<__m512i>(second + i) : zero;
+    const __m512i low = _mm512_unpacklo_epi16(a, b), high = _mm512_unpackhi_epi16(a, b);  // of each 128 bits
+    _mm512_store_si512(to + 2 * i, _mm512_permutex2var_epi64(low, near, high));
+    _mm512_store_si512(to + 2 * i + CHUNK, _mm512_permutex2var_epi64(low, far, high));
+  }
+}
+
 // The same by tiles, for G groups of 16 queries: a block of keys is a tile as it lies. Probabilities are rounded to
 // bfloat16.
 template <int G> void attend_tiles(const Attention& c, const Queries& of, int64_t kv, Team& team) {
-  constexpr int64_t N = G * SIDE, HALF = 2 * SIDE, TILE = SIDE * HALF;  // HALF: keys of a tile of probabilities
-  constexpr int64_t HALVES_OF = STRETCH / HALF;
+  constexpr int64_t N = G * SIDE, HALF = CHUNK;  // keys of a tile of probabilities
+  constexpr int64_t PARTS = STRETCH / HALF;
   const int64_t width = c.width, chunks = width / CHUNK;
   const Lanes<N> lanes(c, of, kv);
   const int64_t end = lanes.end;
   const int32_t* table = c.tables + c.row[of.token];
   const uint16_t* keys = (const uint16_t*)c.keys + kv * c.places * width;
   const uint16_t* values = (const uint16_t*)c.values + kv * c.places * width;
-  float* room = team.own(N * (2 * width + STRETCH) + STRETCH * width + N * STRETCH + SIDE * width + LANES);
-  room += (-(uintptr_t)room % LINE) / sizeof(float);
+  float* room = at_line(team.own(N * (2 * width + STRETCH) + STRETCH * width + N * STRETCH + SIDE * width + LANES));
   float *mixed = room + width, *scores = mixed + N * width;
   uint16_t *queries = (uint16_t*)(scores + N * STRETCH), *rows = queries + N * width, *pairs = rows + SIDE * width;
   uint16_t* odds = pairs + STRETCH * width;
@@ -240,25 +251,21 @@ template <int G> void attend_tiles(const Attention& c, const Queries& of, int64_
       lanes.template query<uint16_t>(j, room);
       for (int64_t i = 0; i < width; i += LANES) put(rows + j % SIDE * width + i, load<f32x16>(room + i));
     }
-    for (int64_t chunk = 0; chunk < chunks; chunk++) {
-      u32x16 lines[SIDE];
-      for (int r = 0; r < SIDE; r++) lines[r] = load<u32x16>(rows + r * width + chunk * CHUNK);
-      transpose(lines);
-      for (int i = 0; i < SIDE; i++) store(queries + (g * chunks + chunk) * TILE + i * HALF, lines[i]);
-    }
+    for (int64_t chunk = 0; chunk < chunks; chunk++)
+      pair_rows(rows + chunk * CHUNK, width, queries + (g * chunks + chunk) * TILE);
   }
   std::memset(mixed, 0, N * width * sizeof(float));
   f32x16 top[G], mass[G] = {};
   for (int g = 0; g < G; g++) top[g] = UNSEEN;
-  begin();
+  begin_tiles();
   for (int64_t start = lanes.first / BLOCK * BLOCK; start < end; start += STRETCH) {
     const int64_t left = end - start < STRETCH ? end - start : STRETCH, halves = (left + HALF - 1) / HALF, count = halves * HALF;
     for (int64_t p = 0; p < left; p += SIDE) {
       const uint16_t* block = keys + in_cache(table, start + p) * width;
-      clear<G>();
+      clear_sums<G>();
       for (int64_t chunk = 0; chunk < chunks; chunk++)
         multiply_tiles<G, true>(block + chunk * CHUNK, width * 2, (const char*)(queries + chunk * TILE), LINE, chunks * TILE * 2);
-      keep<G>(scores + p * N, N * sizeof(float), SIDE);
+      keep_sums<G>(scores + p * N, N * sizeof(float), SIDE);
     }
     for (int g = 0; g < G; g++) {
       const int64_t lane = g * SIDE;
@@ -284,26 +291,18 @@ template <int G> void attend_tiles(const Attention& c, const Queries& of, int64_
           lines[k] = ((bits<u32x16>(a) + 0x8000u) >> 16) | ((bits<u32x16>(b) + 0x8000u) & 0xffff0000u);
         }
         transpose(lines);
-        for (int q = 0; q < SIDE; q++) store(odds + (g * HALVES_OF + h) * TILE + q * HALF, lines[q]);
+        for (int q = 0; q < SIDE; q++) store(odds + (g * PARTS + h) * TILE + q * HALF, lines[q]);
       }
     }
-    for (int64_t p = 0; p < count; p += 2) {  // two values of a number side by side
-      const bool first = p < left, second = p + 1 < left;
-      const uint16_t* v = first ? values + in_cache(table, start + p) * width : nullptr;
-      for (int64_t i = 0; i < width; i += CHUNK) {
-        const __m512i zero = _mm512_setzero_si512(), a = first ? load<__m512i>(v + i) : zero, b = second ? load<__m512i>(v + width + i) : zero;
-        const __m512i low = _mm512_unpacklo_epi16(a, b), high = _mm512_unpackhi_epi16(a, b);  // of each 128 bits
-        const __m512i firsts = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), others = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
-        uint16_t* to = pairs + p * width + 2 * i;
-        _mm512_store_si512(to, _mm512_permutex2var_epi64(low, firsts, high));
-        _mm512_store_si512(to + CHUNK, _mm512_permutex2var_epi64(low, others, high));
-      }
+    for (int64_t p = 0; p < count; p += 2) {
+      const uint16_t* v = p < left ? values + in_cache(table, start + p) * width : nullptr;
+      pair_values(v, p + 1 < left ? v + width : nullptr, width, pairs + p * width);
     }
     for (int64_t i = 0; i < width; i += SIDE) {
-      go_on<G>(mixed + i, width * sizeof(float), SIDE * width);
+      load_sums<G>(mixed + i, width * sizeof(float), SIDE * width);
       for (int64_t h = 0; h < halves; h++)
-        multiply_tiles<G, false>(pairs + h * HALF * width + 2 * i, width * 4, (const char*)(odds + h * TILE), LINE, HALVES_OF * TILE * 2);
-      keep<G>(mixed + i, width * sizeof(float), SIDE * width);
+        multiply_tiles<G, false>(pairs + h * HALF * width + 2 * i, width * 4, (const char*)(odds + h * TILE), LINE, PARTS * TILE * 2);
+      keep_sums<G>(mixed + i, width * sizeof(float), SIDE * width);
     }
   }
   _tile_release();

@@ -35,7 +35,7 @@ template <class W, int G> void dense_outputs(const Product& c, const char* x, in
   alignas(64) float y[G][SIDE][SIDE];
   const W* w = (const W*)c.weight + o * c.in;
   const int64_t group = padded / 2 * LINE;
-  clear<G>();
+  clear_sums<G>();
   for (int64_t k = 0; k < c.in; k += CHUNK, x += SIDE * LINE) {
     const int64_t columns = c.in - k < CHUNK ? c.in - k : CHUNK;
     for (int64_t j = 0; j < outputs; j++) __builtin_prefetch((const char*)(w + j * c.in + k) + 256, 0, 2);
@@ -46,7 +46,7 @@ template <class W, int G> void dense_outputs(const Product& c, const char* x, in
       multiply_tiles<G, true>(tile, LINE, x, LINE, group);
     }
   }
-  keep<G>(y[0][0], LINE, SIDE * SIDE);
+  keep_sums<G>(y[0][0], LINE, SIDE * SIDE);
   for (int64_t g = 0; g < G; g++) {
     u32x16 lines[SIDE];
     for (int j = 0; j < SIDE; j++) lines[j] = load<u32x16>(y[g][j]);
@@ -60,18 +60,14 @@ void aside(const uint16_t* rows, uint16_t* to, int64_t padded, int64_t tiles, Te
   const int64_t chunks = padded / CHUNK;
   team.share(tiles, 1, [&](int64_t tile, int64_t end) {
     for (; tile < end; tile++) {
-      u32x16 lines[SIDE];
-      const uint16_t* from = rows + tile / chunks * SIDE * padded + tile % chunks * CHUNK;
-      for (int r = 0; r < SIDE; r++) lines[r] = load<u32x16>(from + r * padded);
-      transpose(lines);
-      for (int i = 0; i < SIDE; i++) store(to + (tile * SIDE + i) * CHUNK, lines[i]);
+      pair_rows(rows + tile / chunks * SIDE * padded + tile % chunks * CHUNK, padded, to + tile * TILE);
     }
   });
 }
 
 template <class W, int G> void dense(const Product& c, const char* x, int64_t padded, Team& team) {
   team.share(c.out, SIDE, [&](int64_t o, int64_t end) {
-    begin();
+    begin_tiles();
     for (; o < end; o += SIDE) dense_outputs<W, G>(c, x, padded, o, end - o < SIDE ? end - o : SIDE);
     _tile_release();
   });
@@ -85,20 +81,20 @@ template <int G> void int4_outputs(const Product& c, const char* x, int64_t padd
   const int64_t chunks = padded / CHUNK, o = tile * SIDE;
   const int32_t* w = (const int32_t*)c.weight + tile * chunks * 4 * LANES;
   const uint16_t* scales = (const uint16_t*)c.scales + tile * chunks * LANES;
-  clear<G>();
+  clear_sums<G>();
   for (int64_t k = 0; k < chunks; k++, w += 4 * LANES, scales += LANES, x += LINE) {
     for (int q = 0; q < 4; q++) ahead<false>(w + q * LANES);
     widen_fours(w, scales, pairs);
     multiply_tiles<G, false>(pairs, LINE, x, padded * 2, SIDE * padded * 2);
   }
-  keep<G>(y[0][0], LINE, SIDE * SIDE);
+  keep_sums<G>(y[0][0], LINE, SIDE * SIDE);
   for (int64_t r = 0; r < G * SIDE && r < c.rows; r++)
     write_line<uint16_t>(c, r, o, c.out - o < SIDE ? c.out - o : SIDE, load<f32x16>(y[r / SIDE][r % SIDE]));
 }
 
 template <int G> void int4(const Product& c, const char* x, int64_t padded, Team& team) {
   team.share((c.out + SIDE - 1) / SIDE, 1, [&](int64_t tile, int64_t end) {
-    begin();
+    begin_tiles();
     for (; tile < end; tile++) int4_outputs<G>(c, x, padded, tile);
     _tile_release();
   });
@@ -107,7 +103,7 @@ template <int G> void int4(const Product& c, const char* x, int64_t padded, Team
 // ---- many rows
 
 constexpr int64_t PANEL = 2 * SIDE;           // outputs, and rows, that are taken together
-constexpr int64_t DEEP = 8, TILE = SIDE * CHUNK;  // chunks of columns whose weights stay in the first cache
+constexpr int64_t DEEP = 8;  // chunks of columns whose weights stay in the first cache
 constexpr int64_t NEAR = 1 << 19;             // numbers of rows that stay in the second one
 
 inline void fill(const Product& c, const int32_t*, int64_t o, int64_t k, uint16_t* tile) {
@@ -161,7 +157,7 @@ void write_square(const Product& c, int64_t row, int64_t o, const float* sums, c
 
 // Sums of 32 outputs by 32 rows: `count` chunks of weights, two tiles each, by those of two groups of rows.
 inline void multiply_panel(const uint16_t* w, const uint16_t* x, int64_t group, int64_t count, float* sums, bool first) {
-  first ? clear<4>() : go_on<4>(sums, LINE, SIDE * SIDE);
+  first ? clear_sums<4>() : load_sums<4>(sums, LINE, SIDE * SIDE);
   for (int64_t k = 0; k < count; k++, w += 2 * TILE, x += TILE) {
     written();
     _tile_loadd(4, w, LINE);
@@ -173,17 +169,16 @@ inline void multiply_panel(const uint16_t* w, const uint16_t* x, int64_t group, 
     _tile_dpbf16ps(2, 5, 6);
     _tile_dpbf16ps(3, 5, 7);
   }
-  keep<4>(sums, LINE, SIDE * SIDE);
+  keep_sums<4>(sums, LINE, SIDE * SIDE);
 }
 
 template <class W> void panels(const Product& c, const uint16_t* x, int64_t chunks, Team& team) {
   const int64_t blocks = (c.rows + PANEL - 1) / PANEL, width = c.gated ? c.out / 2 : c.out;
   const int64_t step = c.gated ? SIDE : PANEL, other = c.gated ? width : SIDE;  // from one tile of a panel to its second
   team.share((width + step - 1) / step, 1, [&](int64_t start, int64_t end) {
-    float* room = team.own(blocks * 4 * SIDE * SIDE + DEEP * TILE + LANES);
-    room += (-(uintptr_t)room % LINE) / sizeof(float);
+    float* room = at_line(team.own(blocks * 4 * SIDE * SIDE + DEEP * TILE + LANES));
     uint16_t* w = (uint16_t*)(room + blocks * 4 * SIDE * SIDE);
-    begin();
+    begin_tiles();
     for (int64_t o = start * step; o < end * step; o += step)
       for (int64_t k = 0; k < chunks; k += DEEP) {
         const int64_t count = chunks - k < DEEP ? chunks - k : DEEP;
@@ -225,12 +220,7 @@ void pairs_of(const Product& c, uint16_t* to, int64_t groups, int64_t chunks, Te
         }
         from = rows;
       }
-      for (int64_t k = 0; k < chunks; k++) {
-        u32x16 lines[SIDE];
-        for (int r = 0; r < SIDE; r++) lines[r] = load<u32x16>(from + r * padded + k * CHUNK);
-        transpose(lines);
-        for (int i = 0; i < SIDE; i++) store(to + (group * chunks + k) * TILE + i * CHUNK, lines[i]);
-      }
+      for (int64_t k = 0; k < chunks; k++) pair_rows(from + k * CHUNK, padded, to + (group * chunks + k) * TILE);
     }
   });
 }
@@ -240,8 +230,7 @@ void many(Product c, Team& team) {
   for (int64_t left = c.rows; left > 0; left -= c.rows) {
     c.rows = left < most ? left : most;
     const int64_t groups = (c.rows + PANEL - 1) / PANEL * 2;
-    uint16_t* x = (uint16_t*)team.common((groups * chunks * TILE + LINE) / 2);
-    x += (-(uintptr_t)x % LINE) / sizeof *x;
+    uint16_t* x = (uint16_t*)at_line(team.common(groups * chunks * TILE / 2 + LANES));
     pairs_of(c, x, groups, chunks, team);
     if (c.weights == INT4) panels<int32_t>(c, x, chunks, team);
     else if (c.weights == INT8) panels<int8_t>(c, x, chunks, team);

@@ -15,6 +15,7 @@ bool tiles();
 #if defined(__AMX_BF16__)
 
 constexpr int64_t SIDE = 16, LINE = 64;  // lines of a tile, and bytes of each: 32 of bfloat16 or 16 of float32
+constexpr int64_t TILE = SIDE * CHUNK;   // numbers of bfloat16 in one
 
 struct alignas(64) Shape {
   uint8_t palette = 1, start = 0, unused[14] = {};
@@ -25,7 +26,7 @@ struct alignas(64) Shape {
 // What GCC 12 says of these instructions leaves out that they read memory.
 inline void written() { asm volatile("" ::: "memory"); }
 
-inline void begin() {
+inline void begin_tiles() {
   const Shape shape;
   written();
   _tile_loadconfig(&shape);
@@ -50,7 +51,18 @@ template <int G, bool LEFT> inline void multiply_tiles(const void* weights, int6
   written();
 }
 
-template <int G> inline void clear() {
+// 32 columns of 16 rows, `line` numbers apart, as a tile of pairs: what stands right.
+inline void pair_rows(const uint16_t* rows, int64_t line, uint16_t* tile) {
+  u32x16 lines[SIDE];
+  for (int r = 0; r < SIDE; r++) lines[r] = load<u32x16>(rows + r * line);
+  transpose(lines);
+  for (int i = 0; i < SIDE; i++) store(tile + i * CHUNK, lines[i]);
+}
+
+// The first place in it where a line of the cache begins; LANES more numbers are to be asked for.
+inline float* at_line(float* room) { return room + (-(uintptr_t)room % LINE) / sizeof *room; }
+
+template <int G> inline void clear_sums() {
   _tile_zero(0);
   if constexpr (G > 1) _tile_zero(1);
   if constexpr (G > 2) _tile_zero(2);
@@ -58,7 +70,7 @@ template <int G> inline void clear() {
 }
 
 // The sums of each group at y, `group` numbers apart, with `line` bytes between their rows.
-template <int G> inline void keep(float* y, int64_t line, int64_t group) {
+template <int G> inline void keep_sums(float* y, int64_t line, int64_t group) {
   _tile_stored(0, y, line);
   if constexpr (G > 1) _tile_stored(1, y + group, line);
   if constexpr (G > 2) _tile_stored(2, y + 2 * group, line);
@@ -66,7 +78,7 @@ template <int G> inline void keep(float* y, int64_t line, int64_t group) {
   written();
 }
 
-template <int G> inline void go_on(const float* y, int64_t line, int64_t group) {
+template <int G> inline void load_sums(const float* y, int64_t line, int64_t group) {
   written();
   _tile_loadd(0, y, line);
   if constexpr (G > 1) _tile_loadd(1, y + group, line);
