@@ -12,7 +12,8 @@ template <class T = float> POLYTASK_INLINE f32x16 sigmoid(f32x16 x) {
 #if defined(__AVX512F__)
   if constexpr (sizeof(T) == 2) {
     __m512 y = _mm512_mul_ps((__m512)x.parts[0], _mm512_set1_ps(-1.44269504f));  // 2^y, y = n + r
-    y = _mm512_min_ps(_mm512_set1_ps(126), _mm512_max_ps(_mm512_set1_ps(-126), y));  // in this order NaN stays
+    // In this order NaN stays. At 2^126 the reciprocal would be no normal number, which takes four times as long.
+    y = _mm512_min_ps(_mm512_set1_ps(100), _mm512_max_ps(_mm512_set1_ps(-100), y));
     const __m512 n = _mm512_roundscale_ps(y, _MM_FROUND_TO_NEAREST_INT), r = _mm512_sub_ps(y, n);
     __m512 p = _mm512_set1_ps(5.5171627e-2f);
     for (float c : {2.4261112e-1f, 6.9326099e-1f, 9.9992807e-1f}) p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(c));
