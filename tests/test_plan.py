@@ -90,15 +90,20 @@ def test_a_plan_beyond_the_device_says_so_and_what_to_change():
 
 
 def test_the_measured_rate_is_that_of_real_steps(monkeypatch):
-    """The seconds that a plan gives for one step are those that a step takes, within a factor for a busy machine."""
-    from polytask.runtime import stopwatch
+    """A plan gives the seconds of the clock, which is the test's own: others disturb a real one."""
+    asked = []
 
-    monkeypatch.setattr(planning, "STEP_SECONDS", 0.05)
+    def clock(step, device, **_):
+        asked.append(step())
+        return 3.0
+
+    monkeypatch.setattr("polytask.runtime.stopwatch", clock)
+    monkeypatch.setattr("polytask.runtime.matmul_rate", lambda *_: 1e15)
     config, device = generalist(2, vocab_size=600, context_length=64), torch.device("cpu")
     rate, measured = planning.measured_rate(config, 16, 64, "float32", device)
-    taken = stopwatch(planning._step(config, 16, 64, "float32", device), device)
-    planned = planning.plan(config, tokens=16 * 64, rows=16, length=64, rate=(rate, measured)).seconds
-    assert taken / 4 < planned < taken * 4
+    assert len(asked) == 1
+    made = planning.plan(config, tokens=10 * 16 * 64, rows=16, length=64, rate=(rate, measured))
+    assert made.seconds == pytest.approx(30.0)
 
 
 def test_networks_too_large_to_try_are_rated_by_their_products(monkeypatch):

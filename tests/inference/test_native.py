@@ -21,6 +21,7 @@ from polytask.nn.quant import quantize
 from polytask.nn.sparse import ColumnPattern, ConvolutionPattern, RowPattern
 from tests.inference.networks import TOKENIZER, loud, prompts
 
+pytestmark = pytest.mark.usefixtures("two_threads")
 BASE = TransformerConfig(
     TOKENIZER.vocab_size + 3, 96, 2, 40, Attention(2, head_dim=16), MLP(72), LayerNorm(), Learned()
 )  # fmt: skip

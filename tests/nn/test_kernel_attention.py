@@ -8,6 +8,7 @@ from polytask.nn.kernels.library import LOADER
 from polytask.nn.paged import BLOCK, KVCache, Row
 from polytask.nn.position import Rotary, Turn
 
+pytestmark = pytest.mark.usefixtures("two_threads")
 LAYER = 1
 # (heads, heads of keys, width): alone, grouped, wider than four vectors
 HEADS = [(2, 2, 16), (8, 2, 32), (3, 1, 80), (4, 2, 64), (2, 1, 128)]

@@ -27,6 +27,7 @@ from polytask.nn.projection import project
 from polytask.nn.quant import Int4Linear, Int8Linear, unpack
 from tests.inference.networks import TOKENIZER, network, prompts
 
+pytestmark = pytest.mark.usefixtures("two_threads")
 SHAPES = [(257, 131), (1027, 33), (40, 900), (1000, 64), (17, 3000)]
 ROWS = [*range(1, 10), 15, 20, 40, FEW]
 
