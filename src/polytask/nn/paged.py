@@ -1,9 +1,8 @@
 """The key/value cache in blocks, and attention over it.
 
 A block is BLOCK neighbouring places; a sequence has a table of blocks, some of which others may share. Which block is
-whose is kept elsewhere (`inference.blocks`). Keys lie as (layers, kv_heads, places, K): those of a block are contiguous
-for each head, and blocks that follow each other are one slice, which is read in place. `CacheView.attend` is the one
-place that knows how blocks are read.
+whose is kept elsewhere (`inference.blocks`). Blocks that follow each other are one slice, which is read in place.
+`CacheView.attend` is the one place that knows how blocks are read.
 """
 
 from collections.abc import Sequence
@@ -32,10 +31,8 @@ class KVCache:
         self, layers: int, kv_heads: int, head_dim: int, blocks: int, *,
         dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu",
     ):  # fmt: skip
-        shape = (layers, kv_heads, blocks * BLOCK, head_dim)
-        self.blocks, self.keys, self.values = blocks, *(torch.empty(shape, dtype=dtype, device=device) for _ in "kv")
-        for store in (self.keys, self.values):
-            runtime.use_small_pages(store)
+        self.blocks = blocks
+        self.keys, self.values = (_room(layers, kv_heads, blocks * BLOCK, head_dim, dtype, device) for _ in "kv")
 
     @property
     def bytes(self) -> int:
@@ -50,6 +47,16 @@ class KVCache:
         for store in (self.keys, self.values):
             blocks = store.unflatten(2, (-1, BLOCK))
             blocks[:, :, torch.tensor(targets)] = blocks[:, :, torch.tensor(sources)]
+
+
+def _room(layers: int, heads: int, places: int, width: int, dtype: torch.dtype, device: torch.device | str) -> Tensor:
+    """(layers, heads, places, width). On a CPU all heads of a block lie side by side: each alone would be read in
+    pieces of 2 KB, on pages that have to be found one by one."""
+    if torch.device(device).type != "cpu":
+        return torch.empty(layers, heads, places, width, dtype=dtype, device=device)
+    room = torch.empty(layers, places, heads, width, dtype=dtype)
+    runtime.use_small_pages(room)
+    return room.transpose(1, 2)
 
 
 class CacheView:

@@ -13,7 +13,6 @@ namespace {
 constexpr int64_t LITTLE = 1 << 14;  // numbers of keys and values, below which threads would wait for each other
 constexpr int64_t ALONE = 3;         // queries of a row and a head of keys, up to which lanes would be empty
 constexpr int64_t STRETCH = 64;      // keys that are taken together: they and their scores stay in the first cache
-constexpr int64_t AHEAD = 2 * BLOCK;  // places between what is read and what is asked for
 constexpr float UNSEEN = -1e30f;
 constexpr int GROUPS = 2;  // of 16 queries, by tiles
 constexpr int VECTORS = ROOM == 32 ? 2 : 1, SUMS = ROOM == 32 ? 8 : 4;  // of queries; sums of each that registers hold
@@ -39,10 +38,25 @@ int64_t since(const Attention& c, int64_t token) {
   return near > c.first[token] ? near : c.first[token];
 }
 
-// The products of a query with the keys that lie from `key` on, a lane each; `halves` is the query in bfloat16.
-template <class T> POLYTASK_INLINE f32x16::Part products(const T* key, const float* query, const uint16_t* halves, int64_t width) {
+// Where a head's key or value at place p of a row with that table lies in a store, and how far from there the next place.
+template <class T> inline T* place(const Attention& c, const void* store, const int32_t* table, int64_t kv, uint64_t p) {
+  return (T*)store + (in_cache(table, p) * c.kv_heads + kv) * c.width;
+}
+inline int64_t step(const Attention& c) { return c.kv_heads * c.width; }
+
+// Asks for numbers that are needed soon. Few at a time, while others are multiplied: the machine waits for so many lines of
+// memory and no more, and a burst of requests holds up what is read from the cache, too.
+template <class T> POLYTASK_INLINE void soon(const T* from, int64_t count) {
+  for (int64_t i = 0; i < count; i += 64 / sizeof(T)) __builtin_prefetch(from + i, 0, 2);
+}
+
+// The products of a query with so many keys, `step` apart, a lane each; `halves` is the query in bfloat16. Those at `next`
+// are asked for.
+template <class T>
+POLYTASK_INLINE f32x16::Part products(const T* key, const T* next, int64_t step, const float* query, const uint16_t* halves, int64_t width) {
   f32x16::Part found[OWN];
-  for (int k = 0; k < OWN; k++, key += width) {
+  for (int k = 0; k < OWN; k++, key += step, next += step) {
+    soon(next, width);
     f32x16 total = {};
     int64_t i = 0;
     if constexpr (HALVES && sizeof(T) == 2)
@@ -54,53 +68,107 @@ template <class T> POLYTASK_INLINE f32x16::Part products(const T* key, const flo
   return sums(found);
 }
 
-// One token and the query heads that share a head of keys and values.
-template <class T> void attend_one(const Attention& c, int64_t token, int64_t kv, Team& team) {
-  const int64_t end = c.end[token], first = since(c, token), start = first / LANES * LANES, width = c.width;
-  const int64_t each = c.heads / c.kv_heads, padded = (end - start + LANES - 1) / LANES * LANES;
+// e^scores over what they sum up to, which is returned, where a token sees the place; the rest are 0.
+inline float soften(const Attention& c, int64_t token, float* scores, int64_t start, int64_t padded) {
+  const int64_t first = since(c, token), end = c.end[token];
+  for (int64_t p = start; p < first; p++) scores[p - start] = UNSEEN;
+  for (int64_t p = end; p < start + padded; p++) scores[p - start] = UNSEEN;
+  for (int64_t p = first; c.seen && p < end; p++)
+    if (!c.seen[(end - 1) * c.reach + p]) scores[p - start] = UNSEEN;
+  f32x16 top = UNSEEN, mass = {};
+  for (int64_t p = 0; p < padded; p += LANES) top = larger(load<f32x16>(scores + p), top);
+  const float peak = most(top);
+  for (int64_t p = 0; p < padded; p += LANES) {
+    const f32x16 e = exponential(load<f32x16>(scores + p) - peak);
+    store(scores + p, e), mass += e;
+  }
+  return sum(mass);
+}
+
+// Adds so many values, `step` apart, times their probabilities to y. Those at `next` are asked for.
+template <class T>
+inline void add_values(const T* value, const T* next, int64_t step, const float* by, int64_t count, int64_t width, float* y) {
+  for (int64_t i = 0; i < width; i += 4 * LANES)
+    known<4>((width - i) / LANES, [&](auto vectors) {
+      f32x16 sum[vectors];
+      for (int j = 0; j < vectors; j++) sum[j] = load<f32x16>(y + i + j * LANES);
+      for (int64_t k = 0; k < count; k++) {
+        soon(next + k * step + i, vectors * LANES);
+        for (int j = 0; j < vectors; j++) sum[j] += wide(value + k * step + i + j * LANES) * by[k];
+      }
+      for (int j = 0; j < vectors; j++) store(y + i + j * LANES, sum[j]);
+    });
+}
+
+// The same with probabilities in bfloat16, two values at once.
+inline void add_pairs(const uint16_t* value, const uint16_t* next, int64_t step, const uint16_t* by, int64_t count, int64_t width, float* y) {
+#if defined(__AVX512BF16__)
+  const __m512i firsts = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
+  const __m512i lasts = _mm512_setr_epi32(8, 9, 10, 11, 24, 25, 26, 27, 12, 13, 14, 15, 28, 29, 30, 31);
+  for (int64_t i = 0; i < width; i += CHUNK) {
+    f32x16 near = {}, far = {};
+    for (int64_t k = 0; k < count; k += 2) {
+      soon(next + k * step + i, CHUNK), soon(next + (k + 1) * step + i, CHUNK);
+      const __m512i a = load<__m512i>(value + k * step + i), b = k + 1 < count ? load<__m512i>(value + (k + 1) * step + i) : _mm512_setzero_si512();
+      const i32x16 two = load<int32_t>(by + k);
+      i32x16 low, high;
+      low.parts[0] = (i32x16::Part)_mm512_unpacklo_epi16(a, b), high.parts[0] = (i32x16::Part)_mm512_unpackhi_epi16(a, b);
+      near = dot(near, two, low), far = dot(far, two, high);
+    }
+    const __m512 first = _mm512_permutex2var_ps((__m512)near.parts[0], firsts, (__m512)far.parts[0]);
+    const __m512 last = _mm512_permutex2var_ps((__m512)near.parts[0], lasts, (__m512)far.parts[0]);
+    _mm512_storeu_ps(y + i, _mm512_add_ps(_mm512_loadu_ps(y + i), first));
+    _mm512_storeu_ps(y + i + LANES, _mm512_add_ps(_mm512_loadu_ps(y + i + LANES), last));
+  }
+#endif
+}
+
+// One token and the query heads of heads of keys `from` to `to`: block after block, as what a block holds of all heads lies
+// side by side.
+template <class T> void attend_one(const Attention& c, int64_t token, int64_t from, int64_t to, Team& team) {
+  const int64_t end = c.end[token], start = since(c, token) / BLOCK * BLOCK, width = c.width, line = step(c);
+  const int64_t each = c.heads / c.kv_heads, count = (to - from) * each, padded = (end - start + BLOCK - 1) / BLOCK * BLOCK;
   const int32_t* table = c.tables + c.row[token];
-  const T *keys = (const T*)c.keys + kv * c.places * width, *values = (const T*)c.values + kv * c.places * width;
-  float *scores = team.own(each * (padded + 2 * width)), *queries = scores + each * padded;
-  uint16_t* halves = (uint16_t*)(queries + each * width);
-  const auto soon = [&](const T* from, int64_t p) {  // another block may lie anywhere
-    const char* next = (const char*)(from + in_cache(table, p + AHEAD < end ? p + AHEAD : end - 1) * width);
-    for (int64_t i = 0; i < width * (int64_t)sizeof(T); i += 64) __builtin_prefetch(next + i);
-  };
-  for (int64_t h = 0; h < each; h++) {
-    turn(c, token, (const T*)c.q + (kv * each + h) * c.q_head + token * c.q_token, queries + h * width);
-    if constexpr (HALVES && sizeof(T) == 2)
-      for (int64_t i = 0; i < width; i += LANES) put(halves + h * width + i, load<f32x16>(queries + h * width + i));
+  const bool paired = HALVES && sizeof(T) == 2 && width % CHUNK == 0;
+  float *queries = team.own(count * (padded + 3 * width + 1)), *mixed = queries + count * width, *scores = mixed + count * width;
+  float* inverses = scores + count * padded;
+  uint16_t* halves = (uint16_t*)(inverses + count);
+  const auto key = [&](int64_t kv, int64_t p) { return place<const T>(c, c.keys, table, kv, p); };
+  const auto value = [&](int64_t kv, int64_t p) { return place<const T>(c, c.values, table, kv, p); };
+  for (int64_t h = 0; h < count; h++) {
+    turn(c, token, (const T*)c.q + (from * each + h) * c.q_head + token * c.q_token, queries + h * width);
+    for (int64_t i = 0; HALVES && i < width; i += LANES) put(halves + h * width + i, load<f32x16>(queries + h * width + i));
   }
-  for (int64_t p = start; p < end; p += OWN) {
-    for (int k = 0; k < OWN; k++) soon(keys, p + k);
-    for (int64_t h = 0; h < each; h++) {
-      const auto found = products(keys + in_cache(table, p) * width, queries + h * width, halves + h * width, width) * c.scale;
-      std::memcpy(scores + h * padded + p - start, &found, sizeof found);
+  for (int64_t p = start; p < end; p += BLOCK)
+    for (int64_t h = 0; h < count; h++) {
+      const int64_t kv = from + h / each;
+      const T *keys = key(kv, p), *next = p + BLOCK < end ? key(kv, p + BLOCK) : value(kv, start);
+      for (int64_t k = 0; k < BLOCK; k += OWN) {
+        const auto found = products(keys + k * line, next + k * line, line, queries + h * width, halves + h * width, width) * c.scale;
+        std::memcpy(scores + h * padded + p + k - start, &found, sizeof found);
+      }
     }
-  }
-  for (int64_t h = 0; h < each; h++) {
+  for (int64_t h = 0; h < count; h++) {
     float* s = scores + h * padded;
-    for (int64_t p = start; p < start + padded; p++)
-      if (p < first || p >= end || (c.seen && !c.seen[(end - 1) * c.reach + p])) s[p - start] = UNSEEN;
-    f32x16 top = UNSEEN, mass = {};
-    for (int64_t p = 0; p < padded; p += LANES) top = larger(load<f32x16>(s + p), top);
-    const float peak = most(top);
-    for (int64_t p = 0; p < padded; p += LANES) {
-      const f32x16 e = exponential(load<f32x16>(s + p) - peak);
-      store(s + p, e), mass += e;
-    }
-    const float inverse = 1 / sum(mass);
-    T* y = (T*)c.y + (token * c.heads + kv * each + h) * width;
-    for (int64_t i = 0; i < width; i += 4 * LANES)
-      known<4>((width - i) / LANES, [&](auto count) {
-        f32x16 mixed[count] = {};
-        for (int64_t p = first; p < end; p++) {
-          const T* value = values + in_cache(table, p) * width + i;
-          if (!i && !h) soon(values, p);
-          for (int j = 0; j < count; j++) mixed[j] += wide(value + j * LANES) * s[p - start];
+    inverses[h] = 1 / soften(c, token, s, start, padded);
+    for (int64_t p = 0; paired && p < padded; p += LANES) put((uint16_t*)s + p, load<f32x16>(s + p));
+  }
+  std::memset(mixed, 0, count * width * sizeof(float));
+  for (int64_t p = start; p < end; p += BLOCK)
+    for (int64_t h = 0; h < count; h++) {
+      const int64_t kv = from + h / each, left = end - p < BLOCK ? end - p : BLOCK;
+      const T *values = value(kv, p), *next = p + BLOCK < end ? value(kv, p + BLOCK) : values;
+      const float* s = scores + h * padded;
+      if constexpr (HALVES && sizeof(T) == 2)
+        if (paired) {
+          add_pairs(values, next, line, (const uint16_t*)s + p - start, left, width, mixed + h * width);
+          continue;
         }
-        for (int j = 0; j < count; j++) put(y + i + j * LANES, mixed[j] * inverse);
-      });
+      add_values(values, next, line, s + p - start, left, width, mixed + h * width);
+    }
+  for (int64_t h = 0; h < count; h++) {
+    T* y = (T*)c.y + (token * c.heads + from * each + h) * width;
+    for (int64_t i = 0; i < width; i += LANES) put(y + i, load<f32x16>(mixed + h * width + i) * inverses[h]);
   }
 }
 
@@ -157,7 +225,8 @@ template <class T, int V> void attend_many(const Attention& c, const Queries& of
   }
   const int32_t* table = c.tables + c.row[of.token];
   const auto widened_row = [&](const void* store_of, int64_t p, float* row) {
-    const T* numbers = (const T*)store_of + (kv * c.places + in_cache(table, p)) * width;
+    const T* numbers = place<T>(c, store_of, table, kv, p);
+    if (p + STRETCH < end) soon(place<T>(c, store_of, table, kv, p + STRETCH), width);
     for (int64_t i = 0; i < width; i += LANES) store(row + i, wide(numbers + i));
   };
   f32x16 top[V], mass[V] = {};
@@ -239,8 +308,6 @@ template <int G> void attend_tiles(const Attention& c, const Queries& of, int64_
   const Lanes<N> lanes(c, of, kv);
   const int64_t end = lanes.end;
   const int32_t* table = c.tables + c.row[of.token];
-  const uint16_t* keys = (const uint16_t*)c.keys + kv * c.places * width;
-  const uint16_t* values = (const uint16_t*)c.values + kv * c.places * width;
   float* room = at_line(team.own(N * (2 * width + STRETCH) + STRETCH * width + N * STRETCH + SIDE * width + LANES));
   float *mixed = room + width, *scores = mixed + N * width;
   uint16_t *queries = (uint16_t*)(scores + N * STRETCH), *rows = queries + N * width, *pairs = rows + SIDE * width;
@@ -261,10 +328,10 @@ template <int G> void attend_tiles(const Attention& c, const Queries& of, int64_
   for (int64_t start = lanes.first / BLOCK * BLOCK; start < end; start += STRETCH) {
     const int64_t left = end - start < STRETCH ? end - start : STRETCH, halves = (left + HALF - 1) / HALF, count = halves * HALF;
     for (int64_t p = 0; p < left; p += SIDE) {
-      const uint16_t* block = keys + in_cache(table, start + p) * width;
+      const auto* block = place<const uint16_t>(c, c.keys, table, kv, start + p);
       clear_sums<G>();
       for (int64_t chunk = 0; chunk < chunks; chunk++)
-        multiply_tiles<G, true>(block + chunk * CHUNK, width * 2, (const char*)(queries + chunk * TILE), LINE, chunks * TILE * 2);
+        multiply_tiles<G, true>(block + chunk * CHUNK, step(c) * 2, (const char*)(queries + chunk * TILE), LINE, chunks * TILE * 2);
       keep_sums<G>(scores + p * N, N * sizeof(float), SIDE);
     }
     for (int g = 0; g < G; g++) {
@@ -295,8 +362,8 @@ template <int G> void attend_tiles(const Attention& c, const Queries& of, int64_
       }
     }
     for (int64_t p = 0; p < count; p += 2) {
-      const uint16_t* v = p < left ? values + in_cache(table, start + p) * width : nullptr;
-      pair_values(v, p + 1 < left ? v + width : nullptr, width, pairs + p * width);
+      const auto* v = p < left ? place<const uint16_t>(c, c.values, table, kv, start + p) : nullptr;
+      pair_values(v, p + 1 < left ? v + step(c) : nullptr, width, pairs + p * width);
     }
     for (int64_t i = 0; i < width; i += SIDE) {
       load_sums<G>(mixed + i, width * sizeof(float), SIDE * width);
@@ -337,30 +404,45 @@ void divide(const Attention& c, int64_t most, std::vector<Queries>& parts) {
 
 // The new keys and values of a token go to their place, keys turned.
 template <class T> void keep(const Attention& c, int64_t token, int64_t kv, float* room) {
-  const int64_t to = (kv * c.places + in_cache(c.tables + c.row[token], c.place[token])) * c.width;
+  const int32_t* table = c.tables + c.row[token];
+  T* key = place<T>(c, c.keys, table, kv, c.place[token]);
   turn(c, token, (const T*)c.k + kv * c.k_head + token * c.k_token, room);
-  for (int64_t i = 0; i < c.width; i += LANES) put((T*)c.keys + to + i, load<f32x16>(room + i));
-  std::memcpy((T*)c.values + to, (const T*)c.v + kv * c.v_head + token * c.v_token, c.width * sizeof(T));
+  for (int64_t i = 0; i < c.width; i += LANES) put(key + i, load<f32x16>(room + i));
+  std::memcpy(place<T>(c, c.values, table, kv, c.place[token]), (const T*)c.v + kv * c.v_head + token * c.v_token, c.width * sizeof(T));
 }
 
 template <class T> void attend_all(const Attention& c, Team& team) {
   static thread_local std::vector<Queries> parts;
-  const auto each = [&](int64_t count, const auto& work) {
-    team.share(count * c.kv_heads, 1, [&](int64_t start, int64_t end) {
-      for (int64_t i = start; i < end; i++) work(i / c.kv_heads, i % c.kv_heads);
+  // work(part, from, to) for heads of keys `from` to `to`, as many side by side as leave work for all
+  const int64_t least = (c.kv_heads + team.size - 1) / team.size;
+  const auto share = [&](int64_t count, const auto& work) {
+    team.share(count * c.kv_heads, least, [&](int64_t start, int64_t end) {
+      for (int64_t next; start < end; start = next) {
+        const int64_t part = start / c.kv_heads, before = part * c.kv_heads;
+        next = before + c.kv_heads < end ? before + c.kv_heads : end;
+        work(part, start - before, next - before);
+      }
     });
   };
   const Way by = way(c);
   divide(c, by.most, parts);
-  if (c.place) each(c.tokens, [&](int64_t token, int64_t kv) { keep<T>(c, token, kv, team.own(c.width)); });
-  each(parts.size(), [&](int64_t part, int64_t kv) {
+  if (c.place)
+    share(c.tokens, [&](int64_t token, int64_t kv, int64_t to) {
+      for (; kv < to; kv++) keep<T>(c, token, kv, team.own(c.width));
+    });
+  share(parts.size(), [&](int64_t part, int64_t kv, int64_t to) {
     const Queries& of = parts[part];
-    if (!of.count) return attend_one<T>(c, of.token, kv, team);
+    if (!of.count) return attend_one<T>(c, of.token, kv, to, team);
+    for (; kv < to; kv++) {
 #if defined(__AMX_BF16__)
-    if (by.tiled) return known<GROUPS>((of.count + SIDE - 1) / SIDE, [&](auto g) { attend_tiles<g>(c, of, kv, team); });
+      if (by.tiled) {
+        known<GROUPS>((of.count + SIDE - 1) / SIDE, [&](auto g) { attend_tiles<g>(c, of, kv, team); });
+        continue;
+      }
 #endif
-    if (of.count <= LANES) attend_many<T, 1>(c, of, kv, team);
-    else attend_many<T, VECTORS>(c, of, kv, team);
+      if (of.count <= LANES) attend_many<T, 1>(c, of, kv, team);
+      else attend_many<T, VECTORS>(c, of, kv, team);
+    }
   });
 }
 

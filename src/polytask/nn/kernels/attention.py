@@ -23,7 +23,7 @@ class AttentionCall(ctypes.Structure):
 
     _fields_ = fields(
         c_void_p="q k v keys values y tables row place first end cos sin seen",
-        c_int64="tokens heads kv_heads width places q_head q_token k_head k_token v_head v_token turned window reach",
+        c_int64="tokens heads kv_heads width q_head q_token k_head k_token v_head v_token turned window reach",
         c_float="scale", c_int32="neighbours threads kind",
     )  # fmt: skip
 
@@ -39,7 +39,7 @@ def attend(
     new = [x for x in (q, k, v) if x is not None]
     if not q.shape[2] or not inferring(q) or keys.dtype != q.dtype or q.shape[3] % WIDTHS:
         return None
-    if any(x.stride(3) != 1 or x.dtype != q.dtype for x in new):
+    if any(x.stride(3) != 1 or x.dtype != q.dtype for x in new) or not keys.transpose(0, 1).is_contiguous():
         return None
     if any(row.prefix if window else len(new) == 1 and not row.read for row in rows) or not (library := LOADER.get()):
         return None
@@ -77,7 +77,7 @@ def called(
     row_, place, first_, end_, table_ = (base + 4 * tokens * i for i in range(5))
     strides = [step for x in (q, k, v) for step in ((0, 0) if x is None else x.stride()[1:3])]
     scale = width**-0.5 if scale is None else scale
-    sizes = (tokens, heads, *keys.shape[:1], width, keys.shape[1])
+    sizes = (tokens, heads, len(keys), width)
     angles = [part.to(q.dtype).float().contiguous() for part in turn.angles] if turn else []
     turns = [part.data_ptr() for part in angles] or [None, None]
     turned, neighbours = (angles[0].shape[-1], turn.rotary.layout != "half") if turn else (0, False)

@@ -39,16 +39,16 @@ struct Wide {
 // x, its end filled up with zeros, normalised in place and rounded to `kind`.
 void normalize(const Norm&, int kind, int64_t count, float* x, int64_t padded);
 
-// Strides count elements. A token's row begins at `tables[row]`, its own place being `place` of it where it brings a key
-// and a value; tokens of a row follow each other. It sees places from `first`, or the last `window`, to `end`. cos and sin
-// (tokens, turned) turn the first channels of queries and keys.
+// Keys and values are (places, kv_heads, width), strides count elements. A token's row begins at `tables[row]`, its own
+// place being `place` of it where it brings a key and a value; tokens of a row follow each other. It sees places from
+// `first`, or the last `window`, to `end`. cos and sin (tokens, turned) turn the first channels of queries and keys.
 struct Attention {
   const void *q, *k, *v;
   void *keys, *values, *y;
   const int32_t *tables, *row, *place, *first, *end;
   const float *cos, *sin;
   const uint8_t* seen;  // (places of queries, `reach`): which keys a query of each place sees; all where it is none
-  int64_t tokens, heads, kv_heads, width, places;
+  int64_t tokens, heads, kv_heads, width;
   int64_t q_head, q_token, k_head, k_token, v_head, v_token;
   int64_t turned, window, reach;
   float scale;

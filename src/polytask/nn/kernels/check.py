@@ -59,7 +59,7 @@ def _check_attention(library: Library, dtype: torch.dtype, generator: torch.Gene
     """Of one row with a token and of one with forty."""
     rows, heads, width = [Row([1, 3], 20, 1), Row([0, 2, 4, 5], 20, 40)], 2, 32
     q, k, v = torch.randn(3, 1, heads, 41, width, generator=generator).to(dtype)
-    keys, values = torch.randn(2, heads, 6 * BLOCK, width, generator=generator).to(dtype)
+    keys, values = torch.randn(2, 6 * BLOCK, heads, width, generator=generator).to(dtype).transpose(1, 2)
     call, _held = called(rows, keys, q, k, v, None, None, None)
     found = torch.empty(1, 41, heads, width, dtype=dtype)
     call.q, call.k, call.v, call.y = (x.data_ptr() for x in (q, k, v, found))

@@ -144,17 +144,17 @@ class Plan:
     ) -> None:  # fmt: skip
         """y of the queries, keys and values that stand side by side in qkv; keys and values (kv_heads, places, K) of a
         layer's cache. seen (T, T) bool: which keys a query of each place sees, of those before it."""
-        kv_heads, places, width = keys.shape
+        kv_heads, _, width = keys.shape
         if width % WIDTHS:
             raise Unfit
         self.expect(keys)
         start, each = self._own(qkv), width * qkv.itemsize
         turns, neighbours = (0, False) if self._rotary is None else (2 * len(self._rotary[0]), self._rotary[2])
+        stores = (self._own(store.transpose(0, 1)) for store in (keys, values))
         call = AttentionCall(
-            start, start + heads * each, start + (heads + kv_heads) * each, self._own(keys), self._own(values),
-            self._own(y), *[None] * 7, self._own(seen), 0, heads, kv_heads, width, places,
-            *(width, qkv.shape[1]) * 3, turns, window or 0, 0 if seen is None else len(seen),
-            width**-0.5 if scale is None else scale, neighbours, 0, self.kind,
+            start, start + heads * each, start + (heads + kv_heads) * each, *stores, self._own(y), *[None] * 7,
+            self._own(seen), 0, heads, kv_heads, width, *(width, qkv.shape[1]) * 3, turns, window or 0,
+            0 if seen is None else len(seen), width**-0.5 if scale is None else scale, neighbours, 0, self.kind,
         )  # fmt: skip
         self.calls.append(call)
 
