@@ -155,8 +155,10 @@ void write_square(const Product& c, int64_t row, int64_t o, const float* sums, c
   });
 }
 
-// Sums of 32 outputs by 32 rows: `count` chunks of weights, two tiles each, by those of two groups of rows.
-inline void multiply_panel(const uint16_t* w, const uint16_t* x, int64_t group, int64_t count, float* sums, bool first) {
+// Sums of 32 outputs by 32 rows: `count` chunks of weights, two tiles each, by those of two groups of rows. ask(k) asks for
+// memory that is needed later, while tiles are multiplied.
+template <class F>
+inline void multiply_panel(const uint16_t* w, const uint16_t* x, int64_t group, int64_t count, float* sums, bool first, const F& ask) {
   first ? clear_sums<4>() : load_sums<4>(sums, LINE, SIDE * SIDE);
   for (int64_t k = 0; k < count; k++, w += 2 * TILE, x += TILE) {
     written();
@@ -168,6 +170,7 @@ inline void multiply_panel(const uint16_t* w, const uint16_t* x, int64_t group, 
     _tile_loadd(5, w + TILE, LINE);
     _tile_dpbf16ps(2, 5, 6);
     _tile_dpbf16ps(3, 5, 7);
+    ask(k);
   }
   keep_sums<4>(sums, LINE, SIDE * SIDE);
 }
@@ -175,29 +178,44 @@ inline void multiply_panel(const uint16_t* w, const uint16_t* x, int64_t group, 
 template <class W> void panels(const Product& c, const uint16_t* x, int64_t chunks, Team& team) {
   const int64_t blocks = (c.rows + PANEL - 1) / PANEL, width = c.gated ? c.out / 2 : c.out;
   const int64_t step = c.gated ? SIDE : PANEL, other = c.gated ? width : SIDE;  // from one tile of a panel to its second
+  const int64_t bytes = (c.weights == INT4 ? chunks * 4 * LANES : SIDE * c.in) * sizeof(W);  // of the weights of 16 outputs
+  const int64_t each = (bytes / LINE + blocks * chunks - 1) / (blocks * chunks) * LINE;  // that are asked for at a time
   team.share((width + step - 1) / step, 1, [&](int64_t start, int64_t end) {
     float* room = at_line(team.own(blocks * 4 * SIDE * SIDE + DEEP * TILE + LANES));
     uint16_t* w = (uint16_t*)(room + blocks * 4 * SIDE * SIDE);
+    const auto write_block = [&](int64_t block, int64_t o) {
+      for (int g = 0; g < 2; g++) {
+        const int64_t row = block * PANEL + g * SIDE;
+        const float *first = room + (4 * block + g) * SIDE * SIDE, *second = first + PANEL * SIDE;
+        write_square(c, row, o, first, c.gated ? second : nullptr, width);
+        if (!c.gated && o + SIDE < width) write_square(c, row, o + SIDE, second, nullptr, width);
+      }
+    };
     begin_tiles();
-    for (int64_t o = start * step; o < end * step; o += step)
+    for (int64_t o = start * step; o < end * step; o += step) {
+      const char *next = (const char*)c.weight + (o + step) / SIDE * bytes, *last = next + bytes, *second = next + other / SIDE * bytes;
       for (int64_t k = 0; k < chunks; k += DEEP) {
         const int64_t count = chunks - k < DEEP ? chunks - k : DEEP;
+        const bool done = k + count == chunks;
         for (int64_t i = 0; i < count; i++) {
           fill(c, (const W*)c.weight, o, k + i, w + 2 * i * TILE);
           if (o + other < c.out) fill(c, (const W*)c.weight, o + other, k + i, w + (2 * i + 1) * TILE);
         }
         for (int64_t block = 0; block < blocks; block++) {
-          float* sums = room + block * 4 * SIDE * SIDE;
-          multiply_panel(w, x + (2 * block * chunks + k) * TILE, chunks * TILE, count, sums, k == 0);
-          if (k + count < chunks) continue;
-          for (int g = 0; g < 2; g++) {
-            const int64_t row = block * PANEL + g * SIDE;
-            const float *first = sums + g * SIDE * SIDE, *second = first + PANEL * SIDE;
-            write_square(c, row, o, first, c.gated ? second : nullptr, width);
-            if (!c.gated && o + SIDE < width) write_square(c, row, o + SIDE, second, nullptr, width);
-          }
+          const int64_t lines = done ? (PANEL + count - 1) / count : 0;
+          multiply_panel(w, x + (2 * block * chunks + k) * TILE, chunks * TILE, count, room + block * 4 * SIDE * SIDE, k == 0, [&](int64_t i) {
+            for (int64_t at = 0; at < each && next < last; at += LINE, next += LINE, second += LINE)
+              __builtin_prefetch(next, 0, 2), __builtin_prefetch(second, 0, 2);
+            for (int64_t row = block * PANEL + i * lines; row < block * PANEL + (i + 1) * lines && row < c.rows; row++) {
+              __builtin_prefetch((uint16_t*)c.y + row * width + o, 1);
+              if (c.onto) __builtin_prefetch((const uint16_t*)c.onto + row * width + o);
+            }
+          });
+          if (done && block > 0) write_block(block - 1, o);  // while the next sums are made
         }
+        if (done) write_block(blocks - 1, o);
       }
+    }
     _tile_release();
   });
 }
