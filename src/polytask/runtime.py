@@ -129,8 +129,8 @@ def prepare(count: int | None = None, *, keep_memory: bool = True, huge_pages: b
     fast where that keeps float32's accuracy, and rounding to bfloat16 where the CPU multiplies tiles (AMX), so the
     error is measured first. Without them it is up to a tenth slower (docs/log.md). A GPU is left alone. keep_memory:
     what is freed is kept for the next step; a server, with many threads and requests of all sizes, must not do so.
-    huge_pages: tensors of some megabytes lie in pages of two, where the system has such; weights, keys and values are
-    read up to a fifth faster. torch asks for it once, before its first tensor. Returns the number of threads.
+    huge_pages: tensors of some megabytes lie in pages of two, where the system has such; weights that are read for each
+    token are read up to a fifth faster. torch asks for it once, before its first tensor. Returns the number of threads.
     """
     import torch
 
@@ -178,6 +178,19 @@ def _set_malloc(keep: bool) -> None:
     dials = {mmap_threshold: 1 << 30, trim_threshold: 2**31 - 1} if keep else {arena_max: 1}
     for dial, value in dials.items():
         mallopt(dial, value)
+
+
+def use_small_pages(tensor: "torch.Tensor") -> None:
+    """Has the memory of a tensor that nobody has written to come in small pages, each when it is first used."""
+    import ctypes
+    import mmap
+
+    if not sys.platform.startswith("linux") or not tensor.is_cpu:
+        return
+    start = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+    length = tensor.data_ptr() + tensor.nbytes - start
+    if length > 0:  # an error says that there are no others
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), mmap.MADV_NOHUGEPAGE)
 
 
 def set_seed(seed: int) -> None:

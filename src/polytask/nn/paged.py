@@ -11,6 +11,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from polytask import runtime
 from polytask.nn.cache import Scorer
 from polytask.nn.kernels import attention as kernels
 from polytask.nn.packets import BLOCK, Cluster, Packet, Row, joined, packets, runs
@@ -23,7 +24,7 @@ __all__ = ["BLOCK", "CacheView", "KVCache", "Row"]
 class KVCache:
     """Room for the keys and values of blocks * BLOCK tokens, (layers, kv_heads, places, K) each.
 
-    Nothing is written to it here: on a CPU the system gives memory when a place is first used.
+    Nothing is written to it here: on a CPU the system gives memory when a place is first used, in small pages.
     """
 
     def __init__(
@@ -53,7 +54,9 @@ def _room(layers: int, heads: int, places: int, width: int, dtype: torch.dtype, 
     pieces of 2 KB, on pages that have to be found one by one."""
     if torch.device(device).type != "cpu":
         return torch.empty(layers, heads, places, width, dtype=dtype, device=device)
-    return torch.empty(layers, places, heads, width, dtype=dtype).transpose(1, 2)
+    room = torch.empty(layers, places, heads, width, dtype=dtype)
+    runtime.use_small_pages(room)
+    return room.transpose(1, 2)
 
 
 class CacheView:
