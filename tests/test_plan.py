@@ -90,20 +90,27 @@ def test_a_plan_beyond_the_device_says_so_and_what_to_change():
 
 
 def test_the_measured_rate_is_that_of_real_steps(monkeypatch):
-    """A plan gives the seconds of the clock, which is the test's own: others disturb a real one."""
-    asked = []
+    """A plan gives the seconds of the clock, which is the test's own: others disturb a real one. The machine is so slow
+    that 4 of 16 rows are tried."""
+    tried, real = [], planning._step
 
-    def clock(step, device, **_):
-        asked.append(step())
+    def step(config, rows, *words):
+        tried.append(rows)
+        return real(config, rows, *words)
+
+    def clock(work, device, **_):
+        work()
         return 3.0
 
-    monkeypatch.setattr("polytask.runtime.stopwatch", clock)
-    monkeypatch.setattr("polytask.runtime.matmul_rate", lambda *_: 1e15)
     config, device = generalist(2, vocab_size=600, context_length=64), torch.device("cpu")
+    rate = 4.5 * cost.flops_per_token(config, 64) * 64 / planning.STEP_SECONDS
+    monkeypatch.setattr(planning, "_step", step)
+    monkeypatch.setattr("polytask.runtime.stopwatch", clock)
+    monkeypatch.setattr("polytask.runtime.matmul_rate", lambda *_: rate)
     rate, measured = planning.measured_rate(config, 16, 64, "float32", device)
-    assert len(asked) == 1
+    assert tried == [4]
     made = planning.plan(config, tokens=10 * 16 * 64, rows=16, length=64, rate=(rate, measured))
-    assert made.seconds == pytest.approx(30.0)
+    assert made.seconds == pytest.approx(10 * 4 * 3.0)
 
 
 def test_networks_too_large_to_try_are_rated_by_their_products(monkeypatch):

@@ -50,8 +50,8 @@ class KVCache:
 
 
 def _room(layers: int, heads: int, places: int, width: int, dtype: torch.dtype, device: torch.device | str) -> Tensor:
-    """(layers, heads, places, width). On a CPU all heads of a block lie side by side: each alone would be read in
-    pieces of 2 KB, on pages that have to be found one by one."""
+    """(layers, heads, places, width). On a CPU the heads of a place lie side by side: a block of each head alone would
+    be 2 KB in bfloat16, on a page that has to be found for it."""
     if torch.device(device).type != "cpu":
         return torch.empty(layers, heads, places, width, dtype=dtype, device=device)
     room = torch.empty(layers, places, heads, width, dtype=dtype)

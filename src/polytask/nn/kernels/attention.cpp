@@ -2,6 +2,7 @@
 // New keys and values are put in their places first. Few queries of a row are taken one by one, many side by side in the
 // lanes of vectors (Dao 2023, "FlashAttention-2", has the sums over stretches of keys).
 
+#include <algorithm>
 #include <vector>
 
 #include "tiles.h"
@@ -68,7 +69,7 @@ POLYTASK_INLINE f32x16::Part products(const T* key, const T* next, int64_t step,
   return sums(found);
 }
 
-// e^scores over what they sum up to, which is returned, where a token sees the place; the rest are 0.
+// Scores become e^(score - largest), next to nothing where a token does not see the place. Returns their sum.
 inline float soften(const Attention& c, int64_t token, float* scores, int64_t start, int64_t padded) {
   const int64_t first = since(c, token), end = c.end[token];
   for (int64_t p = start; p < first; p++) scores[p - start] = UNSEEN;
@@ -126,7 +127,7 @@ inline void add_pairs(const uint16_t* value, const uint16_t* next, int64_t step,
 // One token and the query heads of heads of keys `from` to `to`: block after block, as what a block holds of all heads lies
 // side by side.
 template <class T> void attend_one(const Attention& c, int64_t token, int64_t from, int64_t to, Team& team) {
-  const int64_t end = c.end[token], start = since(c, token) / BLOCK * BLOCK, width = c.width, line = step(c);
+  const int64_t end = c.end[token], first = since(c, token), start = first / BLOCK * BLOCK, width = c.width, line = step(c);
   const int64_t each = c.heads / c.kv_heads, count = (to - from) * each, padded = (end - start + BLOCK - 1) / BLOCK * BLOCK;
   const int32_t* table = c.tables + c.row[token];
   const bool paired = HALVES && sizeof(T) == 2 && width % CHUNK == 0;
@@ -137,7 +138,7 @@ template <class T> void attend_one(const Attention& c, int64_t token, int64_t fr
   const auto value = [&](int64_t kv, int64_t p) { return place<const T>(c, c.values, table, kv, p); };
   for (int64_t h = 0; h < count; h++) {
     turn(c, token, (const T*)c.q + (from * each + h) * c.q_head + token * c.q_token, queries + h * width);
-    for (int64_t i = 0; HALVES && i < width; i += LANES) put(halves + h * width + i, load<f32x16>(queries + h * width + i));
+    for (int64_t i = 0; HALVES && sizeof(T) == 2 && i < width; i += LANES) put(halves + h * width + i, load<f32x16>(queries + h * width + i));
   }
   for (int64_t p = start; p < end; p += BLOCK)
     for (int64_t h = 0; h < count; h++) {
@@ -156,15 +157,15 @@ template <class T> void attend_one(const Attention& c, int64_t token, int64_t fr
   std::memset(mixed, 0, count * width * sizeof(float));
   for (int64_t p = start; p < end; p += BLOCK)
     for (int64_t h = 0; h < count; h++) {
-      const int64_t kv = from + h / each, left = end - p < BLOCK ? end - p : BLOCK;
-      const T *values = value(kv, p), *next = p + BLOCK < end ? value(kv, p + BLOCK) : values;
+      const int64_t kv = from + h / each, seen = p < first ? first : p, count = (end - p < BLOCK ? end : p + BLOCK) - seen;
+      const T *values = value(kv, seen), *next = p + BLOCK < end ? value(kv, p + BLOCK) : values;
       const float* s = scores + h * padded;
       if constexpr (HALVES && sizeof(T) == 2)
         if (paired) {
-          add_pairs(values, next, line, (const uint16_t*)s + p - start, left, width, mixed + h * width);
+          add_pairs(values, next, line, (const uint16_t*)s + seen - start, count, width, mixed + h * width);
           continue;
         }
-      add_values(values, next, line, s + p - start, left, width, mixed + h * width);
+      add_values(values, next, line, s + seen - start, count, width, mixed + h * width);
     }
   for (int64_t h = 0; h < count; h++) {
     T* y = (T*)c.y + (token * c.heads + from * each + h) * width;
@@ -413,9 +414,7 @@ template <class T> void keep(const Attention& c, int64_t token, int64_t kv, floa
 
 template <class T> void attend_all(const Attention& c, Team& team) {
   static thread_local std::vector<Queries> parts;
-  // work(part, from, to) for heads of keys `from` to `to`, as many side by side as leave work for all
-  const int64_t least = (c.kv_heads + team.size - 1) / team.size;
-  const auto share = [&](int64_t count, const auto& work) {
+  const auto share = [&](int64_t count, int64_t least, const auto& work) {  // work(part, from, to) for some heads of keys
     team.share(count * c.kv_heads, least, [&](int64_t start, int64_t end) {
       for (int64_t next; start < end; start = next) {
         const int64_t part = start / c.kv_heads, before = part * c.kv_heads;
@@ -427,10 +426,12 @@ template <class T> void attend_all(const Attention& c, Team& team) {
   const Way by = way(c);
   divide(c, by.most, parts);
   if (c.place)
-    share(c.tokens, [&](int64_t token, int64_t kv, int64_t to) {
+    share(c.tokens, 1, [&](int64_t token, int64_t kv, int64_t to) {
       for (; kv < to; kv++) keep<T>(c, token, kv, team.own(c.width));
     });
-  share(parts.size(), [&](int64_t part, int64_t kv, int64_t to) {
+  // Of single queries as many heads side by side as leave work for all.
+  const bool single = std::all_of(parts.begin(), parts.end(), [](const Queries& of) { return !of.count; });
+  share(parts.size(), single ? (c.kv_heads + team.size - 1) / team.size : 1, [&](int64_t part, int64_t kv, int64_t to) {
     const Queries& of = parts[part];
     if (!of.count) return attend_one<T>(c, of.token, kv, to, team);
     for (; kv < to; kv++) {

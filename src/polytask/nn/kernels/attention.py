@@ -34,12 +34,14 @@ def attend(
 ) -> Tensor | None:  # fmt: skip
     """What `CacheView.attend` gives, the new k and v put in their places of keys and values (kv_heads, places, K) of a
     layer, or `CacheView.attend_memory` where there are none; None, and nothing done, where the kernel does not take
-    these. kept: of the step, to keep what layers share.
+    these: it wants the heads of a place side by side. kept: of the step, to keep what layers share.
     """
     new = [x for x in (q, k, v) if x is not None]
     if not q.shape[2] or not inferring(q) or keys.dtype != q.dtype or q.shape[3] % WIDTHS:
         return None
-    if any(x.stride(3) != 1 or x.dtype != q.dtype for x in new) or not keys.transpose(0, 1).is_contiguous():
+    if any(x.stride(3) != 1 or x.dtype != q.dtype for x in new):
+        return None
+    if not all(store.transpose(0, 1).is_contiguous() for store in (keys, values)):
         return None
     if any(row.prefix if window else len(new) == 1 and not row.read for row in rows) or not (library := LOADER.get()):
         return None

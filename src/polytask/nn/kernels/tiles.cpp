@@ -193,7 +193,8 @@ template <class W> void panels(const Product& c, const uint16_t* x, int64_t chun
     };
     begin_tiles();
     for (int64_t o = start * step; o < end * step; o += step) {
-      const char *next = (const char*)c.weight + (o + step) / SIDE * bytes, *last = next + bytes, *second = next + other / SIDE * bytes;
+      const char *next = (const char*)c.weight + (o + step) / SIDE * bytes, *second = next + other / SIDE * bytes;
+      const char* last = next + (o + step < end * step ? bytes : 0);  // another thread may take what comes then
       for (int64_t k = 0; k < chunks; k += DEEP) {
         const int64_t count = chunks - k < DEEP ? chunks - k : DEEP;
         const bool done = k + count == chunks;
