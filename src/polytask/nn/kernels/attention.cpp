@@ -157,15 +157,15 @@ template <class T> void attend_one(const Attention& c, int64_t token, int64_t fr
   std::memset(mixed, 0, count * width * sizeof(float));
   for (int64_t p = start; p < end; p += BLOCK)
     for (int64_t h = 0; h < count; h++) {
-      const int64_t kv = from + h / each, seen = p < first ? first : p, count = (end - p < BLOCK ? end : p + BLOCK) - seen;
+      const int64_t kv = from + h / each, seen = p < first ? first : p, places = (end - p < BLOCK ? end : p + BLOCK) - seen;
       const T *values = value(kv, seen), *next = p + BLOCK < end ? value(kv, p + BLOCK) : values;
       const float* s = scores + h * padded;
       if constexpr (HALVES && sizeof(T) == 2)
         if (paired) {
-          add_pairs(values, next, line, (const uint16_t*)s + seen - start, count, width, mixed + h * width);
+          add_pairs(values, next, line, (const uint16_t*)s + seen - start, places, width, mixed + h * width);
           continue;
         }
-      add_values(values, next, line, s + seen - start, count, width, mixed + h * width);
+      add_values(values, next, line, s + seen - start, places, width, mixed + h * width);
     }
   for (int64_t h = 0; h < count; h++) {
     T* y = (T*)c.y + (token * c.heads + from * each + h) * width;
