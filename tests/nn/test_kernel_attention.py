@@ -1,5 +1,7 @@
 """Attention over blocks by our kernel: against attention written out in float64."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 
@@ -35,19 +37,19 @@ def filled(kv_heads: int, width: int, dtype: torch.dtype, given: list[Row]) -> K
     for store in (cache.keys, cache.values):
         store.fill_(torch.nan)
         for row in given:
-            before = [place(row, p) for p in range(row.start)]
+            before = [place(row.table, p) for p in range(row.start)]
             store[:, :, before] = torch.randn(2, kv_heads, row.start, width).to(dtype)
     return cache
 
 
-def place(row: Row, p: int) -> int:
-    return row.table[p // BLOCK] * BLOCK + p % BLOCK
+def place(table: Sequence[int], p: int) -> int:
+    return table[p // BLOCK] * BLOCK + p % BLOCK
 
 
 def exact(cache: KVCache, table: list[int], q: torch.Tensor, seen: torch.Tensor, scale: float) -> torch.Tensor:
     """What queries (H, T, K) take from the places that they see (T, S), whose keys and values have been written where
     any of them sees them."""
-    index = torch.tensor([table[p // BLOCK] * BLOCK + p % BLOCK for p in seen.any(0).nonzero()[:, 0].tolist()])
+    index = torch.tensor([place(table, p) for p in seen.any(0).nonzero()[:, 0].tolist()])
     k, v = (store[LAYER][:, index].double() for store in (cache.keys, cache.values))
     k, v = (x.repeat_interleave(len(q) // len(x), dim=0) for x in (k, v))
     return (q.double() @ k.mT * scale).masked_fill(~seen[:, seen.any(0)], -1e30).softmax(-1) @ v
@@ -78,7 +80,7 @@ def test_it_is_that_of_float64(called, sizes, dtype, rotary, window):
     q, k = (x if turn is None else turn(x) for x in (q, k))
     for row in given:
         part, places = slice(start, start + row.count), torch.arange(row.end)[None]
-        last = row.table[(row.end - 1) // BLOCK] * BLOCK + (row.end - 1) % BLOCK
+        last = place(row.table, row.end - 1)
         torch.testing.assert_close(cache.keys[LAYER][:, last], k[0, :, part.stop - 1], rtol=1e-2, atol=bound)
         assert torch.equal(cache.values[LAYER][:, last], v[0, :, part.stop - 1])
         wanted = exact(cache, row.table, q[0, :, part], masks.causal(places[:, row.start :], places, window)[0, 0], 0.3)
@@ -95,20 +97,18 @@ def test_threads_share_the_heads_of_single_tokens(sizes, dtype, window, threads)
     """What lies before a window, which begins within a block, is no number."""
     torch.manual_seed(0)
     torch.set_num_threads(threads)  # `two_threads` sets them back
-    heads, kv_heads, width = sizes
+    (heads, kv_heads, width), bound = sizes, 1e-5 if dtype == torch.float32 else 1e-2
     given = [Row([7, 2, 9], 37, 1), Row([11, 5, 17], 45, 1), Row([4], 0, 1)]
     cache = filled(kv_heads, width, dtype, given)
     seen = [torch.arange(row.end)[None] >= row.end - (window or row.end) for row in given]
     for row, own in zip(given, seen):
         for store in (cache.keys, cache.values):
-            store[:, :, [place(row, p) for p in (~own[0]).nonzero()[:, 0].tolist()]] = torch.nan
+            store[:, :, [place(row.table, p) for p in (~own[0]).nonzero()[:, 0].tolist()]] = torch.nan
     q, k, v = new(given, heads, kv_heads, width, dtype)
     found = cache.view(given).attend(LAYER, q, k, v, window=window)
     for i, (row, own) in enumerate(zip(given, seen)):
         wanted = exact(cache, row.table, q[0, :, i : i + 1], own, width**-0.5)
-        assert (found[0, :, i : i + 1].double() - wanted).norm() < (
-            1e-5 if dtype == torch.float32 else 1e-2
-        ) * wanted.norm()
+        assert (found[0, :, i : i + 1].double() - wanted).norm() < bound * wanted.norm()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
