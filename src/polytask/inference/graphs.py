@@ -58,7 +58,7 @@ class Graphs(Steps):
 
     def _go(self, sequences: List[Sequence], count: int, chooses: bool) -> Tensor | None:
         """Rows that fill the state up repeat the first, and do again what that does."""
-        rows = self._rows(sequences)
+        rows = self._rows(sequences, [1] * len(sequences))
         size = next(size for size in SIZES if size >= len(rows))
         filled = torch.cat([rows, rows[:1].expand(size - len(rows), -1)])
         filled = filled.pin_memory() if self.state.is_cuda else filled

@@ -66,14 +66,26 @@ class Native(Steps):
         assert library is not None
         assert self.program is not None
         rows = len(sequences)
-        state = self._rows(sequences)
+        state = self._rows(sequences, [1] * rows)
         self.state[:rows, : state.shape[1]] = state
         if chooses:
             self._dial(sequences, count)
         start = time.perf_counter()
-        self.program.run(library, rows, count, chooses)
+        self.program.run(library, rows, count, chooses, torch.arange(rows))
         self._last = rows, max((time.perf_counter() - start) / count, 1e-6)
         return self.program.logits[:rows]
+
+    def read(self, sequences: List[Sequence], counts: List[int], answers: List[int]) -> Tensor | None:
+        library, rows = LOADER.get(), sum(counts)
+        if library is None or rows > ROWS or not all(self.fits(s) and s.prefix <= s.computed for s in sequences):
+            return None
+        if any(s.wanted is not None for s in sequences) or not self.able:
+            return None
+        assert self.program is not None
+        state = self._rows(sequences, counts)
+        self.state[:rows, : state.shape[1]] = state
+        self.program.run(library, rows, 1, False, torch.tensor(answers, dtype=torch.int64))
+        return self.program.logits[: len(answers)]
 
     def _dial(self, sequences: List[Sequence], count: int) -> None:
         """How each row is drawn, and by which numbers."""
@@ -108,6 +120,7 @@ def program(steps: Native) -> Program:
     for layer, block in enumerate(network.blocks):
         seen = patterns[config.attention_of(layer).pattern]
         _add(plan, cast(Block, block), x, cache.keys[layer], cache.values[layer], seen)
+    plan.pick(x)
     if config.final_norm:
         plan.normalize(network.norm, x, x)
     head, logits = network.head, plan.buffer("logits", config.vocab_size)

@@ -76,6 +76,20 @@ class Runner:
         # Rows with as many tokens, or with the same first blocks, may be read together if they stand side by side.
         sequences = sorted(plan, key=lambda s: (plan[s], s.table.blocks))
         counts = [plan[s] for s in sequences]
+        ready, wanted, end = [], [], 0
+        for sequence, count in zip(sequences, counts):
+            end += count
+            if count == sequence.pending and sequence.wanted is None:
+                ready.append(sequence)
+                wanted.append(range(end - 1 - len(sequence.drafts), end))
+        rows = list(chain.from_iterable(wanted))
+        logits = self.steps and self.steps.read(sequences, counts, rows)
+        if logits is None:
+            logits = self._through(sequences, counts, rows)
+        return Logits(ready, [len(one) for one in wanted], logits if ready else None)
+
+    def _through(self, sequences: Listing[Sequence], counts: Listing[int], rows: Listing[int]) -> Tensor | None:
+        """Runs a pass layer by layer; the logits of such rows, None where there are none."""
         ids = torch.tensor([list(chain.from_iterable(map(Sequence.upcoming, sequences, counts)))], device=self.device)
         places = chain.from_iterable(range(s.computed, s.computed + n) for s, n in zip(sequences, counts))
         positions = torch.tensor([list(places)], device=self.device)
@@ -85,16 +99,7 @@ class Runner:
         context.grid = places_in_pictures(self.network, upcoming)
         hidden = self.network(ids, context)[0]  # (N, D)
         self._weigh(sequences, counts, hidden)
-        ready, wanted, end = [], [], 0
-        for sequence, count in zip(sequences, counts):
-            end += count
-            if count == sequence.pending and sequence.wanted is None:
-                ready.append(sequence)
-                wanted.append(range(end - 1 - len(sequence.drafts), end))
-        if not ready:
-            return Logits([], [], None)
-        rows = list(chain.from_iterable(wanted))
-        return Logits(ready, [len(one) for one in wanted], self.network.logits(self._picked(hidden, rows)))
+        return self.network.logits(self._picked(hidden, rows)) if rows else None
 
     def _weigh(self, sequences: Listing[Sequence], counts: Listing[int], hidden: Tensor) -> None:
         """Notes how likely wanted ids are that the step's tokens, with states (N, D), predict."""

@@ -76,6 +76,11 @@ class Steps(ABC):
         logits = self._go(sequences, count, chooses)
         return None if logits is None else (logits, self._read(len(sequences), count) if chooses else None)
 
+    def read(self, sequences: List[Sequence], counts: List[int], answers: List[int]) -> Tensor | None:
+        """Runs the next counts[i] ids of each sequence; the logits (A, V) of the rows with these numbers, of all rows one
+        after another. None, and the old way is left, where that is not to be done here."""
+        return None
+
     @abstractmethod
     def _go(self, sequences: List[Sequence], count: int, chooses: bool) -> Tensor | None:
         """Puts the rows of the state in place and goes `count` steps on, choosing ids on the way where that is asked
@@ -85,16 +90,18 @@ class Steps(ABC):
         """Whether a step can choose for a sequence: of the likeliest ids alone."""
         return sequence.sampling.temperature == 0 and sequence.drawing is None and plain(sequence)
 
-    def _rows(self, sequences: List[Sequence]) -> Tensor:
-        """What the state is to hold, with as many columns as the longest table wants."""
+    def _rows(self, sequences: List[Sequence], counts: List[int]) -> Tensor:
+        """What the state is to hold for the next counts[i] ids of each sequence, with as many columns as the longest
+        table wants."""
         longest, rows = max(len(sequence.table.blocks) for sequence in sequences), []
         grid = self.network.config.grid
-        for sequence in sequences:
-            table, last, drawing = sequence.table.blocks, sequence.computed, sequence.drawing
-            least = sequence.prompt + sequence.sampling.min_tokens
-            place = grid.places_from(sequence.ids[: last + 1], last)[0] if grid else -1
+        for sequence, count in zip(sequences, counts):
+            table, first, drawing = sequence.table.blocks, sequence.computed, sequence.drawing
+            least, upcoming = sequence.prompt + sequence.sampling.min_tokens, sequence.upcoming(count)
+            places = grid.places_from([*sequence.ids[:first], *upcoming], first) if grid else [-1] * count
             among = (drawing.first, drawing.first + drawing.codes) if drawing else (-1, -1)
-            rows.append([sequence.ids[last], last, least, last, place, *among, *table, *[0] * (longest - len(table))])
+            rest = [least, first], [*among, *table, *[0] * (longest - len(table))]
+            rows += [[id, first + i, *rest[0], place, *rest[1]] for i, (id, place) in enumerate(zip(upcoming, places))]
         return torch.tensor(rows)
 
     def _read(self, rows: int, count: int) -> Chosen:

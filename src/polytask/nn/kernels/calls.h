@@ -83,15 +83,22 @@ struct Bend {  // x = cap tanh(x / cap), plus bias, after being multiplied by sc
   int64_t width;
   float scale, cap;
 };
+struct Pick {  // the rows that have answers come first, and go on alone
+  void* x;
+  int64_t width;
+};
 
-// `steps` steps of decoding for `rows` rows: what is done in each stands in `names` and `calls`.
+// `steps` steps of decoding for `rows` rows: what is done in each stands in `names` and `calls`. Rows of one text that come
+// one after another, as of a prompt, see each other; then there is one step. Of `answered` rows, whose numbers stand in
+// `answers` in order, logits are wanted.
 // state (rows, columns): of each row its id, its position, from which position on it may end, its first position, which
 // code of its picture its id is (-1: none), the first id that may come and the one behind the last (-1: those that kinds
 // let) and its table of blocks. Steps that choose take ids from logits (rows, vocabulary), kinds (vocabulary) saying which may
 // come, move the state on and leave records (rows, span, 3); see `inference.steps.choose`. dials (rows, 4 + span): of
 // each row its temperature, top_k, top_p and min_p (see `sampling.Sampling`), and a number in [0, 1) for each step.
 struct Step {
-  int64_t *state, columns, rows, steps, count;
+  int64_t *state, columns, rows, steps, count, answered;
+  const int64_t* answers;
   const int32_t* names;
   const void* const* calls;
   const float* frequencies;  // (turned / 2): of rotary positions

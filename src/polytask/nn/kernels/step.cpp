@@ -12,7 +12,7 @@ using namespace polytask;
 
 namespace {
 
-enum { EMBED, MULTIPLY, ATTEND, ACTIVATE, NORMALIZE, BEND };
+enum { EMBED, MULTIPLY, ATTEND, ACTIVATE, NORMALIZE, BEND, PICK };
 enum { ID, POSITION, LEAST, BASE, PLACE, FIRST, LAST, TABLE };  // columns of the state
 enum { FREE, END, NEVER };  // kinds of ids
 constexpr int64_t PIECE = 4096;  // logits that are looked at together
@@ -94,6 +94,14 @@ template <class T> void bend(const Bend& c, const Step& s, Team& team) {
       if (c.cap) v = rounded<T>(hyperbolic(rounded<T>(rounded<T>(v) / c.cap))) * c.cap;
       put_some(x, v, left);
     }
+  });
+}
+
+template <class T> void pick_rows(const Pick& c, const Step& s, Team& team) {
+  if (s.answered == s.rows) return;
+  team.share(1, 1, [&](int64_t start, int64_t end) {
+    for (int64_t i = 0; start < end && i < s.answered; i++)
+      std::memmove((T*)c.x + i * c.width, (const T*)c.x + s.answers[i] * c.width, c.width * sizeof(T));
   });
 }
 
@@ -297,10 +305,16 @@ struct Rows {
   Rows(const Step& s)
       : starts(s.rows), places(s.rows), zeros(s.rows), ends(s.rows), cos(s.rows * s.turned), sin(s.rows * s.turned) {
     for (int64_t r = 0; r < s.rows; r++) {
-      const int64_t* row = s.state + r * s.columns;
-      starts[r] = tables.size();
-      tables.insert(tables.end(), row + TABLE, row + TABLE + (row[POSITION] + s.steps + BLOCK - 1) / BLOCK);
+      const int64_t *row = s.state + r * s.columns, blocks = (row[POSITION] + s.steps + BLOCK - 1) / BLOCK;
+      starts[r] = r && follows(s, row) ? starts[r - 1] : tables.size();
+      tables.insert(tables.end(), row + TABLE + (tables.size() - starts[r]), row + TABLE + blocks);
     }
+  }
+
+  // Whether a row is of the text of the row before: no other has the block that the one before writes to.
+  static bool follows(const Step& s, const int64_t* row) {
+    const int64_t *before = row - s.columns, block = before[POSITION] / BLOCK;
+    return row[POSITION] == before[POSITION] + 1 && row[TABLE + block] == before[TABLE + block];
   }
 
   template <class T> void advance(const Step& s) {
@@ -321,22 +335,24 @@ template <class T> void go(const Step& s, Rows& rows, Team& team) {
   for (int64_t step = 0; step < s.steps; step++) {
     if (team.rank == 0) rows.advance<T>(s);
     team.wait();
-    for (int64_t i = 0; i < s.count; i++) {
+    Step now = s;
+    for (int64_t i = 0; i < s.count && now.rows; i++) {
       const void* call = s.calls[i];
       switch (s.names[i]) {
-        case EMBED: embed<T>(*(const Embedding*)call, s, team); break;
-        case ACTIVATE: activate<T>(*(const Activation*)call, s, team); break;
-        case NORMALIZE: normal<T>(*(const Normal*)call, s, team); break;
-        case BEND: bend<T>(*(const Bend*)call, s, team); break;
+        case EMBED: embed<T>(*(const Embedding*)call, now, team); break;
+        case ACTIVATE: activate<T>(*(const Activation*)call, now, team); break;
+        case NORMALIZE: normal<T>(*(const Normal*)call, now, team); break;
+        case BEND: bend<T>(*(const Bend*)call, now, team); break;
+        case PICK: pick_rows<T>(*(const Pick*)call, now, team), now.rows = s.answered; break;
         case MULTIPLY: {
           Product c = *(const Product*)call;
-          c.rows = s.rows;
+          c.rows = now.rows;
           multiply(c, team);
           break;
         }
         default: {
           Attention c = *(const Attention*)call;
-          c.tokens = s.rows, c.tables = rows.tables.data(), c.row = rows.starts.data(), c.place = rows.places.data();
+          c.tokens = now.rows, c.tables = rows.tables.data(), c.row = rows.starts.data(), c.place = rows.places.data();
           c.first = rows.zeros.data(), c.end = rows.ends.data(), c.cos = rows.cos.data(), c.sin = rows.sin.data(), c.turned = s.turned;
           attend(c, team);
         }

@@ -33,16 +33,22 @@ class BendCall(ctypes.Structure):
     _fields_ = fields(c_void_p="x bias", c_int64="width", c_float="scale cap")
 
 
+class PickCall(ctypes.Structure):
+    _fields_ = fields(c_void_p="x", c_int64="width")
+
+
 class StepCall(ctypes.Structure):
     _fields_ = [
-        *fields(c_void_p="state", c_int64="columns rows steps count"),
-        *fields(c_void_p="names calls frequencies", c_int64="turned"),
+        *fields(c_void_p="state", c_int64="columns rows steps count answered"),
+        *fields(c_void_p="answers names calls frequencies", c_int64="turned"),
         *fields(c_void_p="logits kinds records dials", c_int64="vocabulary span code cells"),
         *fields(c_float="size tie", c_int32="neighbours chooses threads kind"),
     ]
 
 
-CALLS = (EmbeddingCall, ProductCall, AttentionCall, ActivationCall, NormalCall, BendCall)  # in the order of step.cpp
+CALLS = (  # in the order of step.cpp
+    EmbeddingCall, ProductCall, AttentionCall, ActivationCall, NormalCall, BendCall, PickCall,
+)  # fmt: skip
 
 
 class Unfit(Exception):
@@ -181,6 +187,10 @@ class Plan:
         self.expect(bias)
         self.calls.append(BendCall(self._own(x), self._own(bias), x.shape[1], scale, cap or 0.0))
 
+    def pick(self, x: Tensor) -> None:
+        """From here on there are only the rows that have answers."""
+        self.calls.append(PickCall(self._own(x), x.shape[1]))
+
     def rotate(self, rotary: Rotary, width: int) -> None:
         """Queries and keys of all layers are turned, heads of that width."""
         frequencies, size = rotary.frequencies(width)
@@ -223,7 +233,7 @@ class Plan:
         self._kept.append(frequencies)
         code, cells = (self._grid.first, self._grid.height * self._grid.width) if self._grid else (0, 0)
         call = StepCall(
-            state.data_ptr(), state.shape[1], 0, 0, count, ctypes.addressof(names), ctypes.addressof(addresses),
+            state.data_ptr(), state.shape[1], 0, 0, count, 0, None, ctypes.addressof(names), ctypes.addressof(addresses),
             pointer(frequencies), 2 * len(frequencies), logits.data_ptr(), kinds.data_ptr(), records.data_ptr(),
             dials.data_ptr(), logits.shape[1], records.shape[1], code, cells, size, tie, neighbours, False, 0,
             self.kind,
@@ -248,7 +258,9 @@ class Program:
             return False
         return [tensor.data_ptr() for tensor in self._tensors] == self._places
 
-    def run(self, library: Library, rows: int, steps: int, chooses: bool) -> None:
+    def run(self, library: Library, rows: int, steps: int, chooses: bool, answers: Tensor) -> None:
+        """answers (A,) int64: which rows' logits are wanted, which come first."""
         self._call.rows, self._call.steps, self._call.chooses = rows, steps, chooses
+        self._call.answered, self._call.answers = len(answers), answers.data_ptr()
         self._call.threads = torch.get_num_threads()
         library.step(ctypes.addressof(self._call))
