@@ -8,7 +8,13 @@ import torch
 import transformers
 
 import polytask as pt
+from polytask.interop.folder import write_folder
+from polytask.models.config import TransformerConfig
 from polytask.models.transformer import Transformer
+from polytask.nn.attention import Attention
+from polytask.nn.feedforward import GatedMLP
+from polytask.nn.norm import RMSNorm
+from polytask.nn.position import Rotary
 from polytask.systems.gpt3 import gpt3
 from polytask.systems.transformer import transformer
 from polytask.tasks import Text
@@ -110,7 +116,7 @@ def test_a_trained_model_runs_in_transformers(polytask, trained, tmp_path):
     result = polytask("export", run / "model", tmp_path / "out")
     assert result.exit_code == 0, result.stderr
     assert "qwen3 (Qwen3ForCausalLM)" in result.stdout
-    assert f"vllm serve {tmp_path / 'out'}" in " ".join(result.stdout.split())
+    assert f"vllm serve {tmp_path / 'out'} polytask" in " ".join(result.stdout.split())
     model = pt.load(run / "model")
     never = [model.tokenizer.special[name] for name in SPECIAL if name != "<|end|>"]
     completion = greedy(model, min_tokens=32)
@@ -146,6 +152,19 @@ def test_a_dense_gpt3_is_a_gpt2_to_others(tmp_path):
     assert theirs_greedy(tmp_path / "out", suppress_tokens=never, min_new_tokens=32) == greedy(model, min_tokens=32).ids
 
 
+@pytest.mark.parametrize(("windows", "option"), [((None, 4), " --model-impl transformers"), ((4, 4), "")])
+def test_the_command_for_vllm_is_one_that_it_takes(polytask, tmp_path, windows, option):
+    """Its own code for Qwen3 has one window for all layers."""
+    tokenizer, norm = TextTokenizer.bytes(), RMSNorm()
+    attentions = tuple(Attention(2, window=window, qk_norm=norm) for window in windows)
+    config = TransformerConfig(tokenizer.vocab_size, 32, 2, 32, attentions, GatedMLP(48), norm, Rotary())
+    write_folder(tmp_path / "made", Transformer(config).initialize(0), tokenizer, card="# A", about={})
+    result = polytask("export", tmp_path / "made", tmp_path / "out")
+    assert result.exit_code == 0, result.stderr
+    said = [line.strip() for line in result.stdout.splitlines() if "vllm serve" in line]
+    assert said == [f"vllm serve {tmp_path / 'out'}{option}"]
+
+
 def test_t5_and_marian_read_as_transformers_does(polytask, tmp_path):
     t5 = tmp_path / "t5"
     made = random_network(
@@ -179,6 +198,7 @@ def test_t5_and_marian_read_as_transformers_does(polytask, tmp_path):
             assert [i for i in expected[1:] if i != 1] == completion.ids
         result = polytask("export", tmp_path / f"{folder.name}-ours", tmp_path / f"{folder.name}-again")
         assert result.exit_code == 0, result.stderr
+        assert "vllm serve" not in result.stdout  # which reads no encoders
         again = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / f"{folder.name}-again").eval()
         read = transformers.AutoTokenizer.from_pretrained(tmp_path / f"{folder.name}-again")(
             PROMPT, return_tensors="pt"

@@ -103,13 +103,21 @@ def test_tokens_and_likelihoods_in_float32(form, rows):
 def test_short_prompts_and_drafts(form, chunk):
     """Pieces of prompts, what follows a part that the cache has, drafts, and answers under way, side by side."""
     built, (shared,) = loud(config(form)), prompts(1, seed=3, least=28, most=28)
-    asked = [Request([*shared, *ids[: i * 3], *shared[:9]], Sampling(24, n=1 + i % 2)) for i, ids in enumerate(prompts(6))]
+    texts = [[*shared, *ids[: i * 3], *shared[:9]] for i, ids in enumerate(prompts(6))]
+    asked = [Request(ids, Sampling(24, n=1 + i % 2)) for i, ids in enumerate(texts)]
     found, taken = [], []
+
+    def watched(read):
+        def reads(*rows):
+            taken.append((rows[1:], read(*rows)))
+            return taken[-1][1]
+
+        return reads
+
     for native in (True, False):
         made = Engine(built, TOKENIZER, chunk=chunk, draft=(built, TOKENIZER))
         if native:
-            read = made.runner.steps.read
-            made.runner.steps.read = lambda *rows: taken.append((rows[1:], read(*rows))) or taken[-1][1]
+            made.runner.steps.read = watched(made.runner.steps.read)
         else:
             made.runner.steps = None
         found.append([answer for request in (asked[:1], asked[1:]) for one in made.run(request) for answer in one])

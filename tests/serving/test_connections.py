@@ -6,11 +6,13 @@ import socket
 import threading
 import time
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import httpx
 import pytest
 
 from polytask.serving.app import create_app
+from polytask.serving.connections import Connections
 from polytask.serving.server import listen, run
 from polytask.serving.settings import Settings
 from tests.serving.conftest import tiny, until
@@ -100,6 +102,30 @@ def test_of_too_many_connections_those_that_wait_longest_are_closed():
         until(lambda: all(closed(each) for each in old))
         assert httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200
         assert not all(closed(each) for each in new)
+
+
+class Written:
+    """A connection whose answer is complete, of which `left` bytes are still to be read."""
+
+    def __init__(self, left: int):
+        self.cycle, self.transport = SimpleNamespace(response_complete=True), self
+        self.left, self.aborted = left, False
+
+    def get_write_buffer_size(self) -> int:
+        return self.left
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+def test_a_reader_has_more_time_than_a_header(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("polytask.serving.connections.time.monotonic", lambda: now[0])
+    connections, idle, stalled, slow = Connections(30, 60, 9), Written(0), Written(9), Written(99)
+    for second in range(80):
+        now[0], slow.left = float(second), slow.left - 1
+        connections.tidy([each for each in (idle, stalled, slow) if not each.aborted])
+        assert [idle.aborted, stalled.aborted, slow.aborted] == [second > 30, second > 60, False]
 
 
 def test_so_many_requests_are_read_at_once():

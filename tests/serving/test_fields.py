@@ -1,10 +1,15 @@
 """What a request may say beside its text: the field of a mistake is named, fields that change nothing are taken."""
 
+import asyncio
 import json
+from types import SimpleNamespace
 
 import openai
 import pytest
 
+from polytask.errors import ConfigError
+from polytask.serving.asking import streamed
+from polytask.serving.settings import Settings
 from tests.inference.networks import TOKENIZER
 from tests.serving.test_mistakes import CHAT, TEXT, USER, refused
 
@@ -66,9 +71,31 @@ def test_mistakes_are_told_in_the_words_of_a_client(http):
         CHAT, {"messages": USER, "beam_size": 2, "response_format": {"type": "json_object"}}
     )
     assert "at least 1" in said(RESPONSES, {"input": []})
+    assert "task's own fields belong in 'example'" in said("/v1/tasks/translate", {"text": "Hallo", "target": "en"})
     for path, body in ((CHAT, {"messages": [{"role": "user", "content": "x" * 999}]}), (TEXT, {"prompt": "x" * 999})):
         assert "shorten it." in said(path, body)
         assert "pt.load" not in said(path, body)
+
+
+def test_what_goes_wrong_in_a_stream_is_told_in_the_words_of_a_client():
+    async def events():
+        yield b"data: {}\n\n"
+        raise ConfigError("guide: the pattern cannot be followed any further.", "guide")
+
+    async def left():
+        await asyncio.Event().wait()
+
+    async def send(message):
+        sent.append(message.get("body", b""))
+
+    sent, freed = [], []
+    http = SimpleNamespace(app=SimpleNamespace(state=SimpleNamespace(settings=Settings())))
+    served = SimpleNamespace(worker=SimpleNamespace(release=freed.append))
+    stream = streamed(http, served, "job", events(), "input", guide="text.format")
+    asyncio.run(stream({"state": {"note": {}}}, left, send))
+    error = json.loads(sent[-2].removeprefix(b"data: "))["error"]
+    assert (error["param"], freed) == ("text.format", ["job"])
+    assert error["message"] == "'text.format': the pattern cannot be followed any further."
 
 
 @pytest.mark.parametrize(

@@ -77,8 +77,8 @@ class Steps(ABC):
         return None if logits is None else (logits, self._read(len(sequences), count) if chooses else None)
 
     def read(self, sequences: List[Sequence], counts: List[int], answers: List[int]) -> Tensor | None:
-        """Runs the next counts[i] ids of each sequence; the logits (A, V) of the rows with these numbers, of all rows one
-        after another. None, and the old way is left, where that is not to be done here."""
+        """Runs the next counts[i] ids of each sequence; the logits (A, V) of the rows that `answers` names, of all rows
+        one after another. None, and the old way is left, where that is not to be done here."""
         return None
 
     @abstractmethod

@@ -3,6 +3,7 @@
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -69,10 +70,21 @@ def export_model(model: str, to: str, out: Path) -> Made:
     else:
         task = "text2text-generation" if folder.config.decoder.encoder_layers else "text-generation"
         say = f"from transformers import pipeline; print(pipeline('{task}', {str(out)!r})('...'))"
-        following = [f"python -c {shlex.quote(say)}", f"vllm serve {place}"]
+        options = _vllm(family.model_type, folder.config)
+        following = [f"python -c {shlex.quote(say)}"]
+        following += [] if options is None else [" ".join(["vllm serve", place, *options])]
     if folder.tokenizer.drawing is not None:
         kind += f", which others read for texts alone ({picture_tokenizer.FOLDER}/ beside is polytask's)"
     return Made(out, kind, cost.parameters(folder.config), [*following, f"polytask show {place}"])
+
+
+def _vllm(model_type: str, config: Any) -> list[str] | None:
+    """The options by which vLLM (0.32) serves a folder, None where it does not."""
+    if config.decoder.encoder_layers or model_type == "gpt_neo":
+        return None
+    windows = {config.attention_of(layer).window for layer in range(config.layers)}
+    mixed = model_type in ("qwen2", "qwen3") and len(windows) > 1  # which vLLM's own code for these refuses
+    return ["--model-impl", "transformers"] if mixed else []
 
 
 def _precision(folder: Folder) -> torch.dtype:

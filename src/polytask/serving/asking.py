@@ -11,6 +11,7 @@ from starlette.requests import Request as HttpRequest
 
 from polytask.errors import TooLong
 from polytask.inference.sequence import Completion, Request
+from polytask.serving.refusal import NAMES, of_error
 from polytask.serving.shelf import Served, Shelf, Shelved
 from polytask.serving.stream import EventStream, while_there
 from polytask.serving.worker import Job
@@ -85,9 +86,13 @@ async def answer(
     return job.requests, completions
 
 
-def streamed(http: HttpRequest, served: Served, job: Job, events: AsyncIterator[bytes]) -> EventStream:
-    """A response that sends the events of a job, and frees what it holds however it ends."""
-    return EventStream(events, http.app.state.settings.stall, lambda: served.worker.release(job))
+def streamed(
+    http: HttpRequest, served: Served, job: Job, events: AsyncIterator[bytes], prompt: str, **names: str
+) -> EventStream:
+    """A response that sends the events of a job, and frees what it holds however it ends. prompt, names: the request's
+    words, as `about` takes them."""
+    stall, free = http.app.state.settings.stall, lambda: served.worker.release(job)
+    return EventStream(events, stall, free, lambda error: of_error(error, prompt, NAMES | names))
 
 
 def usage(requests: Sequence[Request], completions: Sequence[Completion]) -> dict[str, Any]:

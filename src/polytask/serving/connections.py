@@ -9,10 +9,11 @@ from typing import Any
 
 
 class Connections:
-    """seconds: how long the header of a request may take, and the rest between two; most: how many may be open."""
+    """seconds: how long the header of a request may take, and the rest between two; stall: how long a reader may take
+    nothing of an answer that is written; most: how many may be open."""
 
-    def __init__(self, seconds: float, most: int):
-        self.seconds, self.most = seconds, most
+    def __init__(self, seconds: float, stall: float, most: int):
+        self.seconds, self.stall, self.most = seconds, stall, most
         self._since: dict[Any, tuple[Any, float]] = {}
 
     def tidy(self, opened: Collection[Any]) -> None:
@@ -29,7 +30,7 @@ class Connections:
             each: now - since for each, (_, since) in self._since.items() if since < now
         }  # a new one has its turn
         oldest = sorted(waited, key=waited.__getitem__, reverse=True)
-        late = [each for each in oldest if waited[each] > self.seconds]
+        late = [each for each in oldest if waited[each] > (self.stall if waiting[each][1] else self.seconds)]
         for each in {*late, *oldest[: max(len(opened) - self.most, 0)]}:
             each.transport.abort()
 

@@ -22,7 +22,7 @@ class Lasting(uvicorn.Server):
     def __init__(self, app: "Starlette", started: Callable[[], None]):
         self.app, self.told = app, started
         limits = app.state.settings
-        self.connections = Connections(limits.header, limits.connections)
+        self.connections = Connections(limits.header, limits.stall, limits.connections)
         config = uvicorn.Config(
             app, log_config=None, access_log=False, server_header=False, ws="none",
             timeout_keep_alive=math.ceil(limits.header),

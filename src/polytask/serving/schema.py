@@ -26,6 +26,7 @@ class Strict(BaseModel):
     """No field that is not named, no text for a number, no NaN."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    ELSEWHERE: ClassVar[str] = ""  # where fields belong that are not here
 
     @model_validator(mode="before")
     @classmethod
@@ -35,7 +36,7 @@ class Strict(BaseModel):
             names = {field.alias or name for name, field in cls.model_fields.items()}
             for name in given:
                 if name not in names:
-                    hint = nearest(name[:100], names)
+                    hint = " ".join(filter(None, (nearest(name[:100], names), cls.ELSEWHERE)))
                     raise PydanticCustomError(UNKNOWN, "{hint}", {"name": name[:100], "hint": hint})
         return given
 

@@ -38,9 +38,10 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in ("body", "prompt", "queue", "seconds", "stall", "header", "connections"):
-            value = getattr(self, name)
+            value, own = getattr(self, name), name in ("stall", "header")
             if value is not None and not 0 < value < math.inf:
-                raise ConfigError(f"serve: {name}={value!r} must be above 0, and finite.")
+                option = name if own else f"--max-{name}"
+                raise ConfigError(f"serve: {option} is {value!r}; it must be above 0, and finite.")
         for name in self.hosts:
             if not is_host(name):
                 raise ConfigError(

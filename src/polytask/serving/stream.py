@@ -25,12 +25,15 @@ def event(content: Mapping[str, Any], name: str = "") -> bytes:
 
 class EventStream(Response):
     """A response of events. It ends early where the client leaves, or takes nothing for `stall` seconds; `ended` is
-    called however it ends."""
+    called however it ends. refuse: what is said to the client of an error."""
 
-    def __init__(self, events: AsyncIterator[bytes], stall: float, ended: Callable[[], object]):
+    def __init__(
+        self, events: AsyncIterator[bytes], stall: float, ended: Callable[[], object],
+        refuse: Callable[[Error], Refusal] = of_error,
+    ):  # fmt: skip
         super().__init__(None, 200, HEADERS, "text/event-stream")
         del self.headers["content-length"]
-        self.events, self.stall, self.ended = guarded(events, self), stall, ended
+        self.events, self.stall, self.ended, self.refuse = guarded(events, self), stall, ended, refuse
         self.refused: Refusal | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -84,7 +87,7 @@ async def guarded(events: AsyncIterator[bytes], stream: EventStream) -> AsyncIte
         async for part in events:
             yield part
     except Error as error:
-        stream.refused = of_error(error)
+        stream.refused = stream.refuse(error)
         yield event(stream.refused.body())
     except Exception:
         LOG.exception("An answer failed while it was sent.")

@@ -233,10 +233,10 @@ class Plan:
         self._kept.append(frequencies)
         code, cells = (self._grid.first, self._grid.height * self._grid.width) if self._grid else (0, 0)
         call = StepCall(
-            state.data_ptr(), state.shape[1], 0, 0, count, 0, None, ctypes.addressof(names), ctypes.addressof(addresses),
-            pointer(frequencies), 2 * len(frequencies), logits.data_ptr(), kinds.data_ptr(), records.data_ptr(),
-            dials.data_ptr(), logits.shape[1], records.shape[1], code, cells, size, tie, neighbours, False, 0,
-            self.kind,
+            state.data_ptr(), state.shape[1], 0, 0, count, 0, None, ctypes.addressof(names),
+            ctypes.addressof(addresses), pointer(frequencies), 2 * len(frequencies), logits.data_ptr(),
+            kinds.data_ptr(), records.data_ptr(), dials.data_ptr(), logits.shape[1], records.shape[1], code, cells,
+            size, tie, neighbours, False, 0, self.kind,
         )  # fmt: skip
         return Program(call, logits, (names, addresses, self.calls), self._kept, self._sources)
 

@@ -30,21 +30,27 @@ template <class W> inline void widen_tile(const W* w, int64_t in, int64_t output
   }
 }
 
-template <class W, int G> void dense_outputs(const Product& c, const char* x, int64_t padded, int64_t o, int64_t outputs) {
-  alignas(64) uint16_t tile[SIDE * CHUNK];
+// Of 16 outputs; what lies from `next` to `last`, whose turn comes then, is asked for meanwhile, in order.
+template <class W, int G>
+void dense_outputs(const Product& c, const char* x, int64_t padded, int64_t o, int64_t outputs, const char* next, const char* last) {
+  alignas(64) uint16_t tile[2][TILE];
   alignas(64) float y[G][SIDE][SIDE];
   const W* w = (const W*)c.weight + o * c.in;
   const int64_t group = padded / 2 * LINE;
   clear_sums<G>();
+  const auto ask = [&] {
+    for (const char* until = next + TILE * sizeof(W); next < until && next < last; next += LINE) __builtin_prefetch(next, 0, 2);
+  };
   for (int64_t k = 0; k < c.in; k += CHUNK, x += SIDE * LINE) {
     const int64_t columns = c.in - k < CHUNK ? c.in - k : CHUNK;
-    for (int64_t j = 0; j < outputs; j++) __builtin_prefetch((const char*)(w + j * c.in + k) + 256, 0, 2);
     if (sizeof(W) == 2 && columns == CHUNK && outputs == SIDE) {
       multiply_tiles<G, true>(w + k, c.in * sizeof(W), x, LINE, group);
     } else {
-      widen_tile(w + k, c.in, outputs, columns, tile);
-      multiply_tiles<G, true>(tile, LINE, x, LINE, group);
+      uint16_t* to = tile[k / CHUNK % 2];
+      widen_tile(w + k, c.in, outputs, columns, to);
+      multiply_tiles<G, true>(to, LINE, x, LINE, group);
     }
+    ask();
   }
   keep_sums<G>(y[0][0], LINE, SIDE * SIDE);
   for (int64_t g = 0; g < G; g++) {
@@ -68,7 +74,11 @@ void aside(const uint16_t* rows, uint16_t* to, int64_t padded, int64_t tiles, Te
 template <class W, int G> void dense(const Product& c, const char* x, int64_t padded, Team& team) {
   team.share(c.out, SIDE, [&](int64_t o, int64_t end) {
     begin_tiles();
-    for (; o < end; o += SIDE) dense_outputs<W, G>(c, x, padded, o, end - o < SIDE ? end - o : SIDE);
+    const char *weights = (const char*)c.weight, *last = weights + end * c.in * sizeof(W);
+    for (; o < end; o += SIDE) {
+      const int64_t outputs = end - o < SIDE ? end - o : SIDE;
+      dense_outputs<W, G>(c, x, padded, o, outputs, weights + (o + SIDE) * c.in * sizeof(W), last);
+    }
     _tile_release();
   });
 }

@@ -111,11 +111,12 @@ async def chat(http: HttpRequest, body: ChatBody) -> Response:
     def build() -> list[Request]:
         return [chat_request(served, said, tools, dials)]
 
-    with about("messages", **_names(body, form)):
+    names = _names(body, form)
+    with about("messages", **names):
         dials = _dials(served, body, form)
         if body.stream:
             job = await submit(http, served, build, body.priority)
-            return streamed(http, served, job, _events(http, served, body, job, form, frame))
+            return streamed(http, served, job, _events(http, served, body, job, form, frame), "messages", **names)
         requests, completions = await answer(http, served, build, body.priority)
     choices = [_choice(served, body, form, index, one) for index, one in enumerate(completions)]
     return Json({**frame, "object": "chat.completion", "choices": choices, "usage": usage(requests, completions)})

@@ -73,7 +73,7 @@ async def _answered(
     if body.stream:
         job = await submit(http, served, build, body.priority)
         events = _events(http, served, body, prompts, job, frame)
-        return streamed(http, served, job, events)
+        return streamed(http, served, job, events, "prompt")
     requests, written = await answer(http, served, build, body.priority)
     echoes = await while_there(http, _echoes(served, body, prompts, requests))
     choices = [_choice(served, body, index, echoes[index // dials.n], one) for index, one in enumerate(written)]

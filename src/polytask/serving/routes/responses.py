@@ -131,11 +131,12 @@ async def create(http: HttpRequest, body: ResponseBody) -> Response:
     def build() -> list[Request]:
         return [chat_request(served, said, tools, dials)]
 
-    with about("input", **_names(body, form)):
+    names = _names(body, form)
+    with about("input", **names):
         dials = _sampling(served, body, form)
         if body.stream:
             job = await submit(http, served, build, body.priority)
-            return streamed(http, served, job, _events(http, served, body, job, form, frame))
+            return streamed(http, served, job, _events(http, served, body, job, form, frame), "input", **names)
         requests, (one,) = await answer(http, served, build, body.priority)
     parts = _parts(served, body, form)
     text, calls = parts.push(one.text, one.ids)

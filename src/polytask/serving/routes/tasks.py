@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, ClassVar, get_args, get_origin
 
 from fastapi import APIRouter
 from pydantic import Field
@@ -39,6 +39,7 @@ VERBS = {
 class TaskBody(Named, Dials, Diffusing):
     """An example of the task, without its answer; `shots` are solved ones to learn from on the spot."""
 
+    ELSEWHERE: ClassVar[str] = "The task's own fields belong in 'example'."
     example: dict[str, Any]
     shots: Annotated[list[dict[str, Any]], Field(max_length=1000)] | None = None
     max_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
@@ -87,7 +88,7 @@ async def ask(http: HttpRequest, name: str, body: TaskBody) -> Response:
     with about("example"):
         if body.stream:
             job = await submit(http, served, build, body.priority)
-            return streamed(http, served, job, _events(http, served, task, body, job, frame))
+            return streamed(http, served, job, _events(http, served, task, body, job, frame), "example")
         requests, written = await answer(http, served, build, body.priority)
     if draws(task):
         await finish(http, served, written)
