@@ -25,8 +25,13 @@ PIECE = 1 << 18  # weights that are quantised together, so that their passes sta
 
 def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
     """weight (R, C) as int8 (R, C) and scales (R,), rounded to nearest: |weight - int8 * scale| <= scale / 2."""
-    scales = (weight.abs().amax(dim=1) / 127).clamp(min=1e-12)
-    return (weight / scales[:, None]).round().to(torch.int8), scales
+    scales, whole = weight.new_empty(len(weight)), torch.empty_like(weight, dtype=torch.int8)
+    rows = max(1, PIECE // weight.shape[1])
+    for part, scale, to in zip(weight.split(rows), scales.split(rows), whole.split(rows)):
+        least, most = part.aminmax(dim=1)
+        torch.maximum(most, -least, out=scale).div_(127).clamp_(min=1e-12)
+        to.copy_((part / scale[:, None]).round_())
+    return whole, scales
 
 
 def quantize_groups(weight: Tensor) -> tuple[Tensor, Tensor]:

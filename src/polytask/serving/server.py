@@ -1,5 +1,6 @@
 """From checkpoint folders to a server that runs until it is told to stop."""
 
+import gc
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -52,7 +53,7 @@ def run(app: "Starlette", listener: socket.socket, started: Callable[[str], None
 def load(paths: Mapping[str, str], loading: Mapping[str, Any]) -> "dict[str, Loaded]":
     """The models of these folders; loading: as of `serve`. Raises CheckpointError."""
     drafts = loading["draft"] or {}
-    with ThreadPoolExecutor(1) as checker:  # sums are made while torch is imported: that thread needs no interpreter
+    with _unswept(), ThreadPoolExecutor(1) as checker:  # sums are made while torch is imported: that thread needs no interpreter
         folders = {name: _summed(path) for name, path in paths.items()}
         checks = [checker.submit(verify, folder) for folder in folders.values() if folder is not None]
         from polytask import runtime
@@ -64,6 +65,18 @@ def load(paths: Mapping[str, str], loading: Mapping[str, Any]) -> "dict[str, Loa
             name: _loaded(path, folders[name] is None, {**loading, "draft": drafts.get(name)})
             for name, path in paths.items()
         }
+
+
+@contextmanager
+def _unswept() -> Iterator[None]:
+    """Python looks for no garbage meanwhile, which there is none of, and never again among what is there afterwards: to
+    look through all modules and models would hold up all answers for a tenth of a second."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _loaded(path: str, check: bool, loading: Mapping[str, Any]) -> "Loaded":
