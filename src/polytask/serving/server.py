@@ -53,7 +53,8 @@ def run(app: "Starlette", listener: socket.socket, started: Callable[[str], None
 def load(paths: Mapping[str, str], loading: Mapping[str, Any]) -> "dict[str, Loaded]":
     """The models of these folders; loading: as of `serve`. Raises CheckpointError."""
     drafts = loading["draft"] or {}
-    with _unswept(), ThreadPoolExecutor(1) as checker:  # sums are made while torch is imported: that thread needs no interpreter
+    # Sums are made while torch is imported: that thread needs no interpreter.
+    with _unswept(), ThreadPoolExecutor(1) as checker:
         folders = {name: _summed(path) for name, path in paths.items()}
         checks = [checker.submit(verify, folder) for folder in folders.values() if folder is not None]
         from polytask import runtime
