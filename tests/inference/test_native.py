@@ -107,17 +107,17 @@ def test_short_prompts_and_drafts(form, chunk):
     asked = [Request(ids, Sampling(24, n=1 + i % 2)) for i, ids in enumerate(texts)]
     found, taken = [], []
 
-    def watched(read):
-        def reads(*rows):
-            taken.append((rows[1:], read(*rows)))
+    def watched(whole):
+        def watching(*rows):
+            taken.append((rows[1:], whole(*rows)))
             return taken[-1][1]
 
-        return reads
+        return watching
 
     for native in (True, False):
         made = Engine(built, TOKENIZER, chunk=chunk, draft=(built, TOKENIZER))
         if native:
-            made.runner.steps.read = watched(made.runner.steps.read)
+            made.runner.steps.whole = watched(made.runner.steps.whole)
         else:
             made.runner.steps = None
         found.append([answer for request in (asked[:1], asked[1:]) for one in made.run(request) for answer in one])

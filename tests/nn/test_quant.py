@@ -19,12 +19,22 @@ from polytask.nn.quant import (
     pack,
     quantize,
     quantize_groups,
+    quantize_rows,
     unpack,
 )
 from polytask.run.bench import bytes_per_token
 from tests.inference.networks import TOKENIZER, network
 
 LENGTH = 48
+
+
+@pytest.mark.parametrize("shape", [(700, 1000), (33, 100), (1, 7)])  # the first one goes in three pieces
+def test_eight_bits_are_the_nearest_ones(shape):
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    weight[-1] = 0
+    whole, scales = quantize_rows(weight)
+    assert scales.equal((weight.abs().amax(1) / 127).clamp(min=1e-12))
+    assert whole.equal((weight / scales[:, None]).round().to(torch.int8))
 
 
 @pytest.mark.parametrize("shape", [(64, 128), (33, 100), (1, 7)])

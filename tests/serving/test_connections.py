@@ -120,7 +120,7 @@ class Written:
 
 def test_a_reader_has_more_time_than_a_header(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("polytask.serving.connections.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("polytask.serving.connections.time", SimpleNamespace(monotonic=lambda: now[0]))
     connections, idle, stalled, slow = Connections(30, 60, 9), Written(0), Written(9), Written(99)
     for second in range(80):
         now[0], slow.left = float(second), slow.left - 1

@@ -1,4 +1,4 @@
-"""Decoding on a CPU without Python between layers: our library goes through a whole step, or several, in one call.
+"""Steps of few ids on a CPU without Python between layers: our library goes through one, or several, in one call.
 
 Small networks would spend a third of their time in Python. What a network is made of is said once, as a list of
 operations; one that has other parts decodes layer by layer.
@@ -75,7 +75,7 @@ class Native(Steps):
         self._last = rows, max((time.perf_counter() - start) / count, 1e-6)
         return self.program.logits[:rows]
 
-    def read(self, sequences: List[Sequence], counts: List[int], answers: List[int]) -> Tensor | None:
+    def whole(self, sequences: List[Sequence], counts: List[int], answers: List[int]) -> Tensor | None:
         library, rows = LOADER.get(), sum(counts)
         if library is None or rows > ROWS or not all(self.fits(s) and s.prefix <= s.computed for s in sequences):
             return None

@@ -31,7 +31,7 @@ class Logits(NamedTuple):
 
 
 class Runner:
-    """One network over one cache; `steps` runs those in which all decode, where there is such a thing."""
+    """One network over one cache; `steps` runs what it takes, where there is such a thing."""
 
     def __init__(self, network: Transformer, cache: KVCache, steps: Steps | None = None):
         self.network, self.cache, self.steps = network, cache, steps
@@ -83,7 +83,7 @@ class Runner:
                 ready.append(sequence)
                 wanted.append(range(end - 1 - len(sequence.drafts), end))
         rows = list(chain.from_iterable(wanted))
-        logits = self.steps and self.steps.read(sequences, counts, rows)
+        logits = self.steps and self.steps.whole(sequences, counts, rows)
         if logits is None:
             logits = self._through(sequences, counts, rows)
         return Logits(ready, [len(one) for one in wanted], logits if ready else None)

@@ -46,7 +46,7 @@ class Steps(ABC):
         return STEPS
 
     def fits(self, sequence: Sequence) -> bool:
-        """Whether a step can decode a sequence: its next id is no picture's."""
+        """Whether a step can go on with a sequence: its next ids are no picture's."""
         given = sequence.given
         return given is None or not given.places or given.places[-1] < sequence.computed
 
@@ -76,9 +76,9 @@ class Steps(ABC):
         logits = self._go(sequences, count, chooses)
         return None if logits is None else (logits, self._read(len(sequences), count) if chooses else None)
 
-    def read(self, sequences: List[Sequence], counts: List[int], answers: List[int]) -> Tensor | None:
-        """Runs the next counts[i] ids of each sequence; the logits (A, V) of the rows that `answers` names, of all rows
-        one after another. None, and the old way is left, where that is not to be done here."""
+    def whole(self, sequences: List[Sequence], counts: List[int], answers: List[int]) -> Tensor | None:
+        """A pass over the next counts[i] ids of each sequence, all of them rows one after another; the logits (A, V) of
+        the rows that `answers` names. None, and the old way is left, where that is not to be done here."""
         return None
 
     @abstractmethod
@@ -100,8 +100,8 @@ class Steps(ABC):
             least, upcoming = sequence.prompt + sequence.sampling.min_tokens, sequence.upcoming(count)
             places = grid.places_from([*sequence.ids[:first], *upcoming], first) if grid else [-1] * count
             among = (drawing.first, drawing.first + drawing.codes) if drawing else (-1, -1)
-            rest = [least, first], [*among, *table, *[0] * (longest - len(table))]
-            rows += [[id, first + i, *rest[0], place, *rest[1]] for i, (id, place) in enumerate(zip(upcoming, places))]
+            rest = [*among, *table, *[0] * (longest - len(table))]
+            rows += [[id, first + i, least, first, places[i], *rest] for i, id in enumerate(upcoming)]
         return torch.tensor(rows)
 
     def _read(self, rows: int, count: int) -> Chosen:

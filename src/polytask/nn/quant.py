@@ -27,7 +27,7 @@ def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
     """weight (R, C) as int8 (R, C) and scales (R,), rounded to nearest: |weight - int8 * scale| <= scale / 2."""
     scales, whole = weight.new_empty(len(weight)), torch.empty_like(weight, dtype=torch.int8)
     rows = max(1, PIECE // weight.shape[1])
-    for part, scale, to in zip(weight.split(rows), scales.split(rows), whole.split(rows)):
+    for part, scale, to in zip(weight.split(rows), scales.split(rows), whole.split(rows), strict=True):
         least, most = part.aminmax(dim=1)
         torch.maximum(most, -least, out=scale).div_(127).clamp_(min=1e-12)
         to.copy_((part / scale[:, None]).round_())

@@ -12,7 +12,7 @@ from starlette.types import Message, Scope
 from polytask.errors import Error
 from polytask.serving.app import create_app
 from polytask.serving.front import NOTE
-from polytask.serving.server import load
+from polytask.serving.server import load, settle
 from polytask.serving.settings import Settings
 
 PERIOD = 2.0  # seconds from telling the figures to telling them again
@@ -66,6 +66,7 @@ class Replica:
         self.name, self.board = serve.get_replica_context().replica_id.unique_id, board
         try:
             self.app = create_app(load(paths, loading), settings)
+            settle()
         except Error as error:
             board.fail.remote(str(error))
             raise

@@ -35,6 +35,7 @@ def serve(
             loaded = loader.submit(load, paths, loading)
             _import_web()  # meanwhile; what imports torch comes afterwards, for two threads at once break it
             app = _app(loaded.result(), settings)
+        settle()
         run(app, listener, lambda address: started(address, app.state.shelf.held()))
     finally:
         listener.close()
@@ -70,14 +71,21 @@ def load(paths: Mapping[str, str], loading: Mapping[str, Any]) -> "dict[str, Loa
 
 @contextmanager
 def _unswept() -> Iterator[None]:
-    """Python looks for no garbage meanwhile, which there is none of, and never again among what is there afterwards: to
-    look through all modules and models would hold up all answers for a tenth of a second."""
+    """Python looks for no garbage meanwhile: modules and models are hardly any, and it would look many times."""
+    before = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()
-        gc.enable()
+        if before:
+            gc.enable()
+
+
+def settle() -> None:
+    """From now on Python looks for no garbage among what is there: each look through all modules and models would
+    hold up all answers for a tenth of a second."""
+    gc.collect()
+    gc.freeze()
 
 
 def _loaded(path: str, check: bool, loading: Mapping[str, Any]) -> "Loaded":

@@ -311,10 +311,11 @@ struct Rows {
     }
   }
 
-  // Whether a row is of the text of the row before: no other has the block that the one before writes to.
+  // Whether a row is of the text of the row before: of the same first position, and the next. Another text's first row has
+  // its own position as its first.
   static bool follows(const Step& s, const int64_t* row) {
-    const int64_t *before = row - s.columns, block = before[POSITION] / BLOCK;
-    return row[POSITION] == before[POSITION] + 1 && row[TABLE + block] == before[TABLE + block];
+    const int64_t* before = row - s.columns;
+    return row[POSITION] == before[POSITION] + 1 && row[BASE] == before[BASE];
   }
 
   template <class T> void advance(const Step& s) {
