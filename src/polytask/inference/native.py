@@ -66,8 +66,7 @@ class Native(Steps):
         assert library is not None
         assert self.program is not None
         rows = len(sequences)
-        state = self._rows(sequences, [1] * rows)
-        self.state[:rows, : state.shape[1]] = state
+        self._fill(sequences, [1] * rows)
         if chooses:
             self._dial(sequences, count)
         start = time.perf_counter()
@@ -82,10 +81,13 @@ class Native(Steps):
         if any(s.wanted is not None for s in sequences) or not self.able:
             return None
         assert self.program is not None
-        state = self._rows(sequences, counts)
-        self.state[:rows, : state.shape[1]] = state
+        self._fill(sequences, counts)
         self.program.run(library, rows, 1, False, torch.tensor(answers, dtype=torch.int64))
         return self.program.logits[: len(answers)]
+
+    def _fill(self, sequences: List[Sequence], counts: List[int]) -> None:
+        rows = self._rows(sequences, counts)
+        self.state[: len(rows), : rows.shape[1]] = rows
 
     def _dial(self, sequences: List[Sequence], count: int) -> None:
         """How each row is drawn, and by which numbers."""
