@@ -1,11 +1,14 @@
 """Requests that come, go and compete: answers must be those of each alone, and everything must be free in the end."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polytask.errors import ConfigError
+from polytask.errors import ConfigError, TooLong
 from polytask.inference import blocks, scheduler
 from polytask.inference.blocks import BLOCK
 from polytask.inference.engine import Engine
@@ -13,7 +16,7 @@ from polytask.inference.room import Room
 from polytask.inference.sampling import Sampling
 from polytask.inference.scheduler import LEAST
 from polytask.inference.sequence import Request
-from tests.inference.networks import TOKENIZER, greedy, network, next_logits, prompts
+from tests.inference.networks import END, TOKENIZER, greedy, network, next_logits, prompts
 
 MOST_TOKENS = 40
 KINDS = {
@@ -358,12 +361,58 @@ def test_a_pass_that_fails_ends_those_that_it_was_for(decoder, monkeypatch):
 def test_what_can_never_fit_is_refused_and_samples_take_turns(decoder):
     engine = Engine(decoder, TOKENIZER, room=Room(tokens=4 * BLOCK))
     prompt = prompts(1, 1, least=30, most=30)[0]
-    for words in ({"max_tokens": 60}, {"max_tokens": 8, "beam_size": 2, "n": 2}):
-        with pytest.raises(ConfigError, match="tokens of key/value cache, and there is room for 64"):
-            engine.submit(Request(prompt, Sampling(**words)))
+    with pytest.raises(ConfigError, match="tokens of key/value cache, and there is room for 64"):
+        engine.submit(Request(prompt, Sampling(8, beam_size=2, n=2)))
+    with pytest.raises(TooLong, match="the context holds 64"):
+        engine.submit(Request(prompts(1, 1, least=70, most=70)[0], Sampling(8)))
     (answers,) = engine.run([Request(prompt, Sampling(30, n=3))])
     assert {tuple(answer.ids) for answer in answers} == {tuple(greedy(decoder, prompt, 30))}
     assert everything_is_free(engine)
+
+
+@pytest.mark.parametrize("reads", [False, True])
+def test_an_answer_may_fill_a_cache_that_is_smaller_than_the_context(decoder, reads):
+    built = network("transformer", context=96) if reads else decoder
+    engine = Engine(built, TOKENIZER, room=Room(tokens=4 * BLOCK))
+    prompt, read = prompts(2, 3, least=18, most=18)
+    asked = Request(prompt, Sampling(1000, logit_bias={END: -100.0}), encoder_ids=read if reads else None)
+    (answer,) = engine.run([asked])[0]
+    most = (2 if reads else 4) * BLOCK - len(prompt)  # a text to read has blocks of its own
+    assert (len(answer.ids), answer.finish) == (most, "length")
+    assert engine.length == 4 * BLOCK
+    assert everything_is_free(engine)
+
+
+def test_a_sample_that_fails_beside_one_that_ends_fails_its_request_alone(decoder):
+    """Samples that do not fit the cache at once are groups of their own, which may run together all the same."""
+    prompt, calls = prompts(1, 2, least=15, most=15)[0], list[int]()
+
+    def hook(scores, texts, _):
+        (ids,) = texts
+        calls.append(len(ids))
+        if calls.count(len(ids)) == 2 and len(ids) == len(prompt) + 3:
+            raise RuntimeError("broken")
+        end = len(ids) == len(prompt) + 3
+        return scores.index_fill(1, torch.tensor([END]), torch.inf if end else -torch.inf)
+
+    engine = Engine(decoder, TOKENIZER, room=Room(tokens=5 * BLOCK))
+    other = engine.submit(Request(prompts(1, 5, least=9, most=9)[0], Sampling(5)))
+    handle = engine.submit(Request(prompt, Sampling(30, n=2, frequency_penalty=0.5), hooks=(hook,)))
+    with pytest.raises(RuntimeError, match="broken"):
+        handle.result()
+    assert other.result()[0].ids == greedy(decoder, other.request.ids, 5)
+    assert everything_is_free(engine)
+
+
+def test_requests_that_have_ended_are_not_kept(decoder):
+    """Groups of one request rank as if each had come later, so they stand behind all that comes next."""
+    engine, prompt = Engine(decoder, TOKENIZER, max_requests=2), prompts(1)[0]
+    handle = engine.submit(Request(prompt, Sampling(1, n=150)))
+    handle.result()
+    ended = weakref.ref(handle)
+    del handle
+    gc.collect()
+    assert ended() is None
 
 
 def test_the_cache_is_as_large_as_was_said(decoder):

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from polytask.errors import ConfigError
+from polytask.inference.blocks import BLOCK
 from polytask.inference.constrained import Guide
 from polytask.inference.engine import Engine
 from polytask.inference.room import Room
@@ -71,6 +72,22 @@ def test_greedy_answers_are_the_same_token_for_token(decoder, name):
             assert [list(row) for row in mine.logprobs or []] == [list(row) for row in theirs.logprobs or []]
     assert engine.stats().drafted_tokens > 0
     assert engine.pool.free == engine.pool.total
+
+
+def test_samples_share_a_prompt_and_no_guesses(decoder):
+    """The last token of a prompt alone is run, as the cache has the others: guesses behind it would be shared, too."""
+    prompt = [*LOOP[:29], *LOOP[:4]]
+    assert len(prompt) % BLOCK == 1
+    other = Request(prompts(1, 4)[0], Sampling(max_tokens=24))
+    for draft in ("ngram", (near(decoder, 0.02), TOKENIZER)):
+        engine = Engine(decoder, TOKENIZER, draft=draft)
+        for _ in range(2):
+            *answers, (beside,) = engine.run([Request(prompt, Sampling(max_tokens=24, n=3)), other])
+            assert {tuple(answer.ids) for answer in answers[0]} == {tuple(greedy(decoder, prompt, 24))}
+            assert beside.ids == greedy(decoder, other.ids, 24)
+        assert engine.stats().hit_tokens >= len(prompt) - 1
+        longer = [*prompt, *greedy(decoder, prompt, 24)]  # nor does the cache keep what was guessed
+        assert engine.run([Request(longer, Sampling(max_tokens=9))])[0][0].ids == greedy(decoder, longer, 9)
 
 
 def test_a_network_drafts_perfectly_for_itself(decoder):

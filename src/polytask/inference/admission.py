@@ -6,6 +6,17 @@ from polytask.inference.sequence import Request
 from polytask.models.config import TransformerConfig
 
 
+def longest(request: Request, length: int, cache_tokens: int) -> int:
+    """How many tokens a sequence of the request has at most, where one has at most `length` and the cache holds the
+    text to read beside it."""
+    return min(length, max(cache_tokens - _read(request) * BLOCK, len(request.ids) + 1))
+
+
+def _read(request: Request) -> int:
+    """Blocks of the text that an encoder reads."""
+    return -(-len(request.encoder_ids or []) // BLOCK)
+
+
 def samples_at_once(
     request: Request, config: TransformerConfig, length: int, max_requests: int, cache_tokens: int
 ) -> int:  # fmt: skip
@@ -22,7 +33,7 @@ def samples_at_once(
             "beam_size",
         )
     most = len(request.ids) + request.limit(length)
-    each, read = -(-most // BLOCK), -(-len(request.encoder_ids or []) // BLOCK)
+    each, read = -(-most // BLOCK), _read(request)
     if (beam * each + read) * BLOCK > cache_tokens:
         raise ConfigError(
             f"The request may need {(beam * each + read) * BLOCK} tokens of key/value cache, and there is room for "

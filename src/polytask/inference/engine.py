@@ -59,10 +59,10 @@ class Engine:
     """Runs many requests on one network; a batch gives what each alone would give.
 
     max_requests bounds the answers that are written at once, max_length the tokens of one sequence, prompt included
-    (the network's context by default). room: how large the key/value cache is. chunk: tokens of a step; None adapts
-    them to the speed of the network, so that a long prompt does not hold up the answers of others. draft: what guesses
-    several tokens ahead, "ngram" or a smaller network with its tokenizer (see `speculative`). capture: what records
-    steps of decoding; None records them as CUDA graphs on a GPU (see `graphs`),
+    (the network's context by default; never more than the cache holds). room: how large the key/value cache is. chunk:
+    tokens of a step; None adapts them to the speed of the network, so that a long prompt does not hold up the answers
+    of others. draft: what guesses several tokens ahead, "ngram" or a smaller network with its tokenizer (see
+    `speculative`). capture: what records steps of decoding; None records them as CUDA graphs on a GPU (see `graphs`),
     and has our library make them on a CPU (`native`).
     """
 
@@ -86,10 +86,11 @@ class Engine:
         never = {*tokenizer.special.values(), *range(tokenizer.vocab_size, network.config.vocab_size)} - self.ends
         vocabulary = network.config.vocab_size
         self.grammars = Grammars(tokenizer, vocabulary, device)
+        self.cache = network.new_cache((room or Room()).blocks(network, max_requests, self.length))
+        self.length = min(self.length, self.cache.blocks * BLOCK)
         self.sampler = Sampler(
             max_requests, vocabulary, self.length, sorted(self.ends), sorted(never), device, self.grammars
         )
-        self.cache = network.new_cache((room or Room()).blocks(network, max_requests, self.length))
         self.pool = BlockPool(self.cache.blocks)
         self.scheduler = Scheduler(self.pool, max_requests, chunk)
         self.runner = Runner(network, self.cache, self._steps(never, capture))
@@ -110,13 +111,14 @@ class Engine:
     def submit(self, request: Request) -> Handle:
         """Queues a request, without waiting for a step under way. Raises ConfigError where it can never fit, or its
         guide cannot be followed."""
+        length = admission.longest(request, self.length, self.pool.total * BLOCK)
         size = admission.samples_at_once(
-            request, self.network.config, self.length, self.max_requests, self.pool.total * BLOCK
+            request, self.network.config, length, self.max_requests, self.pool.total * BLOCK
         )
         handle = Handle(request, self.step, self.cancel)
         sampling = request.sampling
         constraint = self.grammars.compile(sampling.guide) if sampling.guide else None
-        limit = request.limit(self.length)
+        limit = request.limit(length)
         samples = range(max(sampling.samples, sampling.beam_size))
         sequences = [Sequence(request, sample, limit, self.tokenizer, self.pool) for sample in samples]
         for sequence in sequences:
@@ -269,8 +271,9 @@ class Engine:
             written += [(sequence, i) for i in sequence.ids[before:]]
             if sequence.finish:
                 finished.append(sequence)
-        self.sampler.count(written)
-        self.scheduler.finish(finished)
+        # Another sample may have failed after these took theirs, which ends the whole request.
+        self.sampler.count((s, i) for s, i in written if s.group.handle.error is None)
+        self.scheduler.finish([s for s in finished if s.group.handle.error is None])
 
     def _take(self, sequence: Sequence, chosen: Chosen, row: int, events: list[Event]) -> None:
         """What was chosen for a sequence, in its rows from `row` on."""

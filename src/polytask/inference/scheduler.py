@@ -66,6 +66,9 @@ class Scheduler:
     def _go(self, group: Group) -> None:
         self.waiting.remove(group)
         group.waits = False
+        if len(self._arrivals) > 2 * len(self.waiting):  # those that have gone are not kept
+            self._arrivals = [(other.arrived, other.place, other) for other in self.waiting]
+            heapq.heapify(self._arrivals)
 
     def _rank(self, group: Group) -> tuple[bool, int, tuple[int, int]]:
         old = self.now - group.arrived > PATIENCE

@@ -56,6 +56,8 @@ class Speculator:
         if self.proposer is None:
             return
         texts = [g for g in running if g.beam is None and g.request.drawing is None]
+        # What others of a group wait for is the prompt alone: they share all that was run of it, guesses too.
+        texts = [g for g in texts if not any(s.waits for s in g.sequences)]
         decoding = [s for g in texts for s in g.active if not s.reading and s.slot >= 0]
         paces, wanted = {}, {}
         for sequence in decoding:
