@@ -211,24 +211,47 @@ template <int N> struct Lanes {
   }
 };
 
-// Queries in lanes, keys one after another: each number of a key or a value is multiplied by all queries at once.
+// Two values number by number side by side.
+template <class T> inline void pair_lines(const T* first, const T* second, int64_t width, int32_t* to) {
+  for (int64_t i = 0; i < width; i += LANES)
+    store(to + i, (bits<u32x16>(wide(first + i)) >> 16) | bits<u32x16>(wide(second + i)));
+}
+
+// The same of two vectors, rounded to bfloat16.
+POLYTASK_INLINE u32x16 pair(f32x16 a, f32x16 b) {
+  return ((bits<u32x16>(a) + 0x8000u) >> 16) | ((bits<u32x16>(b) + 0x8000u) & 0xffff0000u);
+}
+
+// Queries in lanes, keys one after another: each number of a key or a value is multiplied by all queries at once, and of
+// bfloat16 two numbers of a key or of two values, with probabilities rounded to it, where that is one instruction.
 template <class T, int V> void attend_many(const Attention& c, const Queries& of, int64_t kv, Team& team) {
-  constexpr int64_t N = V * LANES;
-  const int64_t width = c.width;
+  constexpr int64_t N = V * LANES, AT_ONCE = HALVES && sizeof(T) == 2 ? 2 : 1;
+  typedef std::conditional_t<AT_ONCE == 2, int32_t, float> Number;
+  const auto add = [](f32x16& sum, Vector<Number> x, Number w) __attribute__((always_inline)) {
+    if constexpr (AT_ONCE == 2) sum = dot(sum, x, w);
+    else sum += x * w;
+  };
+  const int64_t width = c.width, numbers = width / AT_ONCE;
   const Lanes<N> lanes(c, of, kv);
   const int64_t end = lanes.end;
-  float *queries = team.own(N * (2 * width + STRETCH) + STRETCH * width), *mixed = queries + N * width;
+  float* mixed = team.own(N * (2 * width + STRETCH) + STRETCH * width);
   float *scores = mixed + N * width, *room = scores + N * STRETCH;
-  std::memset(queries, 0, 2 * N * width * sizeof(float));
+  Number *queries = (Number*)(room + STRETCH * width), *odds = (Number*)scores, *values = (Number*)room;
+  std::memset(mixed, 0, N * width * sizeof(float));
+  std::memset(queries, 0, N * numbers * sizeof(Number));
   for (int64_t j = 0; j < of.count; j++) {
     lanes.template query<T>(j, room);
-    for (int64_t i = 0; i < width; i++) queries[i * N + j] = room[i] * c.scale;
+    if constexpr (AT_ONCE == 2)
+      for (int64_t i = 0; i < width; i += LANES) put((uint16_t*)room + i, load<f32x16>(room + i));
+    for (int64_t i = 0; i < numbers; i++) std::memcpy(queries + i * N + j, (Number*)room + i, sizeof(Number));
   }
   const int32_t* table = c.tables + c.row[of.token];
-  const auto widened_row = [&](const void* store_of, int64_t p, float* row) {
-    const T* numbers = place<T>(c, store_of, table, kv, p);
+  const auto line = [&](const void* store_of, int64_t p) {
     if (p + STRETCH < end) soon(place<T>(c, store_of, table, kv, p + STRETCH), width);
-    for (int64_t i = 0; i < width; i += LANES) store(row + i, wide(numbers + i));
+    return place<T>(c, store_of, table, kv, p < end ? p : end - 1);
+  };
+  const auto widened_line = [&](const T* from, float* row) {
+    for (int64_t i = 0; i < width; i += LANES) store(row + i, wide(from + i));
   };
   f32x16 top[V], mass[V] = {};
   for (int v = 0; v < V; v++) top[v] = UNSEEN;
@@ -237,44 +260,61 @@ template <class T, int V> void attend_many(const Attention& c, const Queries& of
     f32x16 peak[V], shrunk[V];
     std::memcpy(peak, top, sizeof peak);
     for (int64_t p = 0; p < count; p += SUMS) {
-      for (int k = 0; k < SUMS; k++) widened_row(c.keys, start + p + k < end ? start + p + k : end - 1, room + k * width);
+      const char* keys[SUMS];
+      for (int k = 0; k < SUMS; k++) {
+        const T* key = line(c.keys, start + p + k);
+        keys[k] = AT_ONCE == 2 ? (const char*)key : (const char*)(room + k * width);
+        if (AT_ONCE == 1) widened_line(key, room + k * width);
+      }
       f32x16 s[SUMS][V];
       for (int k = 0; k < SUMS; k++)
         for (int v = 0; v < V; v++) s[k][v] = 0;
-      for (int64_t i = 0; i < width; i++) {
-        f32x16 q[V];
-        for (int v = 0; v < V; v++) q[v] = load<f32x16>(queries + i * N + v * LANES);
+      for (int64_t i = 0; i < numbers; i++) {
+        Vector<Number> q[V];
+        for (int v = 0; v < V; v++) q[v] = load<Vector<Number>>(queries + i * N + v * LANES);
 #pragma GCC unroll 8  // or GCC unrolls the loop around them, and has no registers left
-        for (int k = 0; k < SUMS; k++)
+        for (int k = 0; k < SUMS; k++) {
+          const Number number = load<Number>(keys[k] + i * sizeof(Number));
 #pragma GCC unroll 2
-          for (int v = 0; v < V; v++) s[k][v] += q[v] * room[k * width + i];
+          for (int v = 0; v < V; v++) add(s[k][v], q[v], number);
+        }
       }
       for (int k = 0; k < SUMS; k++)
         for (int v = 0; v < V; v++) {
-          s[k][v] = lanes.seen(s[k][v], v * LANES, start + p + k);
+          s[k][v] = lanes.seen(s[k][v] * c.scale, v * LANES, start + p + k);
           store(scores + (p + k) * N + v * LANES, s[k][v]);
           peak[v] = larger(s[k][v], peak[v]);
         }
     }
     for (int v = 0; v < V; v++) shrunk[v] = exponential(top[v] - peak[v]), top[v] = peak[v], mass[v] *= shrunk[v];
-    for (int64_t p = 0; p < count; p++) {
+    const int64_t steps = (count + AT_ONCE - 1) / AT_ONCE;
+    for (int64_t n = 0; n < steps; n++) {
+      const T* value = line(c.values, start + n * AT_ONCE);
+      if constexpr (AT_ONCE == 2) pair_lines(value, line(c.values, start + n * 2 + 1), width, values + n * width);
+      else widened_line(value, values + n * width);
       for (int v = 0; v < V; v++) {
-        const f32x16 e = exponential(load<f32x16>(scores + p * N + v * LANES) - top[v]);
-        store(scores + p * N + v * LANES, e), mass[v] += e;
+        const float* s = scores + n * AT_ONCE * N + v * LANES;
+        const f32x16 e = exponential(load<f32x16>(s) - top[v]);
+        mass[v] += e;
+        if constexpr (AT_ONCE == 2) {
+          const f32x16 f = exponential(load<f32x16>(s + N) - top[v]);
+          mass[v] += f, store(odds + n * N + v * LANES, pair(e, f));
+        } else {
+          store(odds + n * N + v * LANES, e);
+        }
       }
-      widened_row(c.values, start + p, room + p * width);
     }
     for (int64_t i = 0; i < width; i += SUMS) {
       f32x16 y[SUMS][V];
       for (int k = 0; k < SUMS; k++)
         for (int v = 0; v < V; v++) y[k][v] = load<f32x16>(mixed + (i + k) * N + v * LANES) * shrunk[v];
-      for (int64_t p = 0; p < count; p++) {
-        f32x16 e[V];
-        for (int v = 0; v < V; v++) e[v] = load<f32x16>(scores + p * N + v * LANES);
+      for (int64_t n = 0; n < steps; n++) {
+        Vector<Number> e[V];
+        for (int v = 0; v < V; v++) e[v] = load<Vector<Number>>(odds + n * N + v * LANES);
 #pragma GCC unroll 8
         for (int k = 0; k < SUMS; k++)
 #pragma GCC unroll 2
-          for (int v = 0; v < V; v++) y[k][v] += e[v] * room[p * width + i + k];
+          for (int v = 0; v < V; v++) add(y[k][v], e[v], load<Number>(values + n * width + i + k));
       }
       for (int k = 0; k < SUMS; k++)
         for (int v = 0; v < V; v++) store(mixed + (i + k) * N + v * LANES, y[k][v]);
@@ -356,7 +396,7 @@ template <int G> void attend_tiles(const Attention& c, const Queries& of, int64_
           const float* s = scores + (h * HALF + 2 * k) * N + lane;
           const f32x16 a = exponential(load<f32x16>(s) - peak), b = exponential(load<f32x16>(s + N) - peak);
           mass[g] += a + b;
-          lines[k] = ((bits<u32x16>(a) + 0x8000u) >> 16) | ((bits<u32x16>(b) + 0x8000u) & 0xffff0000u);
+          lines[k] = pair(a, b);
         }
         transpose(lines);
         for (int q = 0; q < SIDE; q++) store(odds + (g * PARTS + h) * TILE + q * HALF, lines[q]);
