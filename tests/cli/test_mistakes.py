@@ -188,6 +188,14 @@ def test_numbers_out_of_range(polytask, trained, work, words):
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("verb", "option"), [("eval", "--columns"), ("eval", "--field"), ("eval", "--where"), ("tune", "--columns")]
+)
+def test_a_name_that_is_given_twice(polytask, work, verb, option):
+    given = [verb, work / "nowhere", "--task", "text", "--data", work / "lines.txt", option, "text=a", option, "text=b"]
+    refused(polytask(*given), f"{option}: 'text' is given twice")
+
+
 @pytest.mark.parametrize("words", [["--lr", -1], ["--epochs", "nan"], ["--epochs", 0], ["--steps", 0]])
 def test_numbers_of_tuning_out_of_range(polytask, trained, work, words):
     tuned = ["tune", trained[0], "--task", "text", "--data", work / "lines.txt", "--out", work / "tuned"]

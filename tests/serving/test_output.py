@@ -146,13 +146,14 @@ def test_each_model_has_its_own_draft(folder, monkeypatch):
         (["--max-connections", "0"], "--max-connections is 0; it must be above 0"),
         (["--draft", "tinny=ngram"], "there is no model 'tinny': did you mean 'tiny'?"),
         (["--draft", "ngram", "--draft", "tiny=ngram"], "'tiny' is given two"),
+        (["--model", "x=a", "--model", "x=b"], "--model: 'x' is given twice; give each name once."),
         (["--max-requests", "0"], "'--max-requests'"),
         (["--max-requests", "nan"], "'--max-requests'"),
         (["--cache", "0"], "'--cache'"),
         (["--cache", "inf"], "'--cache'"),
     ],
 )
-def test_numbers_that_cannot_be(words, sentence):
+def test_options_that_cannot_be(words, sentence):
     done = CliRunner().invoke(cli, ["serve", "anywhere/tiny", *words])
     assert done.exit_code == 2, done.output
     assert sentence in " ".join(done.stderr.split())

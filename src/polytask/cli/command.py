@@ -99,13 +99,18 @@ def _warn(message: Any, category: type[Warning], *_: Any, **__: Any) -> None:
 
 
 def pairs(given: list[str], option: str) -> dict[str, str]:
-    """key=value words as a mapping. Raises ConfigError where one has no "="."""
+    """name=value words as a mapping. Raises ConfigError where one has no "=", and for a name that is given twice."""
     from polytask.errors import ConfigError
 
+    found: dict[str, str] = {}
     for word in given:
-        if "=" not in word:
+        name, sign, value = word.partition("=")
+        if not sign:
             raise ConfigError(f"{option}: '{word}' is not of the form name=value.")
-    return dict(word.split("=", 1) for word in given)
+        if name in found:
+            raise ConfigError(f"{option}: '{name}' is given twice; give each name once.")
+        found[name] = value
+    return found
 
 
 def console(stderr: bool = False) -> Any:
