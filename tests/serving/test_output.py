@@ -147,6 +147,7 @@ def test_each_model_has_its_own_draft(folder, monkeypatch):
         (["--draft", "tinny=ngram"], "there is no model 'tinny': did you mean 'tiny'?"),
         (["--draft", "ngram", "--draft", "tiny=ngram"], "'tiny' is given two"),
         (["--model", "x=a", "--model", "x=b"], "--model: 'x' is given twice; give each name once."),
+        (["--host", "127.0.0..1"], "cannot listen at 127.0.0..1:8000: "),
         (["--max-requests", "0"], "'--max-requests'"),
         (["--max-requests", "nan"], "'--max-requests'"),
         (["--cache", "0"], "'--cache'"),

@@ -116,8 +116,8 @@ def listen(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(2048)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
+    except (OSError, OverflowError, UnicodeError) as error:  # the last where a part of the name is empty or too long
+        reason = getattr(error, "strerror", None) or error.__cause__ or error
         raise ConfigError(
             f"The server cannot listen at {host}:{port}: {reason}. Stop what listens there, or choose another place "
             "(--host, --port)."
