@@ -244,6 +244,13 @@ def test_what_tools_cannot_be(client):
     grammar = {"type": "lark", "grammar": "start: X\nX: /a/"}
     with pytest.raises(openai.BadRequestError, match="leave one of them out"):
         client.chat.completions.create(**words, tools=TOOLS, response_format=grammar)
+    odd = {"type": "function", "function": "weather"}
+    with pytest.raises(openai.BadRequestError, match="'tool_choice': this names none of the 'tools'") as caught:
+        client.chat.completions.create(**words, tools=TOOLS, tool_choice=odd)
+    assert caught.value.param == "tool_choice"
+    tools = [{"type": "function", **TOOLS[0]["function"]}]
+    with pytest.raises(openai.BadRequestError, match="'tool_choice': this names none of the 'tools'"):
+        client.responses.create(model="qwen", input="a", tools=tools, tool_choice=odd)
     broken = [{"type": "function", "function": {"name": "f", "parameters": {"multipleOf": 999_983}}}]
     with pytest.raises(openai.BadRequestError, match="'tools': the JSON Schema") as caught:
         client.chat.completions.create(**words, tools=broken, tool_choice="required")

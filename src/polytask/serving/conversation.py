@@ -174,7 +174,8 @@ def held(
         expect(fits, "'tools': an answer of a grammar calls no tools; leave one of them out.", "tools")
         return calls_only(form, served.model.tokenizer, tools, several, wanted)
     if choice != "required":
-        name = choice.get("name") or (choice.get("function") or {}).get("name")
+        function = choice.get("function")  # where the chat API has the name
+        name = (function if isinstance(function, dict) else choice).get("name")
         tools, several = [tool for tool in tools if tool["name"] == name], False
         known = choice.get("type") == "function" and bool(tools)
         expect(known, "'tool_choice': this names none of the 'tools'.", "tool_choice", "invalid_value")
