@@ -8,16 +8,19 @@ text. What the template itself looks for in texts ("</think>") stays unveiled wh
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from tokenizers import AddedToken, Tokenizer
 
+from polytask.errors import TokenizerError
 from polytask.tasks.segment import Image, texts
 
 if TYPE_CHECKING:
     from polytask.tasks.segment import Segment
     from polytask.tokenizers.sight import Sight
 
+PRIVATE = range(0xF0000, 0xFFFFE)
 _BORDER = "\U0010ffff"  # a noncharacter, which stands for each special token while the text between is encoded
 
 
@@ -43,7 +46,8 @@ class ChatTemplate:
 
     def ids(self, segments: "Sequence[Segment]") -> list[int]:
         """The ids of a conversation, up to where the assistant's next turn begins; a last turn of the assistant is to
-        be continued. Raises TokenizerError where the template is broken or refuses the conversation."""
+        be continued. Raises TokenizerError where the template is broken or refuses the conversation, and where a text
+        is not valid Unicode or leaves no characters to veil with."""
         return self._laid(self._turns(segments), prompt=True)
 
     def conversation(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
@@ -87,9 +91,15 @@ class ChatTemplate:
         return self._encoded(text, {ord(new): old for old, new in veil.items()})
 
     def _veil(self, said: str) -> dict[str, str]:
-        """A character that nobody wrote for each that a special token begins or ends with."""
+        """A character that nobody wrote for each that a special token begins or ends with. Raises TokenizerError."""
         edges = sorted({edge for text in self._texts for edge in (text[0], text[-1])})
-        free = (chr(code) for code in range(0xF0000, 0xFFFFE) if chr(code) not in said)
+        taken = set(said)
+        free = list(islice((chr(code) for code in PRIVATE if chr(code) not in taken), len(edges)))
+        if len(free) < len(edges):
+            raise TokenizerError(
+                f"The conversation has nearly all characters of the private use area (U+{PRIVATE[0]:X} to "
+                f"U+{PRIVATE[-1]:X}), and {len(edges)} are needed to tell it from the template; take some out."
+            )
         return dict(zip(edges, free))
 
     def _veiled_all(self, value: Any, veil: Mapping[str, str]) -> Any:
