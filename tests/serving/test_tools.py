@@ -20,6 +20,7 @@ from polytask.tokenizers.conventions import Conventions
 from polytask.tokenizers.text import TextTokenizer
 from tests.inference.networks import network
 from tests.serving.conftest import running, tiny
+from tests.serving.test_mistakes import refused
 
 # Qwen's way, in short.
 TEMPLATE = (
@@ -273,6 +274,27 @@ def test_what_tools_cannot_be(client):
         client.chat.completions.create(**words, tools=broken, tool_choice="required")
     assert caught.value.param == "tools"
     assert client.chat.completions.create(**words, tools=TOOLS, tool_choice="none", max_tokens=3).choices
+
+
+def test_half_characters_in_tools_are_refused(client):
+    """Schemas may hold what no text does, and arguments are read as JSON once more."""
+
+    def said(path, body):
+        content = json.dumps({"model": "qwen", "max_output_tokens" if path == "responses" else "max_tokens": 3, **body})
+        headers = {"content-type": "application/json"}
+        return refused(httpx.post(f"{client.base_url}{path}", content=content, headers=headers))["message"]
+
+    function = {"name": "f", "parameters": {"properties": {"\ud83d": {}}}}
+    call = {"name": "f", "arguments": '{"q": "\\ud83d"}'}
+    turns = [*MESSAGES[:1], {"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": call}]}]
+    items = [{"role": "user", "content": "a"}, {"type": "function_call", "call_id": "1", **call}]
+    for path, body in (
+        ("chat/completions", {"messages": MESSAGES[:1], "tools": [{"type": "function", "function": function}]}),
+        ("chat/completions", {"messages": turns}),
+        ("responses", {"input": "a", "tools": [{"type": "function", **function}]}),
+        ("responses", {"input": items}),
+    ):
+        assert "not valid Unicode at character" in said(path, body)
 
 
 def test_who_names_no_model_talks_with_one_that_talks():

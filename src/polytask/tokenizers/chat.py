@@ -15,6 +15,7 @@ from tokenizers import AddedToken, Tokenizer
 
 from polytask.errors import TokenizerError
 from polytask.tasks.segment import Image, texts
+from polytask.tokenizers.broken import BROKEN, broken
 
 if TYPE_CHECKING:
     from polytask.tasks.segment import Segment
@@ -119,7 +120,10 @@ class ChatTemplate:
         found = (match[0] for match in self._marks.finditer(text))
         marks = iter([self._ids[mark if mark in self._ids else mark.strip()] for mark in found])
         joined = self._marks.sub(_BORDER, text).translate(unveil)
-        ids = self._tokenizer.encode(joined, add_special_tokens=False).ids
+        try:
+            ids = self._tokenizer.encode(joined, add_special_tokens=False).ids
+        except BROKEN as error:
+            raise broken([joined]) from error
         return self._with_pictures([next(marks) if i == self._border else i for i in ids])
 
     def _with_pictures(self, ids: list[int]) -> list[int]:

@@ -17,6 +17,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 from polytask.errors import TokenizerError
 from polytask.tokenizers import conventions as customs
+from polytask.tokenizers.broken import BROKEN, broken
 from polytask.tokenizers.chat import ChatTemplate
 from polytask.tokenizers.conventions import Conventions
 from polytask.tokenizers.files import JSON, TARGET, from_json, load_folder, read_text
@@ -266,8 +267,8 @@ class TextTokenizer:
         try:
             different = list(dict.fromkeys(texts))  # prompts and answers repeat: in Tatoeba a fifth of all texts
             encodings = self._encoder.encode_batch_fast(different, add_special_tokens=False)
-        except (TypeError, UnicodeEncodeError) as error:
-            raise TokenizerError(f"{_broken(texts)} Replace such characters in the data.") from error
+        except BROKEN as error:
+            raise broken(texts) from error
         if len(different) == len(texts):
             return [encoding.ids for encoding in encodings]
         known = {text: encoding.ids for text, encoding in zip(different, encodings)}
@@ -367,14 +368,3 @@ def _begin(tokenizer: Tokenizer) -> tuple[int, ...]:
     encoding = tokenizer.encode("a", add_special_tokens=True)
     ours = encoding.special_tokens_mask
     return tuple(encoding.ids[: ours.index(0)]) if 0 in ours else ()
-
-
-def _broken(texts: Sequence[Any]) -> str:
-    for index, text in enumerate(texts):
-        if not isinstance(text, str):
-            return f"Text {index} of {len(texts)} is a {type(text).__name__}, not a text."
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            return f"Text {index} of {len(texts)} is not valid Unicode at character {error.start} (a lone surrogate)."
-    return "A text could not be encoded."
