@@ -7,10 +7,14 @@ import httpx
 import numpy as np
 import openai
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 import polytask
+from polytask.model import Model
 from polytask.serving.server import load
 from polytask.tasks.picture import decode, fitted, png
+from polytask.tokenizers.text import TextTokenizer
+from tests.inference.networks import network
 from tests.painters import LENGTH, picture, write_clip
 from tests.serving import artists
 from tests.serving.artists import url
@@ -192,6 +196,21 @@ def test_mistakes_name_the_field(http, body, param, words):
     error = refused(http.post("/v1/embeddings", json={"model": "clip", **body}))
     assert (error["param"], error["message"].count(". ")) == (param, 0)
     assert words in error["message"]
+
+
+def test_a_text_without_tokens_is_empty():
+    """An encoder whose tokenizer has no ids for blanks, and which puts nothing in front, as T5's."""
+    made = Tokenizer(models.WordLevel({"</s>": 0, "<unk>": 1, "a": 2}, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    made.add_special_tokens(["</s>"])
+    tokenizer = TextTokenizer(made)
+    model = Model(network("transformer", vocab_size=tokenizer.vocab_size), tokenizer)
+    with running({"encoder": model}) as (address, _), httpx.Client(base_url=address, timeout=60) as client:
+        for given, param in ((" ", "input"), (["a", " \n"], "input[1]"), ([" ", "a"], "input[0]")):
+            error = refused(client.post("/v1/embeddings", json={"input": given}))
+            assert error["param"] == param
+            assert f"'{param}' is empty" in error["message"]
+        assert client.post("/v1/embeddings", json={"input": ["a", " a"]}).status_code == 200
 
 
 def test_a_full_queue_and_a_text_that_is_too_long_have_their_codes(folder):

@@ -129,6 +129,7 @@ def _ids(served: Served, inputs: Sequence[Given], most: int | None) -> list[list
             with about(one.where):
                 served.expect_short(ids)
             ids = [*opener, *tokenizer.encode(ids)]
+            expect(len(ids) > 0, f"'{one.where}' is empty: '{served.name}' has no token for it.", one.where, None)
         assert isinstance(ids, list)  # pictures were refused
         expect_ids(served, ids, "input")
         words = f"'{one.where}' has {len(ids)} tokens, but {room} are read at most; shorten it."
