@@ -153,6 +153,7 @@ def test_responses_at_once_and_streamed(client):
     chat = client.chat.completions.create(model="tiny", messages=HELLO, **FEW)
     assert whole.output_text == chat.choices[0].message.content
     assert (whole.status, whole.incomplete_details.reason) == ("incomplete", "max_output_tokens")
+    assert [item.status for item in whole.output] == ["incomplete"]
     assert whole.usage.output_tokens == 8
     events = list(client.responses.create(**words, max_output_tokens=8, stream=True))
     assert [event.sequence_number for event in events] == list(range(len(events)))
@@ -164,6 +165,13 @@ def test_responses_at_once_and_streamed(client):
     ]  # fmt: skip
     assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == whole.output_text
     assert events[-1].response.output_text == whole.output_text
+    assert [event.item.status for event in events if event.type == "response.output_item.done"] == ["incomplete"]
+    assert [item.status for item in events[-1].response.output] == ["incomplete"]
+    ended = {"stop": [" "], "logit_bias": {str(TOKENIZER.encode(" ")[0]): 100}}
+    whole = client.responses.create(**words, max_output_tokens=8, extra_body=ended)
+    assert (whole.status, whole.output[0].status) == ("completed", "completed")
+    events = list(client.responses.create(**words, max_output_tokens=8, extra_body=ended, stream=True))
+    assert [event.item.status for event in events if event.type == "response.output_item.done"] == ["completed"]
 
 
 def test_log_probabilities_of_a_response(client):

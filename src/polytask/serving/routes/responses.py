@@ -141,7 +141,7 @@ async def create(http: HttpRequest, body: ResponseBody) -> Response:
     parts = _parts(served, body, form)
     text, calls = parts.push(one.text, one.ids)
     logprobs = _logprobs(served, body, zip(one.ids, one.logprobs or []))
-    items = _items(text, joined(calls), _cut(one, parts), logprobs)
+    items = _items(text, joined(calls), _status(one, parts, bool(calls)), logprobs)
     return Json({**frame, **_ended(one, usage(requests, [one])), "output": items})
 
 
@@ -269,17 +269,18 @@ def _ended(one: Completion, total: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _cut(one: Completion, parts: ToolText) -> bool:
-    """Whether the last call is not whole."""
-    return one.finish == "length" and parts.cut
+def _status(one: Completion, parts: ToolText, called: bool) -> str:
+    """Of the last item, a call where any was `called`: whether the answer was cut within it."""
+    return "incomplete" if one.finish == "length" and (parts.cut or not called) else "completed"
 
 
-def _items(text: str, calls: list[CallPart], cut: bool, logprobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """cut: see `_cut`."""
+def _items(text: str, calls: list[CallPart], status: str, logprobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """status: of the last one."""
     likely = _within(text, logprobs) if calls else logprobs
     said = [_message(new_id("msg"), [_text(text, likely)])] if text or not calls else []
-    statuses = [*["completed"] * (len(calls) - 1), "incomplete" if cut else "completed"]
-    return [*said, *map(_function_call, calls, statuses)]
+    items = [*said, *(_function_call(call, "completed") for call in calls)]
+    items[-1]["status"] = status
+    return items
 
 
 def _text(text: str, logprobs: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
@@ -374,7 +375,7 @@ async def _events(
             for sent in output.call(call):
                 yield sent
     assert one is not None
-    for sent in output.close("incomplete" if _cut(one, parts) else "completed"):
+    for sent in output.close(_status(one, parts, output.items[-1]["type"] != "message")):
         yield sent
     total = usage(job.requests, [one])
     note(http, **total)
