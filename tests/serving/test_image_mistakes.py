@@ -6,6 +6,7 @@ import zlib
 import httpx
 import pytest
 
+from tests.inference.networks import TOKENIZER
 from tests.serving.artists import by_label, by_tokens, diffusion, hole, picture, url
 from tests.serving.conftest import running, tiny
 from tests.serving.test_mistakes import refused
@@ -51,6 +52,21 @@ def test_generations_name_the_field(http, body, param, words):
     error = refused(http.post(DRAW, json=body))
     assert error["param"] == param
     assert words in error["message"]
+
+
+def test_log_probabilities_are_of_texts(http):
+    """The network's last rows are of pictures; no text has them, and they are left out of what is likely."""
+    known = {TOKENIZER.decode([i], special=True) for i in range(TOKENIZER.vocab_size)}
+    words = {"model": "tokens", "max_tokens": 4, "temperature": 0}
+    body = {"messages": [{"role": "user", "content": "a"}], "logprobs": True, "top_logprobs": 20}
+    answer = http.post(CHAT, json={**words, **body}).json()["choices"][0]["logprobs"]["content"]
+    assert {0 < len(place["top_logprobs"]) <= 20 for place in answer} == {True}
+    assert any(len(place["top_logprobs"]) < 20 for place in answer)
+    body = {"prompt": "A few words.", "logprobs": 20, "echo": True}
+    texts = http.post("/v1/completions", json={**words, **body}).json()["choices"][0]["logprobs"]["top_logprobs"]
+    assert all(set(place) <= known for place in texts[1:])
+    body = {"example": {"text": "A few"}, "logprobs": 20, "model": "tokens"}
+    assert http.post("/v1/tasks/generate", json=body).status_code == 200
 
 
 def test_prompts_that_are_too_long(http):

@@ -13,10 +13,10 @@ Token = tuple[int, Mapping[int, float]]  # an id, and the log-probabilities in i
 
 
 def chat_logprobs(tokenizer: TextTokenizer, tokens: Iterable[Token], top: int) -> dict[str, Any]:
-    """For each token itself, its bytes and the `top` likeliest ones in its place."""
+    """For each token itself, its bytes and those of the `top` likeliest ids in its place that texts have."""
     content = []
     for i, place in tokens:
-        best = [_token(tokenizer, other, place[other]) for other in _likeliest(place, top)]
+        best = [_token(tokenizer, other, place[other]) for other in _likeliest(tokenizer, place, top)]
         content.append({**_token(tokenizer, i, place[i]), "top_logprobs": best})
     return {"content": content, "refusal": None}
 
@@ -28,7 +28,10 @@ def text_logprobs(
     in characters."""
     texts = [_text(tokenizer, i) for i, _ in tokens]
     offsets = list(accumulate(map(len, texts), initial=offset))[:-1]
-    best = [place and {_text(tokenizer, i): _finite(place[i]) for i in _likeliest(place, top)} for _, place in tokens]
+    best = [
+        place and {_text(tokenizer, i): _finite(place[i]) for i in _likeliest(tokenizer, place, top)}
+        for _, place in tokens
+    ]
     return {
         "tokens": texts,
         "token_logprobs": [place and _finite(place[i]) for i, place in tokens],
@@ -47,8 +50,10 @@ def _text(tokenizer: TextTokenizer, i: int) -> str:
     return tokenizer.decode([i], special=True) if piece is None else bytes(piece).decode(errors="replace")
 
 
-def _likeliest(place: Mapping[int, float], count: int) -> list[int]:
-    return sorted(place, key=place.__getitem__, reverse=True)[:count]
+def _likeliest(tokenizer: TextTokenizer, place: Mapping[int, float], count: int) -> list[int]:
+    """A network may have more rows than its tokenizer has ids: codes of pictures, or padding."""
+    known = (i for i in place if i < tokenizer.vocab_size)
+    return sorted(known, key=place.__getitem__, reverse=True)[:count]
 
 
 def _finite(logprob: float) -> float:
