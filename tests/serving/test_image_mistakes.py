@@ -54,6 +54,16 @@ def test_generations_name_the_field(http, body, param, words):
     assert words in error["message"]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("more", [{}, {"image": url(picture())}])
+def test_pictures_have_no_log_probabilities(http, stream, more):
+    verb, said = ("edit", {"instruction": "a", **more}) if more else ("draw", {"caption": "a"})
+    asked = {"model": "tokens", "example": said, "stream": stream}
+    error = refused(http.post(f"/v1/tasks/{verb}", json={**asked, "logprobs": 1}))
+    assert (error["param"], "leave it out" in error["message"]) == ("logprobs", True)
+    assert http.post(f"/v1/tasks/{verb}", json={**asked, "logprobs": 0}).status_code == 200
+
+
 def test_log_probabilities_are_of_texts(http):
     """The network's last rows are of pictures; no text has them, and they are left out of what is likely."""
     known = {TOKENIZER.decode([i], special=True) for i in range(TOKENIZER.vocab_size)}

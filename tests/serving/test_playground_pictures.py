@@ -8,6 +8,7 @@ import pytest
 
 from polytask.model import Model
 from polytask.pictures.matching import PictureMatcher
+from polytask.tasks.yaml import read_task
 from tests.inference.networks import TOKENIZER, network
 from tests.painters import write_clip
 from tests.serving import artists, picturing
@@ -25,7 +26,9 @@ def unclip():
 
 @pytest.fixture(scope="module")
 def multimodal():
-    return artists.by_tokens(1024)
+    model = artists.by_tokens(1024)
+    model.tasks["poster"] = read_task("name: poster\nbase: drawing\nprompt: 'A poster: {caption}'\n")
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +82,14 @@ def test_a_text_is_drawn_as_the_model_draws_it(opened, unclip, multimodal):
     page.fill(".count input", "2")
     submit(page)
     assert shown(page) == [pixels(one) for one in multimodal.draw("a red circle", n=2, seed=7, temperature=0.5)]
+
+
+def test_a_task_of_ones_own_draws_whatever_is_asked_of_texts(opened):
+    page = opened("#poster")
+    start(page, "many", "poster", caption="a red circle")
+    page.get_by_role("switch", name="Token probabilities").check()
+    submit(page)
+    assert len(shown(page, ".result img")) == 1
 
 
 def test_a_model_of_labels_is_asked_for_one_of_them(opened):

@@ -73,6 +73,8 @@ async def ask(http: HttpRequest, name: str, body: TaskBody) -> Response:
             getattr(body, dial) is None, f"'{dial}': '{served.name}' does not draw by diffusion; leave it out.", dial
         )
     task = served.asking(own)
+    told = not body.logprobs or not draws(task)
+    expect(told, "'logprobs': a picture is no text and comes without them; leave it out.", "logprobs")
     body.example, *shots = await _opened(served, task, [body.example, *(body.shots or ())], body.resize)
     body.shots = shots
     with about("example"):

@@ -28,7 +28,8 @@ export function chatRequest(model, messages, pictures, format) {
 export function taskRequest(model, task, given) {
   const kind = kindOf(model, task);
   const given_set = task.choices?.length || given.labels?.length || given.choices?.length; // whose shares come anyway
-  const asked = kind === "text" && !given_set && alternatives();
+  const drawn = Object.values(task.fields).some(({ answer, type }) => answer && type === "picture");
+  const asked = kind === "text" && !given_set && !drawn && alternatives();
   const example = Object.fromEntries(Object.entries(given).map(([name, value]) => [name, value.url ?? value]));
   const body = { model: model.id, example, ...dials(kind) };
   if (asked) body.logprobs = asked;
