@@ -160,8 +160,12 @@ function closing() {
   }
 }
 
-/** "/" goes to the field to write in. */
+/** "/" goes to the field to write in, the skip link to what is shown. */
 function shortcuts() {
+  document.querySelector(".skip").addEventListener("click", (event) => {
+    event.preventDefault(); // the address names the task
+    at("main").focus();
+  });
   document.addEventListener("keydown", (event) => {
     if (event.key !== "/" || event.target.closest("input, textarea, select, dialog:modal")) return;
     event.preventDefault();
