@@ -153,11 +153,18 @@ function keys() {
 /** A click beside a modal dialog closes it, and so do the buttons marked for it. */
 function closing() {
   for (const dialog of document.querySelectorAll("dialog")) {
+    let pressed = false; // beside it; where text is selected, only the release may be
+    dialog.addEventListener("pointerdown", (event) => (pressed = beside(dialog, event)));
     dialog.addEventListener("click", (event) => {
-      const outside = event.target === dialog && dialog.matches(":modal");
-      if (outside || event.target.closest("[data-close]")) dialog.close();
+      if ((pressed && beside(dialog, event)) || event.target.closest("[data-close]")) dialog.close();
     });
   }
+}
+
+/** Is a dialog's backdrop pointed at? Its events are the dialog's. */
+function beside(dialog, { target, clientX: x, clientY: y }) {
+  const { left, right, top, bottom } = dialog.getBoundingClientRect();
+  return target === dialog && (x < left || x > right || y < top || y > bottom);
 }
 
 /** "/" goes to the field to write in, the skip link to what is shown. */
