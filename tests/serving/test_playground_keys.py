@@ -2,16 +2,23 @@
 
 import pytest
 
-from tests.serving.browsing import browser, opened, serving
+from tests.serving.browsing import answered, browser, opened, say, serving, settled
 from tests.serving.conftest import tiny
 
 __all__ = ["browser", "opened"]
+
+REPLY = {"choices": [{"index": 0, "message": {"role": "assistant", "content": "Hello."}, "finish_reason": "stop"}]}
 
 
 @pytest.fixture(scope="module")
 def server():
     with serving({"tiny": tiny(512)}) as address:
         yield address
+
+
+def hanging(page, address):
+    """What is asked there is never answered."""
+    page.route(address, lambda route: None)
 
 
 def test_the_link_to_the_task_leaves_it_as_it_is(opened):
@@ -40,3 +47,37 @@ def pressed(page, press, release):
     page.mouse.down()
     page.mouse.move(*release)
     page.mouse.up()
+
+
+def test_escape_stops_though_what_had_the_focus_is_gone(opened):
+    page = opened("#chat")
+    answered(page, "**/chat/completions", json=REPLY)
+    say(page, "Hello!")
+    settled(page)
+    hanging(page, "**/chat/completions")
+    page.get_by_role("button", name="Regenerate").click()
+    stopped(page, ".turn.assistant .foot .note")
+    page.locator(".turn.user").hover()
+    page.locator(".turn.user").get_by_role("button", name="Edit").click()
+    page.press(".turn.user textarea", "Control+Enter")
+    page.click("#open-key")
+    page.keyboard.press("Escape")
+    assert page.locator("#key-dialog").is_hidden()
+    assert page.locator(".turn[aria-busy]").count() == 1  # the key was for the dialog
+    stopped(page, ".turn.assistant .foot .note")
+
+    page.click("nav a[href='#text']")
+    page.fill("#field-text-text", "Once")
+    answered(page, "**/v1/tasks/text", status=502)
+    page.click("form button[type=submit]")
+    page.locator(".error").wait_for()
+    hanging(page, "**/v1/tasks/text")
+    page.get_by_role("button", name="Try again").click()
+    stopped(page, ".result .note")
+
+
+def stopped(page, note):
+    page.locator("main [aria-busy]").wait_for()
+    page.keyboard.press("Escape")
+    settled(page)
+    assert page.locator(note).text_content() == "stopped"

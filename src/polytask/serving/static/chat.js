@@ -166,9 +166,7 @@ export function chatPanel(model, sees) {
     }
   }
 
-  panel.addEventListener("keydown", (event) => {
-    if (event.key === "Escape" && running) running.abort();
-  });
+  panel.addEventListener("stop", () => running?.abort());
 
   const isNear = () => log.scrollHeight - log.scrollTop - log.clientHeight < 80;
   const follow = (near) => near && (log.scrollTop = log.scrollHeight);

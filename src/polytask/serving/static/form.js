@@ -34,7 +34,6 @@ export function taskForm(task, { verb, about, request, answer, extra = [] }) {
       },
       onkeydown: (event) => {
         if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
-        if (event.key === "Escape") running?.abort();
       },
     },
     controls.map((control) => control.element),
@@ -48,6 +47,7 @@ export function taskForm(task, { verb, about, request, answer, extra = [] }) {
     ),
   );
   const panel = el("section", { className: "panel task", "aria-label": title(task.name) }, el("h2", {}, title(task.name)), form, result);
+  panel.addEventListener("stop", () => running?.abort());
   const taking = controls.find((control) => control.kind === "picture");
   if (taking) panel.addEventListener("pictures", ({ detail }) => taking.take(detail[0]));
   return panel;

@@ -167,14 +167,16 @@ function beside(dialog, { target, clientX: x, clientY: y }) {
   return target === dialog && (x < left || x > right || y < top || y > bottom);
 }
 
-/** "/" goes to the field to write in, the skip link to what is shown. */
+/** "/" goes to the field to write in, the skip link to what is shown; Escape stops what is written there. */
 function shortcuts() {
   document.querySelector(".skip").addEventListener("click", (event) => {
     event.preventDefault(); // the address names the task
     at("main").focus();
   });
   document.addEventListener("keydown", (event) => {
-    if (event.key !== "/" || event.target.closest("input, textarea, select, dialog:modal")) return;
+    if (document.querySelector("dialog:modal")) return;
+    if (event.key === "Escape") at("main").firstElementChild?.dispatchEvent(new Event("stop"));
+    if (event.key !== "/" || event.target.closest("input, textarea, select")) return;
     event.preventDefault();
     at("main").querySelector(".composer textarea, .field textarea")?.focus();
   });
