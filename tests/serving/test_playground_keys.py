@@ -1,8 +1,10 @@
 """Keys, the mouse and the clipboard in the playground: where the focus goes, what closes, stops and is copied."""
 
+import json
+
 import pytest
 
-from tests.serving.browsing import answered, browser, opened, say, serving, settled
+from tests.serving.browsing import answered, browser, opened, say, serving, settled, written
 from tests.serving.conftest import tiny
 
 __all__ = ["browser", "opened"]
@@ -81,3 +83,20 @@ def stopped(page, note):
     page.keyboard.press("Escape")
     settled(page)
     assert page.locator(note).text_content() == "stopped"
+
+
+def test_code_is_what_stands_between_fences(opened):
+    page = opened("#chat")
+    line = "```print(1)```"
+    for text, blocks, shown in (
+        (f"Run\n{line}\nor\n````py\nprint(2)\n````\nthen\n```\nprint(3)\n```\nand\n{line}", ["print(2)", "print(3)"],
+         f"Run\n{line}\norprint(2)Copythenprint(3)Copyand\n{line}"),
+        ("So:\n```py\nprint(", ["print("], "So:print(Copy"),
+    ):  # fmt: skip
+        events = [{"choices": [{"index": 0, "delta": {"content": letter}}]} for letter in text]
+        stream = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
+        answered(page, "**/chat/completions", content_type="text/event-stream", body=stream)
+        say(page, "How?")
+        settled(page)
+        assert page.locator(".turn.assistant").last.locator(".code pre").all_text_contents() == blocks
+        assert written(page, ".turn.assistant .text") == shown

@@ -23,9 +23,9 @@ export class Output {
   }
 }
 
-/** Text in which what stands between fences is a block of code. */
+/** Text in which what stands between fences is a block of code. A fence's line has no more backticks (CommonMark 4.5). */
 export function prose(text) {
-  const pieces = text.split(/^[ \t]*```/m);
+  const pieces = text.split(/^[ \t]*`{3,}(?=[^`\n]*$)/m);
   return pieces.map((piece, i) => {
     if (i % 2 === 0) return i === 0 ? piece.replace(/\n+$/, (ends) => (pieces.length > 1 ? "" : ends)) : piece.trim();
     const body = piece.replace(/^[^\n]*\n?/, "").replace(/\n$/, "");
