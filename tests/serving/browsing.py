@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from polytask.inference.runner import Runner
+
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
 uvicorn = pytest.importorskip("uvicorn", reason="uvicorn is not installed: pip install 'polytask[serve]'")
 
@@ -89,6 +91,17 @@ def settled(page):
 def say(page, text):
     page.fill("#draft", text)
     page.press("#draft", "Enter")
+
+
+def slowed(monkeypatch):
+    """Models write slowly; else all is written before anybody can stop it."""
+    run = Runner.run
+
+    def slowly(self, plan):
+        time.sleep(0.02)
+        return run(self, plan)
+
+    monkeypatch.setattr(Runner, "run", slowly)
 
 
 def written(page, place):

@@ -3,12 +3,10 @@
 import json
 import re
 import subprocess
-import time
 
 import httpx
 import pytest
 
-from polytask.inference.runner import Runner
 from polytask.model import Model
 from polytask.serving.page import STATIC
 from polytask.tasks.yaml import read_task
@@ -24,6 +22,7 @@ from tests.serving.browsing import (
     say,
     serving,
     settled,
+    slowed,
     written,
 )
 
@@ -102,13 +101,7 @@ def test_answers_of_a_known_shape_are_shown_in_it(opened):
 
 
 def test_a_conversation_streams_stops_and_is_changed(opened, model, monkeypatch):
-    run = Runner.run
-
-    def slowly(self, plan):
-        time.sleep(0.02)
-        return run(self, plan)
-
-    monkeypatch.setattr(Runner, "run", slowly)  # else all is written before anybody can stop it
+    slowed(monkeypatch)
     page = opened("#chat")
     dial(page, "temperature", 0)
     page.click("summary >> text=System prompt")

@@ -1,10 +1,11 @@
 """Keys, the mouse and the clipboard in the playground: where the focus goes, what closes, stops and is copied."""
 
 import json
+import re
 
 import pytest
 
-from tests.serving.browsing import answered, browser, opened, say, serving, settled, written
+from tests.serving.browsing import answered, browser, dial, opened, say, serving, settled, slowed, written
 from tests.serving.conftest import tiny
 
 __all__ = ["browser", "opened"]
@@ -100,3 +101,19 @@ def test_code_is_what_stands_between_fences(opened):
         settled(page)
         assert page.locator(".turn.assistant").last.locator(".code pre").all_text_contents() == blocks
         assert written(page, ".turn.assistant .text") == shown
+
+
+def test_what_is_copied_is_what_was_written_until_the_stop(opened, monkeypatch):
+    slowed(monkeypatch)
+    page = opened("#text", permissions=["clipboard-read", "clipboard-write"])
+    dial(page, "max_tokens", 400)
+    dial(page, "temperature", 0)
+    page.fill("#field-text-text", "Who?")
+    page.click("form button[type=submit]")
+    page.locator(".result .text", has_text=re.compile("[^ ].{5}", re.DOTALL)).wait_for()
+    page.get_by_role("button", name="Stop").click()
+    settled(page)
+    assert page.locator(".result .note").text_content() == "stopped"
+    page.get_by_role("button", name="Copy", exact=True).click()
+    page.get_by_text("Copied").first.wait_for()
+    assert page.evaluate("navigator.clipboard.readText()") == written(page, ".result .text")

@@ -64,7 +64,8 @@ function begin(result, code) {
     foot(note) {
       body.querySelector(".waiting")?.remove();
       result.removeAttribute("aria-busy");
-      const text = typeof answer === "string" ? answer : JSON.stringify(answer ?? output?.text ?? "");
+      const found = answer ?? output?.text ?? "";
+      const text = typeof found === "string" ? found : JSON.stringify(found);
       const copying = action("copy", "Copy", () => copy(text, copying));
       foot.replaceChildren(el("span", { className: "note" }, note), el("span", { className: "acts" }, copying));
     },
