@@ -86,6 +86,21 @@ def stopped(page, note):
     assert page.locator(note).text_content() == "stopped"
 
 
+def test_an_edit_that_is_sent_ends_the_answer_that_is_written(opened):
+    page = opened("#chat")
+    answered(page, "**/chat/completions", json=REPLY)
+    say(page, "Hello!")
+    settled(page)
+    page.locator(".turn.user").hover()
+    page.locator(".turn.user").get_by_role("button", name="Edit").click()
+    hanging(page, "**/chat/completions")
+    say(page, "And now?")
+    with page.expect_event("requestfailed"):
+        page.press(".turn.user textarea", "Control+Enter")
+    assert page.locator(".turn").count() == 2
+    stopped(page, ".turn.assistant .foot .note")
+
+
 def test_code_is_what_stands_between_fences(opened):
     page = opened("#chat")
     line = "```print(1)```"

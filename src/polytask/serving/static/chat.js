@@ -121,6 +121,7 @@ export function chatPanel(model, sees) {
   }
 
   async function answer() {
+    running?.abort(); // of an answer that was dropped while it was written
     const { path, body } = request();
     const turn = add("assistant", "");
     turn.begin(Boolean(body.response_format));
