@@ -132,3 +132,18 @@ def test_what_is_copied_is_what_was_written_until_the_stop(opened, monkeypatch):
     page.get_by_role("button", name="Copy", exact=True).click()
     page.get_by_text("Copied").first.wait_for()
     assert page.evaluate("navigator.clipboard.readText()") == written(page, ".result .text")
+
+
+def test_a_text_that_is_copied_with_a_picture_of_it_is_pasted_as_text(opened):
+    """Office programs put both on the clipboard."""
+    page = opened("#text", permissions=["clipboard-read", "clipboard-write"])
+    page.locator("#field-text-text").focus()
+    page.evaluate(
+        "async () => { const canvas = new OffscreenCanvas(4, 4); canvas.getContext('2d');"
+        "const image = await canvas.convertToBlob();"
+        "await navigator.clipboard.write([new ClipboardItem({'image/png': image,"
+        "'text/plain': new Blob(['one\\ttwo'], {type: 'text/plain'}),"
+        "'text/html': new Blob(['<b>one</b>\\ttwo'], {type: 'text/html'})})]) }"
+    )
+    page.keyboard.press("Control+v")
+    assert page.locator("#field-text-text").input_value() == "one\ttwo"

@@ -5,6 +5,9 @@ export function hand(panel, pictures) {
   panel.dispatchEvent(new CustomEvent("pictures", { detail: pictures }));
 }
 
+/** Office programs copy a picture of a text along with it. A file has its name alone with it, a picture of a page its markup. */
+const isText = ({ types }) => ["text/plain", "text/html"].every((type) => types.includes(type));
+
 /** Listens on the whole page; `panel` tells which one is shown. */
 export function listenForPictures(panel) {
   const files = (transfer) => [...(transfer?.files ?? [])].filter(({ type }) => type.startsWith("image/"));
@@ -12,7 +15,7 @@ export function listenForPictures(panel) {
   const mark = (on) => document.body.classList.toggle("dropping", on);
   document.addEventListener("paste", (event) => {
     const found = files(event.clipboardData);
-    if (!found.length) return;
+    if (!found.length || isText(event.clipboardData)) return;
     event.preventDefault();
     hand(panel(), found);
   });
