@@ -7,7 +7,7 @@ import pytest
 from polytask.pictures import PictureModel
 from tests.serving import artists, picturing
 from tests.serving.browsing import NAMELESS, PHONE, SMALL, browser, dial, opened, say, serving, settled, written
-from tests.serving.conftest import tiny
+from tests.serving.conftest import tiny, until
 from tests.serving.galleries import BOARD, file, photo, shown, start, submit
 from tests.serving.picturing import SIDE
 
@@ -112,6 +112,22 @@ def test_pictures_are_talked_about(opened, multimodal):
     assert written(page, ".turn.assistant .text").strip() == (again.strip() or "The answer is empty.")
     page.select_option("#model", "texts")
     page.locator(".composer .attach").wait_for(state="detached")
+
+
+def test_a_picture_that_is_read_while_a_turn_is_sent_is_of_the_next(opened):
+    page = opened("#chat")
+    page.select_option("#model", "many")
+    few(page)
+    page.evaluate(
+        "() => { const image = HTMLImageElement.prototype, decode = image.decode; image.decode = async function () {"
+        "await new Promise(done => (window.release = done)); return decode.call(this) } }"
+    )
+    page.set_input_files("#attach", file(photo()))
+    until(lambda: page.evaluate("Boolean(window.release)"))
+    say(page, "Which is red?")
+    settled(page)
+    page.evaluate("release()")
+    page.locator(".strip li").wait_for()
 
 
 def test_a_mask_over_a_picture_of_another_size_is_fitted(opened, monkeypatch):

@@ -18,7 +18,8 @@ export function attachments(onchange) {
     complaint.textContent = "";
     for (const file of files) {
       try {
-        pictures.push(file.url ? file : await readPicture(file));
+        const picture = file.url ? file : await readPicture(file);
+        pictures.push(picture); // to the list of now: while it was read another may have been taken out
         announce(`${file.name} is attached.`);
       } catch (error) {
         complaint.textContent = error.message;
