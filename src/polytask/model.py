@@ -282,7 +282,8 @@ class Model:
         given = None
         if self.tokenizer.sight is not None and isinstance(self.network, VisionLanguage):
             given = look(self.network, self.tokenizer.sight, segments, ids)
-        return Request(ids, sampling, encoder_ids, prefix=prefix, given=given)
+        within = bool(segments) and segments[-1].target and encoder_ids is None
+        return Request(ids, sampling, encoder_ids, prefix=prefix, given=given, within=within)
 
     def _ids(self, segments: list[Segment]) -> tuple[list[int], list[int] | None]:
         if self.config.encoder_layers:

@@ -365,7 +365,7 @@ class Engine:
         # A vocabulary of a few tokens may not hold so many different answers.
         best = (beam.finished * n)[:n] if len(beam.finished) < n else beam.finished[:n]
         for sample, hypothesis in enumerate(best):
-            output = TextOutput(self.tokenizer, group.request.sampling.stop)
+            output = TextOutput(self.tokenizer, group.request)
             pieces, stopped = [], False
             for count, i in enumerate(hypothesis.ids, 1):
                 piece, stopped = output.push(i, count >= group.request.sampling.min_tokens)

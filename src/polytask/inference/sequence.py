@@ -59,8 +59,8 @@ class Request:
 
     prefix: how many of the first ids all see each other (prefix language models). priority: lower ones run first,
     those of one priority as they come. drawing: what is written is a picture, which ends by its length alone.
-    given: pictures in the prompt. continuations: nothing is written, and instead it is weighed how likely each of
-    these is behind the prompt; see `scoring`.
+    given: pictures in the prompt. within: the answer goes on with the prompt's last text. continuations: nothing is
+    written, and instead it is weighed how likely each of these is behind the prompt; see `scoring`.
     """
 
     ids: list[int]
@@ -71,6 +71,7 @@ class Request:
     priority: int = 0
     drawing: Drawing | None = None
     given: Given | None = None
+    within: bool = False
     continuations: tuple[list[int], ...] = ()
 
     @classmethod
@@ -135,9 +136,10 @@ class Completion:
 class TextOutput:
     """Ids become text that may be shown: what could be the beginning of a stop text waits until it is clear."""
 
-    def __init__(self, tokenizer: TextTokenizer, stop: tuple[str, ...]):
-        self._stream = tokenizer.stream()
-        self._stop = stop
+    def __init__(self, tokenizer: TextTokenizer, request: Request):
+        # What a guide holds has its first space beside the grammar.
+        self._stream = tokenizer.stream(within=request.within and request.sampling.guide is None)
+        self._stop = request.sampling.stop
         self._held = ""
 
     def push(self, i: int, may_stop: bool) -> tuple[str, bool]:
@@ -212,7 +214,7 @@ class Sequence:
         self.error: Exception | None = None  # of one of its hooks, or of its guide
         self.logprobs: list[dict[int, float]] = []
         self.ties: list[int] = []
-        self.output, self.pieces = TextOutput(tokenizer, self.sampling.stop), list[str]()
+        self.output, self.pieces = TextOutput(tokenizer, request), list[str]()
         self.group: Group
 
     @property

@@ -9,9 +9,12 @@ from polytask.tokenizers.text import TextTokenizer
 
 
 class TextStream:
-    """Text that grows with every id: the pieces joined are what `decode` gives for all ids at once."""
+    """Text that grows with every id: the pieces joined are what `decode` gives for all ids at once.
 
-    def __init__(self, tokenizer: TextTokenizer, special: bool = False):
+    within: the ids go on with a text, so that a space before the first word is one of its own.
+    """
+
+    def __init__(self, tokenizer: TextTokenizer, special: bool = False, within: bool = False):
         self._tokenizer, self._spelled = tokenizer, tokenizer._spelling
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._steps: Any = None
@@ -19,7 +22,7 @@ class TextStream:
             self._steps = decoders.DecodeStream(skip_special_tokens=not special)
         else:
             self._hidden = frozenset() if special else self._spelled.special
-            self._opens = self._spelled.opens
+            self._opens = self._spelled.opens and not within
 
     def push(self, i: int) -> str:
         """The text that became complete with this id ("" where it waits for more bytes)."""

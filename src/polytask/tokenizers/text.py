@@ -304,11 +304,11 @@ class TextTokenizer:
         spelled = self.writing._spelling
         return None if spelled is None else list(spelled.pieces[i])
 
-    def stream(self, special: bool = False) -> "TextStream":
-        """Decodes one id at a time and holds back characters that are not complete."""
+    def stream(self, special: bool = False, within: bool = False) -> "TextStream":
+        """Decodes one id at a time and holds back characters that are not complete; see TextStream."""
         from polytask.tokenizers.stream import TextStream
 
-        return TextStream(self.writing, special)
+        return TextStream(self.writing, special, within)
 
     def _check(self, ids: Sequence[int]) -> None:
         if ids and not 0 <= min(ids) <= max(ids) < self.vocab_size:
@@ -317,6 +317,11 @@ class TextTokenizer:
                 f"Id {wrong} is not in this tokenizer's vocabulary of {self.vocab_size}; "
                 "use the tokenizer that belongs to the model."
             )
+
+    def open_ended(self, ids: Sequence[int]) -> bool:
+        """Whether what comes next goes on with a text, as the last id is one of a text and no structure."""
+        spelled = self.writing._spelling
+        return bool(ids) and (spelled is None or ids[-1] not in spelled.special)
 
     @property
     def spelling(self) -> Spelling:
