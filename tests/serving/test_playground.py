@@ -141,6 +141,26 @@ def test_a_conversation_streams_stops_and_is_changed(opened, model, monkeypatch)
     assert page.locator(".turn").count() == 0
 
 
+def test_an_answer_without_text_is_not_sent_with_the_next_turn(opened):
+    page = opened("#chat")
+    page.locator("nav a").first.wait_for()
+    reply = {"choices": [{"message": {"role": "assistant", "content": ""}, "finish_reason": "stop"}]}
+    for words in ({"status": 502}, {"json": reply}):
+        answered(page, "**/chat/completions", **words)
+        say(page, "Hello!")
+        settled(page)
+    page.get_by_role("button", name="Copy as code").click()
+    assert "assistant" not in page.locator("#code-dialog pre").text_content()
+    page.keyboard.press("Escape")
+    for act in (lambda: say(page, "And now?"), page.get_by_role("button", name="Regenerate").last.click):
+        with page.expect_request("**/chat/completions") as asked:
+            act()
+        settled(page)
+        turns = [(turn["role"], turn["content"]) for turn in asked.value.post_data_json["messages"]]
+        assert turns == [("user", "Hello!"), ("user", "Hello!"), ("user", "And now?")]
+    assert page.locator(".turn").count() == 6
+
+
 @pytest.mark.parametrize("task", ["chat", "summarization"])
 def test_tokens_show_what_else_they_might_have_been(opened, task):
     page = opened(f"#{task}")

@@ -58,7 +58,8 @@ export function chatPanel(model, sees) {
   if (sees) panel.addEventListener("pictures", ({ detail }) => attached.add(detail));
 
   function messages() {
-    const all = turns.map((turn) => turn.message);
+    const told = turns.filter(({ role, content }) => role === "user" || content); // some templates refuse no text
+    const all = told.map((turn) => turn.message);
     return system.value.trim() ? [{ role: "system", content: system.value.trim() }, ...all] : all;
   }
 
