@@ -318,6 +318,11 @@ def test_tasks_that_do_not_come_are_an_error_with_a_second_try(opened):
     page.route("**/tasks?model=other", lambda route: route.abort())
     page.select_option("#model", "other")
     page.locator(".panel .error").wait_for()
+    settled(page)
+    assert page.locator("nav a").count() == 0  # they were of the model before
+    page.evaluate("location.hash = 'text'")
+    page.wait_for_timeout(100)
+    assert page.locator(".panel .error").count() == 1
     page.unroute("**/tasks?model=other")
     page.locator(".panel .error").get_by_role("button").first.click()
     page.locator("nav a[href='#mood-of-a-text']").wait_for(state="detached")

@@ -35,7 +35,18 @@ async function load() {
   }
 }
 
-const failed = (error) => at("main").replaceChildren(el("section", { className: "panel" }, errorView(error, load)));
+function failed(error) {
+  offer([]);
+  at("main").replaceChildren(el("section", { className: "panel" }, errorView(error, load)));
+}
+
+/** These tasks and links to them, in place of those before. */
+function offer(found) {
+  tasks = found;
+  const link = ({ name }) => el("a", { href: address(name) }, title(name));
+  at("tasks").replaceChildren(el("ul", {}, tasks.map((task) => el("li", {}, link(task)))));
+  at("tasks").removeAttribute("aria-busy");
+}
 
 /** Shows the tasks of the chosen model; panels that are there keep what was written in them. */
 async function choose() {
@@ -49,10 +60,7 @@ async function choose() {
     return asked === at("model").value ? failed(error) : undefined;
   }
   if (asked !== at("model").value) return; // another one was chosen meanwhile
-  at("tasks").removeAttribute("aria-busy");
-  tasks = all.sort((a, b) => isChat(b) - isChat(a)).map(readable);
-  const link = ({ name }) => el("a", { href: address(name) }, title(name));
-  at("tasks").replaceChildren(el("ul", {}, tasks.map((task) => el("li", {}, link(task)))));
+  offer(all.sort((a, b) => isChat(b) - isChat(a)).map(readable));
   show();
 }
 
@@ -183,6 +191,7 @@ function shortcuts() {
 }
 
 window.addEventListener("hashchange", () => {
+  if (!tasks.length) return; // what is said of that stays
   show();
   at("main").querySelector(".composer textarea, .field textarea")?.focus();
 });
