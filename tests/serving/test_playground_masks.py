@@ -105,6 +105,30 @@ def test_a_mask_is_painted_by_keys_taken_back_and_erased(opened):
     assert painted(page).tolist() == whole.tolist()
 
 
+def test_a_stroke_that_is_taken_back_while_it_is_drawn_is_over(opened):
+    page = opened("#editing")
+    start(page, "unclip", "editing")
+    page.set_input_files("#field-editing-image", file(photo()))
+    board = page.locator(BOARD)
+    board.scroll_into_view_if_needed()
+    box = board.bounding_box()
+
+    def to(x, y):
+        page.mouse.move(box["x"] + x / SIDE * box["width"], box["y"] + y / SIDE * box["height"])
+
+    for before in ([], [(3.3, 4.2), (9.3, 4.2)]):
+        if before:
+            stroke(page, *before)
+        to(3.3, 11.2)
+        page.mouse.down()
+        to(6.3, 11.2)
+        page.keyboard.press("Control+z")
+        to(9.3, 11.2)
+        page.mouse.up()
+        expected = covered(0.2 * SIDE, *before) if before else np.zeros((SIDE, SIDE), bool)
+        assert painted(page).tolist() == expected.tolist()
+
+
 def test_a_finger_paints_and_does_not_scroll(opened):
     page = opened("#editing", PHONE, has_touch=True, is_mobile=True, color_scheme="dark")
     start(page, "unclip", "editing")

@@ -11,6 +11,7 @@ const KEYS = "Arrow keys move the brush, Space paints there, Shift with an arrow
 export function maskField({ id, label, described, onchange }) {
   let strokes = null;
   let at = { x: 0, y: 0 };
+  let drawing = false; // does the pointer that is held draw on?
   const under = el("div", { className: "under" });
   const ring = el("span", { className: "ring", "aria-hidden": "true" });
   const canvas = el("canvas", { id, tabIndex: 0, role: "application", "aria-label": label, "aria-describedby": [described, `${id}-keys`, `${id}-share`].filter(Boolean).join(" ") });
@@ -31,6 +32,7 @@ export function maskField({ id, label, described, onchange }) {
   }
 
   function show(picture) {
+    drawing = false;
     strokes = picture && new Strokes(picture.width, picture.height);
     board.hidden = tools.hidden = share.hidden = !picture;
     empty.hidden = Boolean(picture);
@@ -43,7 +45,9 @@ export function maskField({ id, label, described, onchange }) {
     paint();
   }
 
+  /** Whatever else changes what is painted ends the stroke that is being drawn. */
   function change(act) {
+    drawing = false;
     act();
     paint();
     onchange();
@@ -77,10 +81,11 @@ export function maskField({ id, label, described, onchange }) {
     if (!event.isPrimary || event.button !== 0) return;
     canvas.setPointerCapture(event.pointerId);
     strokes.begin(size(), erases());
+    drawing = true;
     drag(event);
   });
   canvas.addEventListener("pointermove", (event) => {
-    if (canvas.hasPointerCapture(event.pointerId)) drag(event);
+    if (drawing && canvas.hasPointerCapture(event.pointerId)) drag(event);
     else move(place(event));
   });
   canvas.addEventListener("pointerup", () => announce(share.textContent));
