@@ -129,6 +129,17 @@ def test_a_stroke_that_is_taken_back_while_it_is_drawn_is_over(opened):
         assert painted(page).tolist() == expected.tolist()
 
 
+def test_a_picture_that_is_called_as_the_mask_is_another_file_in_the_code(opened):
+    page = opened("#editing")
+    start(page, "unclip", "editing", instruction="a blue square")
+    page.set_input_files("#field-editing-image", file(photo(), "mask.png"))
+    page.locator(BOARD).press("Space")
+    page.get_by_role("button", name="Copy as code").click()
+    code = page.locator("#code-dialog pre").text_content()
+    assert "-F image=@picture.png" in code
+    assert "-F mask=@mask.png" in code
+
+
 def test_a_finger_paints_and_does_not_scroll(opened):
     page = opened("#editing", PHONE, has_touch=True, is_mobile=True, color_scheme="dark")
     start(page, "unclip", "editing")

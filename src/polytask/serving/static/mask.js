@@ -138,5 +138,5 @@ function whole({ width, height, covered }) {
   covered.forEach((one, i) => (image.data[4 * i + 3] = one ? 0 : 255));
   const canvas = el("canvas", { width, height });
   canvas.getContext("2d").putImageData(image, 0, 0);
-  return { url: canvas.toDataURL("image/png"), name: "mask.png", width, height };
+  return { url: canvas.toDataURL("image/png"), name: "mask.png", width, height, painted: true };
 }

@@ -27,7 +27,7 @@ export function showCode(request) {
 function named(pictures) {
   const names = new Map();
   const kind = (picture) => picture.url.slice("data:image/".length).split(";")[0];
-  const mask = (picture) => picture.name === "mask.png";
+  const mask = (picture) => picture.painted; // a picture that is chosen can have any name
   const several = pictures.filter((picture) => !mask(picture)).length > 1;
   for (const picture of pictures) {
     if (names.has(picture.url)) continue;
