@@ -86,6 +86,30 @@ def stopped(page, note):
     assert page.locator(note).text_content() == "stopped"
 
 
+def test_the_keys_that_ask_do_not_stop(opened):
+    page = opened("#text")
+    held = []
+    page.route("**/v1/tasks/text", lambda route: held.append(route))
+    page.fill("#field-text-text", "Once")
+    page.locator("#field-text-text").focus()
+    page.keyboard.down("Control")
+    for _ in range(2):  # what comes without an up between is of a key that is held
+        page.keyboard.down("Enter")
+    page.keyboard.up("Enter")
+    page.keyboard.up("Control")
+    for place in ("#field-text-text", "form .strong"):
+        page.press(place, "Control+Enter")
+        page.wait_for_timeout(100)
+        assert page.locator(".result[aria-busy]").count() == 1
+    page.get_by_role("button", name="Stop").click()
+    settled(page)
+    assert page.locator(".result .note").text_content() == "stopped"
+    assert len(held) == 1
+    page.press("form .strong", "Control+Enter")
+    stopped(page, ".result .note")
+    assert len(held) == 2
+
+
 def test_an_edit_that_is_sent_ends_the_answer_that_is_written(opened):
     page = opened("#chat")
     answered(page, "**/chat/completions", json=REPLY)

@@ -113,6 +113,9 @@ def test_drawing_is_shown_to_go_on_and_stops(opened, unclip, way):
     page.locator("progress").wait_for()
     assert page.locator(".result").get_attribute("aria-busy") == "true"
     until(lambda: unclip.engines[0].busy)
+    page.press(".count input", "Enter")  # asks, and is asked already
+    page.wait_for_timeout(100)
+    assert page.locator(".result[aria-busy]").count() == 1
     page.get_by_role("button", name="Stop").click() if way == "button" else page.keyboard.press("Escape")
     settled(page)
     assert page.locator(".result .note").text_content() == "stopped"

@@ -10,18 +10,24 @@ import { complete, controls as controlsOf, filled } from "./field.js";
 export function taskForm(task, { verb, about, request, answer, extra = [] }) {
   let running = null;
   const controls = controlsOf(task);
-  const ask = el("button", { type: "submit", className: "strong" }, verb);
+  const ask = el("button", { type: "submit", className: "strong", onclick: pressed }, verb);
   const result = el("div", { className: "result", "aria-live": "polite", tabIndex: -1 });
 
   async function start() {
     if (running || !complete(controls)) return;
     running = new AbortController();
-    ask.textContent = "Stop";
+    Object.assign(ask, { type: "button", textContent: "Stop" }); // Enter in a field presses a form's submit button
     announce("The model is working.");
     await answer(result, filled(controls), running.signal, start);
     running = null;
-    ask.textContent = verb;
+    Object.assign(ask, { type: "submit", textContent: verb });
     announce("");
+  }
+
+  function pressed(event) {
+    if (!running) return;
+    event.preventDefault(); // by then it may be the button that asks again
+    running.abort();
   }
 
   const form = el(
@@ -30,10 +36,12 @@ export function taskForm(task, { verb, about, request, answer, extra = [] }) {
       noValidate: true,
       onsubmit: (event) => {
         event.preventDefault();
-        running ? running.abort() : start();
+        start();
       },
       onkeydown: (event) => {
-        if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
+        if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
+        event.preventDefault(); // it would press the button that has the focus as well
+        if (!event.repeat) start();
       },
     },
     controls.map((control) => control.element),
