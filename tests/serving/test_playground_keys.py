@@ -171,3 +171,17 @@ def test_a_text_that_is_copied_with_a_picture_of_it_is_pasted_as_text(opened):
     )
     page.keyboard.press("Control+v")
     assert page.locator("#field-text-text").input_value() == "one\ttwo"
+
+
+def test_what_is_copied_without_a_clipboard_leaves_the_focus(opened):
+    """Browsers have none for pages of plain http."""
+    page = opened("#chat")
+    page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
+    answered(page, "**/chat/completions", json=REPLY)
+    say(page, "Hello!")
+    settled(page)
+    page.locator(".turn.assistant").get_by_role("button", name="Copy").press("Enter")
+    page.get_by_text("Copied").first.wait_for()
+    assert page.evaluate("document.activeElement.textContent") == "Copied"
+    page.locator("#draft").press("Control+v")
+    assert page.locator("#draft").input_value() == "Hello."

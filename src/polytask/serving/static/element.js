@@ -53,11 +53,13 @@ export function action(name, label, onclick) {
 export async function copy(text, button) {
   const done = await navigator.clipboard?.writeText(text).then(() => true, () => false);
   if (!done) {
+    const before = document.activeElement;
     const area = el("textarea", { value: text, className: "hidden" });
     (button.closest("dialog") ?? document.body).append(area);
     area.select();
     document.execCommand("copy");
     area.remove();
+    before?.focus({ preventScroll: true });
   }
   button.replaceChildren(icon("done"), el("span", {}, "Copied"));
   announce("Copied");
