@@ -185,3 +185,19 @@ def test_what_is_copied_without_a_clipboard_leaves_the_focus(opened):
     assert page.evaluate("document.activeElement.textContent") == "Copied"
     page.locator("#draft").press("Control+v")
     assert page.locator("#draft").input_value() == "Hello."
+
+
+def test_the_alternatives_of_a_token_go_with_it(opened):
+    page = opened("#text")
+    page.get_by_role("switch", name="Token probabilities").check()
+    dial(page, "max_tokens", 12)
+    dial(page, "seed", 5)  # others may begin with a mark that has no width to point at
+    page.fill("#field-text-text", "Once")
+    page.press("#field-text-text", "Control+Enter")
+    page.locator(".result .foot .acts").wait_for()
+    page.locator(".token").nth(1).hover()
+    assert page.locator(".alternatives").is_visible()
+    hanging(page, "**/v1/tasks/text")
+    page.press("#field-text-text", "Control+Enter")
+    page.locator(".token").first.wait_for(state="detached")
+    page.locator(".alternatives").wait_for(state="hidden")

@@ -5,6 +5,7 @@ import { el } from "./element.js";
 const card = el("div", { className: "alternatives", role: "tooltip", id: "alternatives", hidden: true });
 document.body.append(card);
 let shown = null;
+const gone = new MutationObserver(() => shown.isConnected || hide()); // the pointer does not leave what is removed
 
 /** Writes an answer as spans, one a token; a character of several tokens becomes whole with the last of them. */
 export class TokenWriter {
@@ -69,6 +70,7 @@ function show(span, token) {
   const all = others.some((other) => same(other, token)) ? others : [...others, token];
   card.replaceChildren(...all.map((other) => row(other, same(other, token))));
   card.hidden = false;
+  gone.observe(document.body, { childList: true, subtree: true });
   span.setAttribute("aria-describedby", "alternatives");
   const box = span.getClientRects()[0];
   const { offsetWidth: width, offsetHeight: height } = card;
@@ -78,6 +80,7 @@ function show(span, token) {
 }
 
 function hide() {
+  gone.disconnect();
   card.hidden = true;
   shown?.removeAttribute("aria-describedby");
   shown = null;
