@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from fastapi.exceptions import RequestValidationError
 
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
@@ -168,3 +169,36 @@ def test_a_key_in_the_address_is_refused(http):
 def test_others_are_unharmed(http):
     assert http.post(TEXT, json={"prompt": "a", "max_tokens": 3}).status_code == 200
     assert http.get("/health").json() == {"status": "ok"}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        (TEXT, {"prompt": ["a", *[1] * 20_000]}, "prompt[0]"),
+        (TEXT, {"prompt": [[1, *"a" * 20_000]]}, "prompt[0][1]"),
+        (TEXT, {"prompt": "a", "stop": [1] * 20_000}, "stop[0]"),
+        (TEXT, {"prompt": "a", "logit_bias": dict.fromkeys(map(str, range(20_000)), "a")}, "logit_bias"),
+        (TEXT, {"prompt": "a", "metadata": dict.fromkeys(map(str, range(20_000)), 1)}, "metadata"),
+        (CHAT, {"messages": [1] * 20_000}, "messages[0]"),
+        (CHAT, {"messages": [{"role": "user", "content": [1] * 20_000}]}, "messages[0].content[0]"),
+        (CHAT, {"messages": [{"role": "assistant", "tool_calls": [1] * 20_000}]}, "messages[0].tool_calls[0]"),
+        (CHAT, {"messages": USER, "tools": [1] * 20_000}, "tools[0]"),
+        (CHAT, {"messages": USER, "modalities": [1] * 20_000}, "modalities[0]"),
+        ("/v1/embeddings", {"input": ["a", *[1] * 20_000]}, "input[0]"),
+        ("/v1/embeddings", {"input": [{"type": 1}] * 20_000}, "input[0].type"),
+        ("/v1/responses", {"input": [1] * 20_000}, "input[0]"),
+        ("/v1/responses", {"input": [{"role": "user", "content": [1] * 20_000}]}, "input[0].content[0]"),
+        ("/v1/responses", {"input": [{"type": "function_call_output", "output": [1] * 20_000}]}, "input[0].output[0]"),
+        ("/v1/responses", {"input": "a", "tools": [1] * 20_000}, "tools[0]"),
+        ("/v1/responses", {"input": "a", "include": [1] * 20_000}, "include[0]"),
+        ("/v1/tasks/generate", {"example": {}, "shots": [1] * 20_000}, "shots[0]"),
+    ],
+)
+def test_of_many_mistakes_the_first_are_enough(http, monkeypatch, path, body, param):
+    """An error for each of the millions of items that a body may hold would hold up everybody."""
+    counts, errors = [], RequestValidationError.errors
+    monkeypatch.setattr(
+        RequestValidationError, "errors", lambda self: [counts.append(len(found := errors(self))), found][1]
+    )
+    assert refused(http.post(path, json=body))["param"] == param
+    assert counts == [pytest.approx(5, abs=4)]

@@ -31,6 +31,9 @@ class Part(BaseModel):
         return self.text if self.text is not None else self.refusal
 
 
+Parts = Annotated[list[Part], Field(fail_fast=True)]
+
+
 class Function(BaseModel):
     """A function that is called."""
 
@@ -53,14 +56,14 @@ class Message(BaseModel):
 
     model_config = ConfigDict(extra="ignore", strict=True)
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[Part] | None = None
+    content: str | Parts | None = None
     refusal: str | None = None
     name: str | None = None
-    tool_calls: list[Call] | None = None
+    tool_calls: Annotated[list[Call], Field(fail_fast=True)] | None = None
     tool_call_id: str | None = None
 
 
-Messages = Annotated[list[Message], Field(min_length=1, max_length=10_000)]
+Messages = Annotated[list[Message], Field(min_length=1, max_length=10_000, fail_fast=True)]
 
 
 async def turns(served: Served, messages: Sequence[Message], places: Sequence[str]) -> list[dict[str, Any]]:

@@ -15,8 +15,13 @@ from polytask.serving.shelf import Served
 from polytask.tasks import Text
 
 Id = Annotated[int, Field(ge=0, lt=2**31)]
-Ids = Annotated[list[Id], Field(min_length=1)]
-Prompt = str | Ids | Annotated[list[str], Field(min_length=1)] | Annotated[list[Ids], Field(min_length=1)]
+Ids = Annotated[list[Id], Field(min_length=1, fail_fast=True)]
+Prompt = (
+    str
+    | Ids
+    | Annotated[list[str], Field(min_length=1, fail_fast=True)]
+    | Annotated[list[Ids], Field(min_length=1, fail_fast=True)]
+)
 
 
 def prompts_of(prompt: str | Sequence[Any]) -> list[str | list[int]]:

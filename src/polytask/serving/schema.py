@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from polytask.inference.constrained import Guide
@@ -18,8 +18,20 @@ OWN = (
     "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed",
     "n", "min_tokens", "beam_size", "length_penalty", "stop",
 )  # fmt: skip
+TokenId = Annotated[str, Field(pattern=r"^\d{1,9}$")]
+PAIRS = 10_000  # of a mapping
 MOST = 10  # pictures of a request, as the OpenAI API has it
 STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}  # beside JSON
+
+
+def _few(given: Any) -> Any:
+    """Refuses a mapping without an end before its items are looked at: each that is wrong would have an error."""
+    if isinstance(given, dict) and len(given) > PAIRS:
+        raise PydanticCustomError("too_long", "Dictionary should have at most {most} items", {"most": PAIRS})
+    return given
+
+
+Few = BeforeValidator(_few)
 
 
 class Strict(BaseModel):
@@ -93,10 +105,8 @@ class Writing(Strict):
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
-    stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
-    logit_bias: dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], Annotated[float, Field(ge=-100, le=100)]] | None = (
-        None
-    )
+    stop: Stop | Annotated[list[Stop], Field(max_length=16, fail_fast=True)] | None = None
+    logit_bias: Annotated[dict[TokenId, Annotated[float, Field(ge=-100, le=100)]], Few] | None = None
     top_k: int | None = Field(None, ge=0, lt=2**31)
     min_p: float | None = Field(None, ge=0, le=1)
     repetition_penalty: float | None = Field(None, gt=0, le=100)
@@ -123,7 +133,7 @@ class Named(Strict):
 
     model: str | None = Field(None, max_length=1000)
     user: str | None = None
-    metadata: dict[str, str] | None = None
+    metadata: Annotated[dict[str, str], Few] | None = None
     service_tier: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None

@@ -35,7 +35,7 @@ class EmbeddingBody(Named):
     """Texts, or ids of tokens; pictures as parts of a message have them. messages: in place of `input` one message with
     one text or picture, as vLLM has it."""
 
-    input: Prompt | Annotated[list[str | Part], Field(min_length=1)] | None = None
+    input: Prompt | Annotated[list[str | Part], Field(min_length=1, fail_fast=True)] | None = None
     messages: Messages | None = None
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = None

@@ -18,7 +18,7 @@ from polytask.serving.conversation import (
     Call,
     Function,
     Message,
-    Part,
+    Parts,
     chat_request,
     expect_chat,
     forces,
@@ -58,11 +58,11 @@ class Item(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True)
     type: Literal["message", "function_call", "function_call_output"] = "message"
     role: Literal["system", "developer", "user", "assistant"] | None = None
-    content: str | list[Part] | None = None
+    content: str | Parts | None = None
     call_id: str | None = None
     name: str | None = None
     arguments: str | None = None
-    output: str | list[Part] | None = None
+    output: str | Parts | None = None
 
 
 class FunctionTool(Strict):
@@ -95,18 +95,18 @@ class TextOptions(Strict):
 class ResponseBody(Named, Writing, Usual):
     """A conversation to be gone on with."""
 
-    input: str | Annotated[list[Item], Field(min_length=1, max_length=10_000)]
+    input: str | Annotated[list[Item], Field(min_length=1, max_length=10_000, fail_fast=True)]
     instructions: str | None = None
     max_output_tokens: int | None = Field(None, ge=1, lt=2**31)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    tools: Annotated[list[FunctionTool], Field(max_length=128)] | None = None
+    tools: Annotated[list[FunctionTool], Field(max_length=128, fail_fast=True)] | None = None
     tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     text: TextOptions | None = None
     store: bool | None = None
     truncation: Literal["auto", "disabled"] | None = None
-    include: list[str] | None = None
+    include: Annotated[list[str], Field(fail_fast=True)] | None = None
     previous_response_id: str | None = None
     conversation: Any = None
     background: bool | None = None

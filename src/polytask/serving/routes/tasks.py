@@ -41,7 +41,7 @@ class TaskBody(Named, Dials, Diffusing):
 
     ELSEWHERE: ClassVar[str] = "The task's own fields belong in 'example'."
     example: dict[str, Any]
-    shots: Annotated[list[dict[str, Any]], Field(max_length=1000)] | None = None
+    shots: Annotated[list[dict[str, Any]], Field(max_length=1000, fail_fast=True)] | None = None
     max_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     logprobs: int | None = Field(None, ge=0, le=20)
     stream: bool | None = None
