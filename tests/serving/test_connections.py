@@ -16,6 +16,7 @@ from polytask.serving.connections import Connections
 from polytask.serving.server import listen, run
 from polytask.serving.settings import Settings
 from tests.serving.conftest import tiny, until
+from tests.serving.test_limits import X
 
 BODY = json.dumps({"prompt": "a", "max_tokens": 2}).encode()
 HEAD = (
@@ -29,7 +30,8 @@ HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 def serving(**limits):
     """A server as `polytask serve` runs it, in a thread: its port."""
     app, listener, started = create_app({"tiny": tiny()}, Settings(**limits)), listen("127.0.0.1", 0), threading.Event()
-    thread = threading.Thread(target=run, args=(app, listener, lambda _: started.set()))
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # what a reader does not take is soon noticed
+    thread = threading.Thread(target=run, args=(app, listener, lambda _: started.set()), daemon=True)
     thread.start()
     assert started.wait(30)
     try:
@@ -37,6 +39,7 @@ def serving(**limits):
     finally:
         app.state.life.draining = True
         thread.join(30)
+        assert not thread.is_alive()
 
 
 def connected(port: int, sent: bytes = b"") -> socket.socket:
@@ -114,6 +117,9 @@ class Written:
     def get_write_buffer_size(self) -> int:
         return self.left
 
+    def is_closing(self) -> bool:
+        return False
+
     def abort(self) -> None:
         self.aborted = True
 
@@ -126,6 +132,35 @@ def test_a_reader_has_more_time_than_a_header(monkeypatch):
         now[0], slow.left = float(second), slow.left - 1
         connections.tidy([each for each in (idle, stalled, slow) if not each.aborted])
         assert [idle.aborted, stalled.aborted, slow.aborted] == [second > 30, second > 60, False]
+
+
+def unread(port: int) -> socket.socket:
+    """A connection whose reader takes nothing of a long stream."""
+    body = json.dumps({"prompt": "a", "max_tokens": 200, "logit_bias": X, "logprobs": 20, "stream": True}).encode()
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.connect(("127.0.0.1", port))
+    connection.sendall(HEAD.replace(b"%d" % len(BODY), b"%d" % len(body)) + body)
+    return connection
+
+
+def stays(port: int) -> bool:
+    """Whether there is room for a connection that waits."""
+    with connected(port) as connection:
+        time.sleep(0.5)
+        return not closed(connection)
+
+
+def test_a_reader_that_is_cut_off_keeps_no_connection():
+    with serving(stall=0.4, connections=1) as port, unread(port):
+        assert not stays(port)
+        until(lambda: stays(port))
+
+
+def test_a_reader_that_takes_nothing_does_not_keep_the_server_from_ending():
+    with contextlib.ExitStack() as stack, serving(stall=0.4) as port:
+        connection = stack.enter_context(unread(port))
+        assert connection.recv(1, socket.MSG_PEEK)  # the answer has begun
 
 
 def test_so_many_requests_are_read_at_once():

@@ -36,5 +36,6 @@ class Connections:
 
 
 def _waits(connection: Any) -> bool:
-    """Whether the header of its next request has not come; uvicorn's two implementations both say it so."""
-    return connection.cycle is None or connection.cycle.response_complete
+    """Whether the header of its next request has not come, or none will come: uvicorn's two implementations both say it
+    so. One that closes with an answer cut short stays open until its reader has taken what is written."""
+    return connection.cycle is None or connection.cycle.response_complete or connection.transport.is_closing()

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 
 class Lasting(uvicorn.Server):
-    """After the first SIGTERM or SIGINT it is not ready any more and takes no new work; it ends when nothing runs. The
-    second one ends the process. `app.state` has its life, which says how it stands, and its settings."""
+    """After the first SIGTERM or SIGINT it is not ready any more and takes no new work; it ends when nothing runs, and
+    readers have taken what is written or had the time of `stall` for it. The second one ends the process. `app.state`
+    has its life, which says how it stands, and its settings."""
 
     def __init__(self, app: "Starlette", started: Callable[[], None]):
         self.app, self.told = app, started
@@ -25,7 +26,7 @@ class Lasting(uvicorn.Server):
         self.connections = Connections(limits.header, limits.stall, limits.connections)
         config = uvicorn.Config(
             app, log_config=None, access_log=False, server_header=False, ws="none",
-            timeout_keep_alive=math.ceil(limits.header),
+            timeout_keep_alive=math.ceil(limits.header), timeout_graceful_shutdown=math.ceil(limits.stall),
         )  # fmt: skip
         super().__init__(config)
 
