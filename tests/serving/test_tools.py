@@ -245,6 +245,22 @@ def test_a_client_gets_calls(client, monkeypatch):
     assert client.responses.create(model="qwen", input=follow, tools=tools, max_output_tokens=5).output
 
 
+@pytest.mark.parametrize(("said", "called"), [("See: ", 1), ("See: ", 2), (None, 2)])
+def test_an_answer_that_is_sent_back_is_one_turn(client, said, called):
+    """On both routes it is read as the same tokens."""
+    functions = [{"name": "weather", "arguments": f'{{"town": "{town}"}}'} for town in "RS"[:called]]
+    calls = [{"id": function["arguments"], "type": "function", "function": function} for function in functions]
+    told = [{"role": "tool", "tool_call_id": call["id"], "content": "Sunny."} for call in calls]
+    asked = {"role": "user", "content": "Rome?"}
+    messages, items = [asked, {"role": "assistant", "content": said, "tool_calls": calls}, *told], [asked]
+    items += [{"role": "assistant", "content": [{"type": "output_text", "text": said}]}] if said else []
+    items += [{"type": "function_call", "call_id": call["id"], **call["function"]} for call in calls]
+    items += [{"type": "function_call_output", "call_id": call["id"], "output": "Sunny."} for call in calls]
+    chat = client.chat.completions.create(model="qwen", messages=messages, max_tokens=1)
+    response = client.responses.create(model="qwen", input=items, max_output_tokens=1)
+    assert response.usage.input_tokens == chat.usage.prompt_tokens
+
+
 def test_a_call_that_a_model_wrote_wrongly_may_be_told_of(client):
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1,}<|im_end|>'}}
     turns = [*MESSAGES[:1], {"role": "assistant", "tool_calls": [call]},

@@ -205,28 +205,29 @@ def _within(text: str, logprobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _messages(body: ResponseBody) -> dict[str, Message]:
-    """The items as messages, by where in the request the content of each is; calls in a row are one turn."""
+    """The items as messages, by where in the request the content of each is; calls in a row, and a text before them,
+    are one turn."""
     messages = dict[str, Message]()
     if body.instructions is not None:
         messages["instructions"] = Message(role="system", content=body.instructions)
     if isinstance(body.input, str):
         return {**messages, "input": Message(role="user", content=body.input)}
-    turn: Message | None = None  # of calls, as long as nothing else comes
+    turn: Message | None = None  # the assistant's, as long as nothing but its calls comes
     for number, item in enumerate(body.input):
         where = f"input[{number}]"
         for name in {"message": ("role",), "function_call": ("call_id", "name")}.get(item.type, ("call_id",)):
             if getattr(item, name) is None:
                 raise Refusal(400, f"'{where}.{name}' is missing.", param=f"{where}.{name}")
         if item.type == "function_call":
-            if turn is None or turn.tool_calls is None:
-                turn = messages[where] = Message(role="assistant", tool_calls=[_call(item)])
-            else:
-                turn.tool_calls.append(_call(item))
-            continue
-        turn = None
-        if item.type == "message":
-            messages[f"{where}.content"] = Message(role=item.role, content=item.content)  # type: ignore[arg-type]
+            if turn is None:
+                turn = messages[where] = Message(role="assistant")
+            turn.tool_calls = turn.tool_calls or []
+            turn.tool_calls.append(_call(item))
+        elif item.type == "message":
+            said = messages[f"{where}.content"] = Message(role=item.role, content=item.content)  # type: ignore[arg-type]
+            turn = said if item.role == "assistant" else None
         else:
+            turn = None
             messages[f"{where}.output"] = Message(role="tool", content=item.output, tool_call_id=item.call_id)
     return messages
 
