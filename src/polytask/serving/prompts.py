@@ -9,6 +9,7 @@ from pydantic import Field
 from polytask.errors import TooLong
 from polytask.inference.sampling import Sampling
 from polytask.inference.sequence import Request
+from polytask.serving.logprobs import Offsets, Placed
 from polytask.serving.refusal import Refusal
 from polytask.serving.schema import expect
 from polytask.serving.shelf import Served
@@ -54,12 +55,7 @@ class Echo:
     """A prompt that is given back before its answer."""
 
     text: str
-    ids: list[int]
-    places: list[dict[int, float] | None]
-
-    @property
-    def tokens(self) -> list[tuple[int, dict[int, float] | None]]:
-        return list(zip(self.ids, self.places))
+    tokens: list[Placed]
 
 
 async def echo(
@@ -74,14 +70,15 @@ async def echo(
     own = len(model.tokenizer.encode(prompt)) if isinstance(prompt, str) else len(prompt)
     begin = len(request.ids) - own
     if logprobs is None:
-        return Echo(text, request.ids[begin:], [])
+        return Echo(text, [])
     fits = not model.config.encoder_layers and not model.config.prefix
     expect(fits, "'logprobs' with 'echo': this model reads a prompt from both sides; leave one out.", "logprobs")
     first, rest = request.ids[:1], request.ids[1:]
     scoring = replace(Request.scoring(first, [rest], max(logprobs, 1)), priority=priority or 0)
     known = await _weighed(served, scoring) if rest else []
     places = [None, *known]  # nothing is known of the first, before which there is nothing
-    return Echo(text, request.ids[begin:], places[begin:])
+    offsets = Offsets(model.tokenizer.writing, special=True)
+    return Echo(text, offsets.of(zip(request.ids[begin:], places[begin:])))
 
 
 async def _weighed(served: Served, request: Request) -> list[dict[int, float]]:

@@ -1,8 +1,7 @@
 """/v1/completions: texts gone on with."""
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter
@@ -12,7 +11,7 @@ from starlette.responses import Response
 
 from polytask.inference.sequence import Completion, Request
 from polytask.serving.asking import answer, expect_size, find, new_id, note, note_prompt, now, streamed, submit, usage
-from polytask.serving.logprobs import text_logprobs
+from polytask.serving.logprobs import Offsets, Placed, text_logprobs
 from polytask.serving.prompts import Echo, Prompt, echo, prompt_request, prompts_of
 from polytask.serving.refusal import Json, about, late
 from polytask.serving.schema import STREAMED, Dials, Named, StreamOptions, expect, sampling
@@ -97,20 +96,18 @@ async def _echoes(
 def _choice(
     served: Served, body: CompletionBody, index: int, before: Echo | None, one: Completion | None
 ) -> dict[str, Any]:  # fmt: skip
-    text = (before.text if before else "") + (one.text if one else "")
-    tokens = [*(before.tokens if before else []), *(zip(one.ids, one.logprobs or []) if one else [])]
+    text, tokens = (before.text, before.tokens) if before else ("", [])
+    if one:
+        offsets = Offsets(served.model.tokenizer.writing, len(text))
+        text, tokens = text + one.text, [*tokens, *offsets.of(zip(one.ids, one.logprobs or []))]
     return {
         "index": index, "text": text, "logprobs": _logprobs(served, body, tokens),
         "finish_reason": one.finish if one else "length",
     }  # fmt: skip
 
 
-def _logprobs(
-    served: Served, body: CompletionBody, tokens: Iterable[tuple[int, Any]], offset: int = 0
-) -> dict[str, Any] | None:  # fmt: skip
-    if body.logprobs is None:
-        return None
-    return text_logprobs(served.model.tokenizer.writing, list(tokens), body.logprobs, offset)
+def _logprobs(served: Served, body: CompletionBody, tokens: Sequence[Placed]) -> dict[str, Any] | None:
+    return None if body.logprobs is None else text_logprobs(served.model.tokenizer.writing, tokens, body.logprobs)
 
 
 async def _events(
@@ -123,18 +120,18 @@ async def _events(
         choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
         return event({**frame, "choices": [choice], **({"usage": None} if with_usage else {})})
 
-    n, offsets = job.requests[0].sampling.n, Counter[int]()
+    n, offsets = job.requests[0].sampling.n, dict[int, Offsets]()
     echoes = await _echoes(served, body, prompts, job.requests)
-    unsaid = {index: before for index in range(len(echoes) * n) if (before := echoes[index // n])}
     completions = dict[int, Completion]()
     async for piece in job:
-        if before := unsaid.pop(piece.index, None):  # only now: a request that still waits has not begun
-            yield chunk(piece.index, before.text, None, _logprobs(served, body, before.tokens))
-            offsets[piece.index] = len(before.text)
+        if piece.index not in offsets:  # only now: a request that still waits has not begun
+            before = echoes[piece.index // n]
+            offsets[piece.index] = Offsets(served.model.tokenizer.writing, len(before.text) if before else 0)
+            if before:
+                yield chunk(piece.index, before.text, None, _logprobs(served, body, before.tokens))
         if piece.text or piece.tokens:
-            logprobs = _logprobs(served, body, piece.tokens, offsets[piece.index])
+            logprobs = _logprobs(served, body, offsets[piece.index].of(piece.tokens))
             yield chunk(piece.index, piece.text, None, logprobs)
-            offsets[piece.index] += len("".join(logprobs["tokens"])) if logprobs else 0
         if piece.completion is not None:
             completions[piece.index] = piece.completion
             yield chunk(piece.index, "", piece.completion.finish)
