@@ -1,11 +1,14 @@
 """What is asked beside texts that are written keeps to the same limits: choices, echoes and vectors."""
 
+import json
 import time
 
 import httpx
 import pytest
 
-from tests.inference.networks import TOKENIZER
+from polytask.model import Model
+from polytask.serving.worker import Worker
+from tests.inference.networks import TOKENIZER, network
 from tests.serving.conftest import engine_of, running, tiny, until
 from tests.serving.test_limits import LONG, TEXT, idle, opened
 
@@ -121,3 +124,51 @@ def test_long_prompts_are_refused_wherever_they_are_read():
             answer = httpx.post(address + path, json=body)
             error = answer.json()["error"]
             assert (answer.status_code, error["code"], error["param"]) == (400, "context_length_exceeded", param)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_what_is_echoed_is_weighed_in_the_place_of_its_answer(narrow, stream):
+    """On a server that has room for these answers and no more."""
+    body = {"prompt": ["bcd", "b", "cd", "dd"], "max_tokens": 2, "echo": True, "logprobs": 1, "stream": stream}
+    answer = httpx.post(narrow[0] + TEXT, json=body, timeout=60)
+    assert answer.status_code == 200
+    events = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]
+    said = dict.fromkeys(range(4), "")
+    for event in events if stream else [answer.json()]:
+        for choice in event["choices"]:
+            said[choice["index"]] += choice["text"]
+    assert all(said[i].startswith(prompt) for i, prompt in enumerate(body["prompt"])), answer.text
+    until(lambda: idle(narrow[1]))
+
+
+@pytest.mark.parametrize("most", [0, 2])
+def test_a_prompt_that_is_weighed_is_counted_once(most):
+    with running() as (address, _):
+        body = {"prompt": ["bcd", "ef"], "max_tokens": most, "echo": True, "logprobs": 1}
+        usage = httpx.post(address + TEXT, json=body, timeout=60).json()["usage"]
+        figures = httpx.get(address + "/metrics").text
+    assert f'polytask_prompt_tokens_total{{model="tiny"}} {float(usage["prompt_tokens"])}\n' in figures
+    assert f'polytask_first_token_seconds_count{{model="tiny"}} {float(most > 0)}\n' in figures
+
+
+def test_what_is_echoed_has_no_time_of_its_own(monkeypatch):
+    """Whoever asks for an echo waits no longer than others: its prompts are weighed within the time of the answer."""
+    ends, submit = [], Worker.submit
+
+    async def noted(self, *words):
+        job = await submit(self, *words)
+        ends.append(job.until)
+        return job
+
+    monkeypatch.setattr(Worker, "submit", noted)
+    with running() as (address, _):
+        body = {"prompt": ["bcd", "ef"], "max_tokens": 2, "echo": True, "logprobs": 1}
+        assert httpx.post(address + TEXT, json=body, timeout=60).status_code == 200
+    assert (len(ends), len(set(ends))) == (3, 1)
+
+
+def test_a_prompt_that_cannot_be_weighed_is_refused_before_anything_is_written():
+    with running({"encoder": Model(network("transformer"), TOKENIZER)}) as (address, _):
+        body = {"prompt": "bcd", "max_tokens": 2, "echo": True, "logprobs": 1, "stream": True}
+        answer = httpx.post(address + TEXT, json=body, timeout=60)
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "logprobs")

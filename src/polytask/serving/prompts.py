@@ -1,7 +1,7 @@
 """Prompts of /v1/completions and inputs of /v1/embeddings: texts, or ids of tokens, one or several."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -58,10 +58,17 @@ class Echo:
     tokens: list[Placed]
 
 
+def expect_weighable(served: Served) -> None:
+    """Raises Refusal where it cannot be told how likely a prompt is."""
+    fits = not served.model.config.encoder_layers and not served.model.config.prefix
+    expect(fits, "'logprobs' with 'echo': this model reads a prompt from both sides; leave one out.", "logprobs")
+
+
 async def echo(
-    served: Served, prompt: str | list[int], request: Request, logprobs: int | None, priority: int | None = None
+    served: Served, prompt: str | list[int], request: Request, logprobs: int | None, until: float, priority: int
 ) -> Echo:  # fmt: skip
-    """The prompt's text, and where `logprobs` is given how likely the network finds it. Raises Refusal, TooLong."""
+    """The prompt's text, and where `logprobs` is given how likely the network finds it, in the room that its client
+    holds `until` then. Raises Refusal, TooLong."""
     model = served.model
     if len(request.ids) > model.engine.length:
         raise TooLong(f"The prompt has {len(request.ids)} tokens, but the context holds {model.engine.length}.")
@@ -71,18 +78,16 @@ async def echo(
     begin = len(request.ids) - own
     if logprobs is None:
         return Echo(text, [])
-    fits = not model.config.encoder_layers and not model.config.prefix
-    expect(fits, "'logprobs' with 'echo': this model reads a prompt from both sides; leave one out.", "logprobs")
     first, rest = request.ids[:1], request.ids[1:]
-    scoring = replace(Request.scoring(first, [rest], max(logprobs, 1)), priority=priority or 0)
-    known = await _weighed(served, scoring) if rest else []
+    scoring = Request.scoring(first, [rest], max(logprobs, 1), priority=priority)
+    known = await _weighed(served, scoring, until) if rest else []
     places = [None, *known]  # nothing is known of the first, before which there is nothing
     offsets = Offsets(model.tokenizer.writing, special=True)
     return Echo(text, offsets.of(zip(request.ids[begin:], places[begin:])))
 
 
-async def _weighed(served: Served, request: Request) -> list[dict[int, float]]:
-    job = await served.worker.submit([request])
+async def _weighed(served: Served, request: Request, until: float) -> list[dict[int, float]]:
+    job = await served.worker.submit([request], until)
     try:
         (one,) = await job.result()
     finally:

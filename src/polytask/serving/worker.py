@@ -49,13 +49,14 @@ class Piece:
 class Job:
     """The requests of one client, and their answers as they are written: iterate, or wait for `result`.
 
-    The answers of requests[i] have the indices i * n to i * n + n - 1. seconds: what all may take together.
+    The answers of requests[i] have the indices i * n to i * n + n - 1. seconds: what all may take together. until: as
+    of `Worker.submit`.
     """
 
-    def __init__(self, requests: Sequence[Request], seconds: float):
-        self.requests, self.seconds = list(requests), seconds
+    def __init__(self, requests: Sequence[Request], seconds: float, until: float | None = None):
+        self.requests, self.seconds, self.within = list(requests), seconds, until is not None
         self.loop = asyncio.get_running_loop()
-        self.until = self.loop.time() + seconds
+        self.until = self.loop.time() + seconds if until is None else until
         self.room = 0  # that it takes of the worker's queue
         self.accepted: asyncio.Future[None] = self.loop.create_future()
         self.began = self.last = time.monotonic()  # the worker's, as is what follows
@@ -121,12 +122,15 @@ class Worker:
 
     # In the event loop
 
-    async def submit(self, requests: Sequence[Request]) -> Job:
+    async def submit(self, requests: Sequence[Request], until: float | None = None) -> Job:
         """Hands requests in; returns when the engine has taken them. Raises Refusal where the queue is full, and what
-        the engine raises. Who submits must `release` the job in the end."""
-        job = Job(requests, self.seconds)
-        # More samples than the engine writes at once come after each other.
-        job.room = self._let_in(sum(min(one.sampling.samples, self.engine.max_requests) for one in requests))
+        the engine raises. Who submits must `release` the job in the end.
+
+        until: when the time of a client ends who holds room already; these take none, and he is counted elsewhere.
+        """
+        job = Job(requests, self.seconds, until)
+        if not job.within:  # more samples than the engine writes at once come after each other
+            job.room = self._let_in(sum(min(one.sampling.samples, self.engine.max_requests) for one in requests))
         self._inbox.put(lambda: self._admit(job))
         try:
             await job.accepted
@@ -142,11 +146,12 @@ class Worker:
             self._inbox.put(lambda: self._withdraw(job))
 
     @asynccontextmanager
-    async def admitted(self) -> AsyncIterator[None]:
-        """The calls of one request, which take their place in the queue. Raises Refusal where that is full."""
+    async def admitted(self) -> AsyncIterator[float]:
+        """The calls of one request, which take their place in the queue; when its time ends. Raises Refusal where the
+        queue is full."""
         room = self._let_in(1)
         try:
-            yield
+            yield asyncio.get_running_loop().time() + self.seconds
         finally:
             self.taken -= room
 
@@ -211,7 +216,8 @@ class Worker:
             _tell(job.loop, _settle, job.accepted, None, error)
             return
         self._jobs |= dict.fromkeys(job.handles, job)
-        self.meter.read(sum(request.read for request in job.requests))
+        if not job.within:
+            self.meter.read(sum(request.read for request in job.requests))
         _tell(job.loop, _settle, job.accepted, None, None)
 
     def _withdraw(self, job: Job) -> None:
@@ -236,7 +242,8 @@ class Worker:
             elif job and event.handle.error is not None:
                 self._fail(job, event.handle.error)
         for job, pieces in told.items():
-            self._measure(job, pieces)
+            if not job.within:
+                self._measure(job, pieces)
         for loop in {job.loop for job in told}:
             _tell(loop, _deliver, [(job, pieces) for job, pieces in told.items() if job.loop is loop])
         for handle in [handle for handle in self._jobs if handle.done]:

@@ -10,10 +10,10 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from polytask.inference.sequence import Completion, Request
-from polytask.serving.asking import answer, expect_size, find, new_id, note, note_prompt, now, streamed, submit, usage
+from polytask.serving.asking import expect_size, find, new_id, note, note_prompt, now, streamed, submit, usage
 from polytask.serving.logprobs import Offsets, Placed, text_logprobs
-from polytask.serving.prompts import Echo, Prompt, echo, prompt_request, prompts_of
-from polytask.serving.refusal import Json, about, late
+from polytask.serving.prompts import Echo, Prompt, echo, expect_weighable, prompt_request, prompts_of
+from polytask.serving.refusal import Json, about
 from polytask.serving.schema import STREAMED, Dials, Named, StreamOptions, expect, sampling
 from polytask.serving.shelf import Served
 from polytask.serving.stream import DONE, event, while_there
@@ -48,6 +48,8 @@ async def completions(http: HttpRequest, body: CompletionBody) -> Response:
     expect(wanted > 0 or not body.stream, "'stream': with 'max_tokens': 0 nothing is written; leave it out.", "stream")
     best_of = body.best_of or 0
     expect(best_of <= 1 or not body.stream, "'best_of': the best is known at the end; leave 'stream' out.", "best_of")
+    if body.echo and body.logprobs is not None:
+        expect_weighable(served)
     with about("prompt"):
         return await _answered(http, served, body, prompts, wanted)
 
@@ -66,31 +68,48 @@ async def _answered(
     if wanted == 0:
         requests = await asyncio.to_thread(build)
         expect_size(http, max(len(request.ids) for request in requests))
-        echoes = await while_there(http, _echoes(served, body, prompts, requests))
+        echoes = await while_there(http, _alone(served, body, prompts, requests))
         choices = [_choice(served, body, i, echoes[i // dials.n], None) for i in range(len(prompts) * dials.n)]
         return Json({**frame, "choices": choices, "usage": usage(requests, [])})
+    job = await submit(http, served, build, body.priority)
     if body.stream:
-        job = await submit(http, served, build, body.priority)
         events = _events(http, served, body, prompts, job, frame)
         return streamed(http, served, job, events, "prompt")
-    requests, written = await answer(http, served, build, body.priority)
-    echoes = await while_there(http, _echoes(served, body, prompts, requests))
+    try:
+        echoes, written = await while_there(http, _whole(served, body, prompts, job))
+    finally:
+        served.worker.release(job)
+    total = usage(job.requests, written)
+    note(http, **total)
     choices = [_choice(served, body, index, echoes[index // dials.n], one) for index, one in enumerate(written)]
-    return Json({**frame, "choices": choices, "usage": usage(requests, written)})
+    return Json({**frame, "choices": choices, "usage": total})
+
+
+async def _whole(
+    served: Served, body: CompletionBody, prompts: Sequence[str | list[int]], job: Job
+) -> tuple[list[Echo | None], list[Completion]]:  # fmt: skip
+    return await _echoes(served, body, prompts, job.requests, job.until), await job.result()
+
+
+async def _alone(
+    served: Served, body: CompletionBody, prompts: Sequence[str | list[int]], requests: Sequence[Request]
+) -> list[Echo | None]:  # fmt: skip
+    """What is given back where nothing is written. Prompts are weighed one after another, so that all take one place
+    in the queue."""
+    async with served.worker.admitted() as until:
+        echoes = await _echoes(served, body, prompts, requests, until)
+    served.worker.meter.read(sum(request.read for request in requests) if body.logprobs is not None else 0)
+    return echoes
 
 
 async def _echoes(
-    served: Served, body: CompletionBody, prompts: Sequence[str | list[int]], requests: Sequence[Request]
+    served: Served, body: CompletionBody, prompts: Sequence[str | list[int]], requests: Sequence[Request], until: float
 ) -> list[Echo | None]:  # fmt: skip
     """What each prompt gives back, nothing where the request does not ask for it."""
     if not body.echo:
         return [None] * len(prompts)
-    try:
-        async with asyncio.timeout(served.worker.seconds):
-            pairs = zip(prompts, requests)
-            return [await echo(served, one, given, body.logprobs, body.priority) for one, given in pairs]
-    except TimeoutError:
-        raise late(served.worker.seconds) from None
+    pairs = zip(prompts, requests)
+    return [await echo(served, one, given, body.logprobs, until, body.priority or 0) for one, given in pairs]
 
 
 def _choice(
@@ -121,7 +140,7 @@ async def _events(
         return event({**frame, "choices": [choice], **({"usage": None} if with_usage else {})})
 
     n, offsets = job.requests[0].sampling.n, dict[int, Offsets]()
-    echoes = await _echoes(served, body, prompts, job.requests)
+    echoes = await _echoes(served, body, prompts, job.requests, job.until)
     completions = dict[int, Completion]()
     async for piece in job:
         if piece.index not in offsets:  # only now: a request that still waits has not begun
