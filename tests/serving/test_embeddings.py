@@ -226,6 +226,17 @@ def test_a_full_queue_and_a_text_that_is_too_long_have_their_codes(folder):
         until(lambda: worker.taken == 0)
 
 
+def test_a_text_is_read_as_far_as_a_prompt():
+    """As far as `max_model_len` says, which a small cache bounds."""
+    model = tiny(256)
+    model.engine = type(model.engine)(model.network, model.tokenizer, max_length=64)
+    with running({"tiny": model}) as (address, _), httpx.Client(base_url=address, timeout=60) as client:
+        assert client.get("/v1/models/tiny").json()["max_model_len"] == 64
+        assert client.post("/v1/embeddings", json={"input": "a" * 63}).json()["usage"]["prompt_tokens"] == 64
+        error = refused(client.post("/v1/embeddings", json={"input": "a" * 64}))
+        assert (error["code"], "64 are read at most" in error["message"]) == ("context_length_exceeded", True)
+
+
 def test_where_no_model_reads_pictures():
     with running() as (address, _), httpx.Client(base_url=address) as client:
         body = {"input": [part(artists.picture())]}

@@ -120,7 +120,7 @@ def _find(http: HttpRequest, name: str | None, inputs: Sequence[Given]) -> Serve
 
 def _ids(served: Served, inputs: Sequence[Given], most: int | None) -> list[list[int]]:
     """Ids of each input, after what opens a text. Raises Refusal."""
-    tokenizer, room = served.model.tokenizer, min(served.model.config.context_length, most or 2**31)
+    tokenizer, room = served.model.tokenizer, min(served.model.engine.length, most or 2**31)
     opener = [tokenizer.special["<|text|>"]] if "<|text|>" in tokenizer.special else list(tokenizer.begin)
     texts = []
     for one in inputs:
