@@ -1,6 +1,7 @@
 """/v1/embeddings of a CLIP: the official client gets what the model gives from Python, of texts and of pictures."""
 
 import base64
+import threading
 from contextlib import contextmanager
 
 import httpx
@@ -11,6 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 import polytask
 from polytask.model import Model
+from polytask.serving.routes import embeddings
 from polytask.serving.server import load
 from polytask.tasks.picture import decode, fitted, png
 from polytask.tokenizers.text import TextTokenizer
@@ -235,6 +237,22 @@ def test_a_text_is_read_as_far_as_a_prompt():
         assert client.post("/v1/embeddings", json={"input": "a" * 63}).json()["usage"]["prompt_tokens"] == 64
         error = refused(client.post("/v1/embeddings", json={"input": "a" * 64}))
         assert (error["code"], "64 are read at most" in error["message"]) == ("context_length_exceeded", True)
+
+
+def test_others_have_their_turn_while_vectors_are_written(http, clip, monkeypatch):
+    """Each is written by itself, away from the event loop."""
+    threads, write = [], embeddings.written
+
+    def noted(content):
+        threads.append(threading.current_thread())
+        return write(content)
+
+    monkeypatch.setattr(embeddings, "written", noted)
+    answer = http.post("/v1/embeddings", json={"model": "clip", "input": TEXTS}).json()
+    np.testing.assert_allclose([one["embedding"] for one in answer["data"]], clip.embed(TEXTS), atol=1e-5)
+    assert [one["index"] for one in answer["data"]] == [0, 1, 2]
+    assert len(threads) == 4
+    assert all(thread.name.startswith("asyncio_") for thread in threads)
 
 
 def test_where_no_model_reads_pictures():

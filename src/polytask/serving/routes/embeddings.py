@@ -20,7 +20,7 @@ from polytask.serving.asking import note, note_prompt
 from polytask.serving.conversation import Message, Messages, Part, picture
 from polytask.serving.opening import naming, opening
 from polytask.serving.prompts import Prompt, expect_ids, prompts_of
-from polytask.serving.refusal import Json, Refusal, about
+from polytask.serving.refusal import Refusal, about, written
 from polytask.serving.schema import Named, expect
 from polytask.serving.shelf import Served, ServedMatcher, Shelf
 from polytask.serving.stream import while_there
@@ -61,12 +61,10 @@ async def embeddings(http: HttpRequest, body: EmbeddingBody) -> Response:
     embed = _averaged(served, inputs, http) if isinstance(served, Served) else _matched(served, inputs)
     vectors, read = await while_there(http, embed)
     note(http, prompt_tokens=read)
-    data = [
-        {"object": "embedding", "index": index, "embedding": _written(vectors[index], body.encoding_format)}
-        for index in range(len(inputs))
-    ]
     usage = {"prompt_tokens": read, "total_tokens": read}
-    return Json({"object": "list", "data": data, "model": served.name, "usage": usage})
+    frame = {"object": "list", "model": served.name, "usage": usage}
+    content = await asyncio.to_thread(_body, frame, vectors, body.encoding_format)
+    return Response(content, media_type="application/json")
 
 
 def _inputs(body: EmbeddingBody) -> list[Given]:
@@ -205,5 +203,15 @@ def _plain(vectors: torch.Tensor) -> np.ndarray:
     return vectors.float().cpu().numpy()
 
 
-def _written(vector: np.ndarray, form: str | None) -> Any:
+def _body(frame: dict[str, Any], vectors: dict[int, np.ndarray], form: str | None) -> bytes:
+    """JSON, one vector after the other: between two of them, which may hold millions of numbers in all, others have
+    their turn."""
+    items = [
+        written({"object": "embedding", "index": index, "embedding": _numbers(vectors[index], form)})
+        for index in range(len(vectors))
+    ]
+    return written(frame).removesuffix(b"}") + b',"data":[' + b",".join(items) + b"]}"
+
+
+def _numbers(vector: np.ndarray, form: str | None) -> Any:
     return base64.b64encode(vector.astype("<f4").tobytes()).decode() if form == "base64" else vector.tolist()
