@@ -261,6 +261,28 @@ def test_an_answer_that_is_sent_back_is_one_turn(client, said, called):
     assert response.usage.input_tokens == chat.usage.prompt_tokens
 
 
+def test_log_probabilities_beside_a_call_of_tokens_without_bytes():
+    """As WordPiece has them, whose texts depend on their neighbours: one of these is a whole call."""
+    call = '<tool_call>{"name":"weather","arguments":{"town":"R"}}</tool_call>'
+    made = Tokenizer(models.WordPiece({"[UNK]": 0, "<|im_end|>": 1, call: 2, "see": 3}, unk_token="[UNK]"))
+    made.pre_tokenizer, made.decoder = pre_tokenizers.Whitespace(), decoders.WordPiece(cleanup=False)
+    made.add_special_tokens([AddedToken("<|im_end|>", special=True, normalized=False)])
+    tokenizer = TextTokenizer(made, Conventions((1,), 1, None, {"eos_token": "<|im_end|>"}, TEMPLATE))
+    assert tokenizer.piece(2) is None
+    body = {"input": "a", "tools": [{"type": "function", **TOOLS[0]["function"]}], "temperature": 0,
+            "include": ["message.output_text.logprobs"], "parallel_tool_calls": False, "max_output_tokens": 12,
+            "logit_bias": {"3": 100, "2": 90}, "frequency_penalty": 2, "presence_penalty": 2}  # fmt: skip
+    with running({"words": Model(network(context=1024, vocab_size=4), tokenizer)}) as (address, _):
+        answer = httpx.post(f"{address}/v1/responses", json=body).json()
+    message, item = answer["output"]
+    assert json.loads(item["arguments"]) == {"town": "R"}
+    (part,) = message["content"]
+    words = part["text"].split()
+    assert words == ["see"] * len(words)
+    assert [token["token"] for token in part["logprobs"]][: len(words)] == words
+    assert len(words) <= len(part["logprobs"]) <= len(words) + 1, "the space before the call is the call's"
+
+
 def test_a_call_that_a_model_wrote_wrongly_may_be_told_of(client):
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1,}<|im_end|>'}}
     turns = [*MESSAGES[:1], {"role": "assistant", "tool_calls": [call]},

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import accumulate
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
@@ -27,7 +26,7 @@ from polytask.serving.conversation import (
     turns,
     without_pictures,
 )  # fmt: skip
-from polytask.serving.logprobs import Token, chat_logprobs
+from polytask.serving.logprobs import Offsets, Token, chat_logprobs
 from polytask.serving.refusal import Json, Refusal, about
 from polytask.serving.schema import (
     STREAMED,
@@ -140,7 +139,8 @@ async def create(http: HttpRequest, body: ResponseBody) -> Response:
         requests, (one,) = await answer(http, served, build, body.priority)
     parts = _parts(served, body, form)
     text, calls = parts.push(one.text, one.ids)
-    logprobs = _logprobs(served, body, zip(one.ids, one.logprobs or []))
+    tokens = list(zip(one.ids, one.logprobs or []))
+    logprobs = _logprobs(served, body, _within(served, text, tokens) if calls else tokens)
     items = _items(text, joined(calls), _status(one, parts, bool(calls)), logprobs)
     return Json({**frame, **_ended(one, usage(requests, [one])), "output": items})
 
@@ -198,10 +198,10 @@ def _logprobs(served: Served, body: ResponseBody, tokens: Iterable[Token]) -> li
     return chat_logprobs(served.model.tokenizer.writing, tokens, body.top_logprobs or 0)["content"]
 
 
-def _within(text: str, logprobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those of the tokens that begin in a text, with which the answer begins."""
-    starts = accumulate((len(one["bytes"]) for one in logprobs), initial=0)
-    return [one for one, start in zip(logprobs, starts) if start < len(text.encode())]
+def _within(served: Served, text: str, tokens: Sequence[Token]) -> list[Token]:
+    """Those of an answer's tokens that begin in a text, with which it begins."""
+    placed = Offsets(served.model.tokenizer.writing).of(tokens)
+    return [token for token, (_, _, offset) in zip(tokens, placed) if offset < len(text)]
 
 
 def _messages(body: ResponseBody) -> dict[str, Message]:
@@ -277,8 +277,7 @@ def _status(one: Completion, parts: ToolText, called: bool) -> str:
 
 def _items(text: str, calls: list[CallPart], status: str, logprobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """status: of the last one."""
-    likely = _within(text, logprobs) if calls else logprobs
-    said = [_message(new_id("msg"), [_text(text, likely)])] if text or not calls else []
+    said = [_message(new_id("msg"), [_text(text, logprobs)])] if text or not calls else []
     items = [*said, *(_function_call(call, "completed") for call in calls)]
     items[-1]["status"] = status
     return items
