@@ -274,8 +274,7 @@ class Model:
                     way,
                 )
             wanted = min(sampling.max_tokens, context // 4) if room is None else room
-            segments = self._shortened(segments, wanted)
-            ids, encoder_ids = self._ids(segments)
+            ids, encoder_ids = self._ids(segments := self._shortened(segments, wanted))
         prefix = prefix_length(segments, self.tokenizer) if self.config.prefix else 0
         if pictures is not None:
             return drawing.request(ids, pictures, sampling)
