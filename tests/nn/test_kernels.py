@@ -3,7 +3,11 @@
 import copy
 import os
 import platform
+import signal
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -336,6 +340,48 @@ def test_a_compiler_that_fails_is_asked_once(cache, tmp_path, monkeypatch):
     assert "no such flag" in log.read_text()
 
 
+BUILDING = 'for last; do :; done; echo built > "$last"'
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "kill -9 $$", "kill -INT $$", "sleep 60", "echo 'Killed signal terminated program cc1plus' >&2; exit 1",
+        "echo 'final link failed: No space left on device' >&2; exit 1",
+    ],
+)  # fmt: skip
+def test_a_compiler_that_was_stopped_is_asked_again(cache, tmp_path, monkeypatch, end):
+    monkeypatch.setattr(build, "PATIENCE", 0.3)
+    compiler(tmp_path, monkeypatch, end)
+    with pytest.raises(build.Unbuilt, match="the next start asks it again"):
+        build.build()
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache.parents[1]))
+    compiler(tmp_path, monkeypatch, BUILDING)
+    assert build.build().exists()
+
+
+def test_another_compiler_is_asked(cache, tmp_path, monkeypatch):
+    compiler(tmp_path, monkeypatch, "exit 3")
+    with pytest.raises(build.Unbuilt, match="the compiler failed"):
+        build.build()
+    compiler(tmp_path, monkeypatch, BUILDING)
+    assert build.build().exists()
+
+
+def test_an_interrupt_is_not_the_compilers(cache, tmp_path, monkeypatch):
+    compiler(tmp_path, monkeypatch, f"echo > {tmp_path}/begun; sleep 1; {BUILDING}")
+    monkeypatch.setenv("CXX", runtime.compiler())
+    code = "import time; from polytask.nn.kernels.library import LOADER; LOADER.get(); time.sleep(60)"
+    monkeypatch.setenv("PYTHONPATH", str(Path(build.__file__).parents[3]))
+    with subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stderr=subprocess.DEVNULL) as job:
+        while not (tmp_path / "begun").exists():
+            assert job.poll() is None
+            time.sleep(0.02)
+        os.killpg(job.pid, signal.SIGINT)
+    assert (cache / f"{build.name()}.so").exists()
+
+
 def test_what_does_not_load_or_multiply_is_not_used(cache, tmp_path, monkeypatch):
     compiler(tmp_path, monkeypatch, 'for last; do :; done; echo nonsense > "$last"')
     assert "made.so" not in fresh().reason
@@ -366,8 +412,7 @@ def test_only_the_user_may_enter_the_folder_or_write_the_file(cache, tmp_path, m
 
 
 def test_many_at_once_build_once(cache, tmp_path, monkeypatch):
-    script = f'echo x >> {tmp_path}/asked; sleep 0.2; for last; do :; done; echo built > "$last"'
-    compiler(tmp_path, monkeypatch, script)
+    compiler(tmp_path, monkeypatch, f"echo x >> {tmp_path}/asked; sleep 0.2; {BUILDING}")
     found: list = []
     threads = [threading.Thread(target=lambda: found.append(build.build())) for _ in range(4)]
     for thread in threads:

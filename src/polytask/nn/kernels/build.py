@@ -6,6 +6,7 @@ What is loaded into the process must be the user's own: the folder is theirs alo
 import hashlib
 import os
 import platform
+import signal
 import stat
 import subprocess
 import sys
@@ -24,6 +25,7 @@ FLAGS = (
     "-shared",
 )  # fmt: skip
 PATIENCE = 300  # seconds for a compiler on a busy machine; it takes some 4
+PASSING = ("signal", "Killed", "No space left", "memory", "quota")  # said of what may be otherwise the next time
 
 
 class Unbuilt(Exception):
@@ -72,10 +74,7 @@ def built() -> Path | None:
     if sys.platform != "linux":
         raise Unbuilt("kernels are built on Linux alone")
     try:
-        place = folder()
-        if (place / f"{name()}.log").exists():
-            raise Unbuilt(f"the compiler failed: {place / name()}.log says why; remove it to try again")
-        path = place / f"{name()}.so"
+        path = folder() / f"{name()}.so"
         found = path.lstat()
     except FileNotFoundError:
         return None
@@ -104,21 +103,44 @@ def build() -> Path:
 
 
 def _compile(compiler: str, place: Path) -> Path:
+    """Raises Unbuilt, and asks this compiler never again where it was the source that it did not take."""
+    log = place / f"{name()}-{_identity(compiler)}.log"
+    failed = Unbuilt(f"the compiler failed: {log} says why; remove it to try again")
+    if log.exists():
+        raise failed
     with tempfile.TemporaryDirectory(prefix=".building-", dir=place) as own:
         made = Path(own) / "made.so"
         words = [compiler, *FLAGS, *map(str, SOURCES), "-o", str(made)]
+        code, said = _asked(words)
+        if code == 0 and made.exists():
+            made.chmod(0o700)
+            return made.rename(place / f"{name()}.so")
+        why = next((line for line in said.splitlines() if any(sign in line for sign in PASSING)), "")
+        if code < 0 or why:
+            raise Unbuilt(f"the compiler was stopped ({why or f'signal {-code}'}); the next start asks it again")
+        log.write_text(f"{' '.join(words)}\nended with {code}\n{said}")
+        raise failed
+
+
+def _identity(compiler: str) -> str:
+    """Another compiler's, or another version's, is another."""
+    found = os.stat(compiler)
+    return hashlib.sha256(repr((compiler, found.st_size, found.st_mtime_ns)).encode()).hexdigest()[:8]
+
+
+def _asked(words: list[str]) -> tuple[int, str]:
+    """How the compiler ended, and what it said. It has a session of its own, so that Ctrl-C does not end it: what it
+    makes is for the next start, too."""
+    with subprocess.Popen(
+        words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        errors="replace", start_new_session=True, env=os.environ | {"LC_ALL": "C"},
+    ) as job:  # fmt: skip
         try:
-            done = subprocess.run(
-                words, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=PATIENCE
-            )
-            said = f"{' '.join(words)}\nended with {done.returncode}\n{done.stderr}" if done.returncode else ""
+            said = job.communicate(timeout=PATIENCE)[1]
         except subprocess.TimeoutExpired:
-            said = f"{' '.join(words)}\ntook more than {PATIENCE} seconds\n"
-        if said or not made.exists():
-            (place / f"{name()}.log").write_text(said)
-            raise Unbuilt(f"the compiler failed: {place / name()}.log says why; remove it to try again")
-        made.chmod(0o700)
-        return made.rename(place / f"{name()}.so")
+            os.killpg(job.pid, signal.SIGKILL)  # the compiler proper is a child of what was asked
+            raise Unbuilt(f"the compiler took more than {PATIENCE} seconds; the next start asks it again") from None
+        return job.returncode, said
 
 
 @contextmanager
