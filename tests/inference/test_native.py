@@ -19,6 +19,7 @@ from polytask.nn.norm import LayerNorm, RMSNorm
 from polytask.nn.position import Grid, Learned, LinearScaling, Rotary, Sinusoidal, TextAndGrid, Unpositioned
 from polytask.nn.quant import quantize
 from polytask.nn.sparse import ColumnPattern, ConvolutionPattern, RowPattern
+from polytask.training import adapters
 from tests.inference.networks import TOKENIZER, loud, prompts
 
 pytestmark = pytest.mark.usefixtures("two_threads")
@@ -227,6 +228,17 @@ def test_weights_that_are_elsewhere_afterwards(form):
     assert made.run([second])[0][0].ids == Engine(built, TOKENIZER).run([second])[0][0].ids
 
 
+class Own(torch.nn.Module):
+    """A part that says nothing of itself."""
+
+    def __init__(self, part):
+        super().__init__()
+        self.part = part
+
+    def forward(self, *given, **words):
+        return self.part(*given, **words)
+
+
 def layer_by_layer(built, request):
     made = Engine(built, TOKENIZER)
     made.runner.steps = None
@@ -245,6 +257,33 @@ def test_parts_that_are_others_afterwards():
     assert made.run(requests[2:3])[0][0].ids == layer_by_layer(built, requests[2])
     built.blocks[0].feedforward = loud(dataclasses.replace(BASE, **OTHERS["experts"])).blocks[0].feedforward
     assert made.run(requests[3:])[0][0].ids == layer_by_layer(built, requests[3])
+    assert made.runner.steps.program is None
+
+
+@pytest.mark.parametrize("form", ["gpt", "llama"])
+def test_adapters_that_are_not_merged(form):
+    built = loud(config(form))
+    adapters.apply(built, adapters.LoRA())
+    with torch.no_grad():
+        for layer in adapters.adapted(built).values():
+            layer.lora_B.weight.fill_(0.1)
+    request = Request(prompts(1)[0], Sampling(max_tokens=20))
+    made = Engine(built, TOKENIZER)
+    assert made.run([request])[0][0].ids == layer_by_layer(built, request)
+    assert made.runner.steps.program is None
+
+
+@pytest.mark.parametrize(
+    "place", ["blocks.1", "blocks.0.attention", "blocks.0.feedforward.up", "blocks.1.feedforward_norm"]
+)
+def test_parts_of_a_users_own(place):
+    built = loud(config("gpt"))
+    parent, _, name = place.rpartition(".")
+    own = Own(built.get_submodule(place))
+    setattr(built.get_submodule(parent), name, own)
+    request = Request(prompts(1)[0], Sampling(max_tokens=20))
+    made = Engine(built, TOKENIZER)
+    assert made.run([request])[0][0].ids == layer_by_layer(built, request)
     assert made.runner.steps.program is None
 
 

@@ -7,7 +7,6 @@ operations; one that has other parts decodes layer by layer.
 import time
 from collections.abc import Sequence as List
 from contextlib import suppress
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +15,7 @@ from polytask.inference.sampling import TIE, Sampler
 from polytask.inference.sequence import Sequence
 from polytask.inference.steps import ROWS, STEPS, Steps, plain
 from polytask.models.transformer import Transformer
+from polytask.nn.attention import SelfAttention
 from polytask.nn.block import Block
 from polytask.nn.feedforward import GatedMLPLayer, MLPLayer
 from polytask.nn.kernels.library import LOADER
@@ -121,7 +121,7 @@ def program(steps: Native) -> Program:
     patterns = {part.pattern: _seen(part.pattern, config.context_length) for part in config.attentions}
     for layer, block in enumerate(network.blocks):
         seen = patterns[config.attention_of(layer).pattern]
-        _add(plan, cast(Block, block), x, cache.keys[layer], cache.values[layer], seen)
+        _add(plan, block, x, cache.keys[layer], cache.values[layer], seen)
     plan.pick(x)
     if config.final_norm:
         plan.normalize(network.norm, x, x)
@@ -144,16 +144,18 @@ def _seen(pattern: Pattern | None, length: int) -> Tensor | None:
     return None if pattern is None else pattern.visible(places, places)[0, 0]
 
 
-def _add(plan: Plan, block: Block, x: Tensor, keys: Tensor, values: Tensor, seen: Tensor | None) -> None:
+def _add(plan: Plan, block: nn.Module, x: Tensor, keys: Tensor, values: Tensor, seen: Tensor | None) -> None:
     """A layer; x is overwritten. Placements are those of `nn.block`."""
+    if type(block) is not Block or type(block.attention) is not SelfAttention:
+        raise Unfit
     attention, fed = block.attention, block.feedforward
     if type(fed) not in (MLPLayer, GatedMLPLayer):
         raise Unfit
     if attention.relative is not None or attention.cap:
         raise Unfit
-    opening, width = (fed.up, fed.up.out_features) if type(fed) is MLPLayer else (fed.gate_up, fed.down.in_features)
+    opening, width = fed.up if type(fed) is MLPLayer else fed.gate_up, _features(fed.down, "in_features")
     qkv, mixed = plan.buffer("qkv", sum(attention.parts)), plan.buffer("mixed", attention.parts[0])
-    hidden, active = plan.buffer("hidden", opening.out_features), plan.buffer("active", width)
+    hidden, active = plan.buffer("hidden", _features(opening, "out_features")), plan.buffer("active", width)
     y = plan.buffer("y", x.shape[1])
     parallel, post = block.placement in ("parallel", "parallel_norms"), block.placement == "post"
 
@@ -179,6 +181,13 @@ def _add(plan: Plan, block: Block, x: Tensor, keys: Tensor, values: Tensor, seen
     plan.multiply(opening, x, hidden, None if post else block.feedforward_norm)
     plan.activate(fed.name, hidden, active)
     _close(plan, fed.down, active, x, y, block.feedforward_norm if post else None, block.feedforward_outer_norm)
+
+
+def _features(layer: nn.Module, side: str) -> int:
+    """Raises Unfit where a layer does not say so, as one of a user's own."""
+    if not isinstance(found := getattr(layer, side, None), int):
+        raise Unfit
+    return found
 
 
 def _close(

@@ -63,6 +63,7 @@ class Adapted(nn.Module):
     def __init__(self, base: nn.Linear, lora: LoRA, generator: torch.Generator):
         super().__init__()
         self.base, self.lora = base, lora
+        self.in_features, self.out_features = base.in_features, base.out_features
         where = {"device": base.weight.device, "dtype": base.weight.dtype}
         self.lora_A = nn.Linear(base.in_features, lora.rank, bias=False, **where)
         self.lora_B = nn.Linear(lora.rank, base.out_features, bias=False, **where)
