@@ -14,7 +14,7 @@ from polytask.models.config import TransformerConfig
 from polytask.nn.attention import Attention
 from polytask.nn.experts import Experts
 from polytask.nn.feedforward import ACTIVATIONS, MLP, GatedMLP
-from polytask.nn.kernels.library import LOADER
+from polytask.nn.kernels.library import LOADER, _Loader
 from polytask.nn.norm import LayerNorm, RMSNorm
 from polytask.nn.position import Grid, Learned, LinearScaling, Rotary, Sinusoidal, TextAndGrid, Unpositioned
 from polytask.nn.quant import quantize
@@ -258,6 +258,22 @@ def test_parts_that_are_others_afterwards():
     built.blocks[0].feedforward = loud(dataclasses.replace(BASE, **OTHERS["experts"])).blocks[0].feedforward
     assert made.run(requests[3:])[0][0].ids == layer_by_layer(built, requests[3])
     assert made.runner.steps.program is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_numbers_of_another_type_by_default(dtype):
+    built, ids = loud(config("gpt")), prompts(1)[0]
+    dials = ({}, {"logit_bias": {70: 2.5}}, {"repetition_penalty": 1.2}, {"temperature": 1.0, "top_p": 0.97, "seed": 1})
+    requests = [Request(ids, Sampling(max_tokens=20, **words)) for words in dials]
+    expected, before = [layer_by_layer(built, request) for request in requests], torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        loader = _Loader()
+        assert loader.wait() is not None, loader.reason
+        made = Engine(built, TOKENIZER)
+        assert [made.run([request])[0][0].ids for request in requests] == expected
+    finally:
+        torch.set_default_dtype(before)
 
 
 @pytest.mark.parametrize("form", ["gpt", "llama"])

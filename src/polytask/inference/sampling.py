@@ -230,7 +230,7 @@ class Sampler:
         self.ends = torch.tensor(ends, dtype=torch.long, device=device)
         self.never = torch.tensor(never, dtype=torch.long, device=device)
         self.dtype = torch.float32 if device.type == "mps" else torch.float64
-        self.options = torch.zeros(slots, len(_COLUMNS), device=device)
+        self.options = torch.zeros(slots, len(_COLUMNS), dtype=torch.float32, device=device)
         # For each token three numbers: to draw it, to accept a draft of it, and to draw that.
         self.uniforms = torch.zeros(slots, 3, length + 1, dtype=self.dtype, device=device)
         self.counts: Tensor | None = None  # (slots, V): how often a token was produced; made when first needed
@@ -240,7 +240,7 @@ class Sampler:
     def admit(self, sequence: "Sequence") -> None:
         """Takes up what a sequence asks for; its slot is its own from now on."""
         slot, sampling = sequence.slot, sequence.sampling
-        self.options[slot] = torch.tensor([float(getattr(sampling, name)) for name in _COLUMNS])
+        self.options[slot] = torch.tensor([float(getattr(sampling, name)) for name in _COLUMNS], dtype=torch.float32)
         if sampling.temperature > 0:
             seed = secrets.randbits(62) if sampling.seed is None else sampling.seed
             generator = torch.Generator().manual_seed((seed + sequence.index * 0x9E3779B97F4A7C15) % 2**63)
@@ -248,7 +248,7 @@ class Sampler:
             self.uniforms[slot, :, : sequence.limit] = numbers.to(self.dtype)
         if sampling.penalised:
             if self.counts is None or self.prompted is None:
-                self.counts = torch.zeros(self.slots, self.vocabulary, device=self.device)
+                self.counts = torch.zeros(self.slots, self.vocabulary, dtype=torch.float32, device=self.device)
                 self.prompted = torch.zeros(self.slots, self.vocabulary, dtype=torch.bool, device=self.device)
             self.counts[slot] = 0
             self.prompted[slot] = False
@@ -259,7 +259,7 @@ class Sampler:
                 self.counts[slot].index_add_(0, tokens, torch.ones_like(tokens, dtype=self.counts.dtype))
         if sampling.logit_bias:
             if self.bias is None:
-                self.bias = torch.zeros(self.slots, self.vocabulary, device=self.device)
+                self.bias = torch.zeros(self.slots, self.vocabulary, dtype=torch.float32, device=self.device)
             ids, values = (torch.tensor(part, device=self.device) for part in zip(*sampling.logit_bias.items()))
             self.bias[slot] = 0.0
             self.bias[slot, ids] = values.float()

@@ -34,7 +34,7 @@ class Steps(ABC):
         self.precise = network.embedding.weight.dtype in (torch.float32, torch.float64)
         device, self.blocks = kinds.device, -(-length // BLOCK)
         self.state = torch.zeros(ROWS, TABLE + self.blocks, dtype=torch.int64, device=device)
-        self.records = torch.zeros(ROWS, STEPS, 3, device=device)
+        self.records = torch.zeros(ROWS, STEPS, 3, dtype=torch.float32, device=device)
 
     @property
     @abstractmethod

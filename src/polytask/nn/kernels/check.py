@@ -28,7 +28,8 @@ def check(library: Library) -> None:
 
 
 def _check_products(library: Library, dtype: torch.dtype, generator: torch.Generator) -> None:
-    given, weight = torch.randn(TILED, 70, generator=generator).to(dtype), torch.randn(19, 70, generator=generator)
+    given = torch.randn(TILED, 70, generator=generator).to(dtype)
+    weight = torch.randn(19, 70, generator=generator, dtype=torch.float32)
     (bytes_, scales), (fours, groups) = quantize_rows(weight), pack(*quantize_groups(weight))
     kinds = {
         "float32" if dtype == torch.float32 else "bfloat16": (weight.to(dtype), None, weight.to(dtype).float()),
