@@ -139,6 +139,14 @@ def test_a_mix_of_requests_in_little_room(device):
     assert made.pool.free == made.pool.total
 
 
+@pytest.mark.parametrize("device", WHERE)
+def test_a_prefix_is_seen_from_behind_a_window(device):
+    built = network("gpt3", prefix=True, attention=Attention(2, window=9))
+    requests = [Request(ids, Sampling(24), prefix=len(ids)) for ids in prompts(8, least=20)]
+    expected = [greedy(built, request.ids, 24, prefix=request.prefix) for request in requests]
+    assert [answer.ids for (answer,) in engine(built, device).run(requests)] == expected
+
+
 def test_a_step_that_cannot_be_recorded_leaves_the_old_way():
     def refuse(step):
         raise RuntimeError("operation not permitted when stream is capturing")

@@ -36,7 +36,6 @@ class Native(Steps):
         self.sampler, self.dials = sampler, torch.zeros(ROWS, 4 + STEPS, dtype=torch.float64)
         self.program: Program | None = None
         self._made: Made | None = None  # what the program is of
-        self._windowed = any(part.window for part in network.config.attentions)
         self._last = 1, BURST  # rows and seconds of the last step
 
     @property
@@ -54,9 +53,6 @@ class Native(Steps):
     def most(self, rows: int) -> int:
         before, seconds = self._last
         return max(1, min(STEPS, int(BURST / seconds))) if rows <= 2 * before else 1
-
-    def fits(self, sequence: Sequence) -> bool:
-        return super().fits(sequence) and not (self._windowed and sequence.prefix)
 
     def chooses(self, sequence: Sequence) -> bool:
         return plain(sequence)

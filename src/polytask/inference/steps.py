@@ -31,6 +31,7 @@ class Steps(ABC):
 
     def __init__(self, network: Transformer, cache: KVCache, kinds: Tensor, length: int):
         self.network, self.cache, self.kinds = network, cache, kinds
+        self.windowed = any(part.window for part in network.config.attentions)
         self.precise = network.embedding.weight.dtype in (torch.float32, torch.float64)
         device, self.blocks = kinds.device, -(-length // BLOCK)
         self.state = torch.zeros(ROWS, TABLE + self.blocks, dtype=torch.int64, device=device)
@@ -46,7 +47,10 @@ class Steps(ABC):
         return STEPS
 
     def fits(self, sequence: Sequence) -> bool:
-        """Whether a step can go on with a sequence: its next ids are no picture's."""
+        """Whether a step can go on with a sequence: its next ids are no picture's, and no prefix is seen from behind a
+        window."""
+        if self.windowed and sequence.prefix:
+            return False
         given = sequence.given
         return given is None or not given.places or given.places[-1] < sequence.computed
 
