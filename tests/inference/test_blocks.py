@@ -37,6 +37,21 @@ def test_the_same_beginning_is_found_and_shared():
     assert third.find(text(1), 3 * BLOCK - 1) == 2 * BLOCK, "the last token is left to be run"
 
 
+def test_nothing_is_found_of_what_was_cleared():
+    pool = BlockPool(6)
+    kept, used = filled(pool, text(1)), filled(pool, text(2))
+    kept.release()
+    pool.clear()
+    assert not Table(pool).find(text(1), 3 * BLOCK)
+    assert not Table(pool).find(text(2), 3 * BLOCK)
+    again = filled(pool, text(1))
+    assert not {*again.blocks} & {*used.blocks}
+    again.release()
+    used.release()
+    assert pool.free == 6
+    assert Table(pool).find(text(1), 3 * BLOCK) == 3 * BLOCK
+
+
 def test_the_same_tokens_after_others_are_not_the_same():
     pool = BlockPool(10)
     filled(pool, text(1) + text(2), room=0)

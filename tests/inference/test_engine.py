@@ -10,12 +10,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.autograd.graph import increment_version
 
 from polytask.errors import ConfigError
 from polytask.inference.engine import Engine
 from polytask.inference.sampling import Sampling
 from polytask.inference.sequence import Request
+from polytask.nn.cache import Context
 from polytask.nn.position import Grid
+from polytask.nn.quant import quantize
+from polytask.training import adapters
+from polytask.training.config import TrainingConfig
+from polytask.training.optimizers import build_optimizer
 from tests.inference.networks import END, TOKENIZER, allowed, greedy, network, next_logits, prompts
 
 
@@ -32,6 +38,75 @@ def test_greedy_is_what_reading_anew_gives(decoder, engine):
         assert answer.finish == ("length" if len(answer.ids) == 20 else "stop")
     assert engine.pool.free == engine.pool.total
     assert not engine.busy
+
+
+@torch.no_grad()
+def _scale(built):
+    for parameter in built.parameters():
+        parameter *= -0.8
+
+
+def _elsewhere(built):
+    for parameter in built.parameters():
+        parameter.data = -parameter.data
+
+
+def _train(built):
+    optimizer = build_optimizer(built, TrainingConfig(steps=1, optimizer="adamw"))
+    hidden = built(torch.tensor([[5, 6, 7]]), Context(torch.arange(3)[None]))
+    built.logits(hidden).square().sum().backward()
+    optimizer.step(0.5)
+
+
+def _adapt(built):
+    adapters.apply(built, adapters.LoRA())
+    with torch.no_grad():
+        for layer in adapters.adapted(built).values():
+            layer.lora_B.weight.fill_(0.3)
+
+
+def _hook(built):
+    built.blocks[0].register_forward_hook(lambda _, given, y: -y)
+
+
+def _tell(built):
+    for parameter in built.parameters():
+        parameter.data.copy_(-parameter.data)
+    increment_version(built.parameters())
+
+
+CHANGES = {
+    "in place": _scale, "elsewhere": _elsewhere, "trained": _train, "adapted": _adapt, "hooked": _hook,
+    "loaded": lambda built: built.load_state_dict({name: -tensor for name, tensor in built.state_dict().items()}),
+    "quantised": lambda built: quantize(built, 4),
+    "told": _tell,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_was_written_by_a_network_that_was_changed_is_not_read_again(change):
+    built, request = network("gpt3"), Request(prompts(1, least=40, most=40)[0], Sampling(max_tokens=20))
+    engine = Engine(built, TOKENIZER)
+    before = [ids(engine, [request]) for _ in range(2)]
+    assert engine.stats().hit_tokens >= 32
+    hits = engine.stats().hit_tokens
+    CHANGES[change](built)
+    assert ids(engine, [request]) == ids(Engine(built, TOKENIZER), [request]) != before[0] == before[1]
+    assert engine.stats().hit_tokens == hits
+    assert ids(engine, [request])
+    assert engine.stats().hit_tokens > hits
+    assert engine.pool.free == engine.pool.total
+
+
+def test_a_network_that_was_made_where_nobody_counts():
+    with torch.inference_mode():
+        built = network("gpt3")
+    request = Request(prompts(1, least=40, most=40)[0], Sampling(max_tokens=20))
+    engine = Engine(built, TOKENIZER)
+    assert ids(engine, [request]) == ids(engine, [request])
+    assert engine.stats().hit_tokens >= 32
+    _elsewhere(built)
+    assert ids(engine, [request]) == ids(Engine(built, TOKENIZER), [request])
 
 
 def test_an_encoder_decoder_reads_its_own_text(encoder_decoder):

@@ -55,6 +55,17 @@ DRAWN = [
 ]
 
 
+@torch.no_grad()
+def test_a_draft_model_that_was_changed_reads_anew(decoder):
+    draft, request = network(seed=8), Request(prompts(1, least=40, most=40)[0], Sampling(max_tokens=30))
+    engine = Engine(decoder, TOKENIZER, draft=(draft, TOKENIZER))
+    expected, before = said(engine, [request]), engine.stats()
+    draft.load_state_dict(decoder.state_dict())
+    assert said(engine, [request]) == expected
+    after = engine.stats()
+    assert after.accepted_tokens - before.accepted_tokens == after.drafted_tokens - before.drafted_tokens > 9
+
+
 def said(engine, asked):
     return [[(c.ids, c.text, c.finish) for c in answers] for answers in engine.run(asked)]
 

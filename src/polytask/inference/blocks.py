@@ -107,6 +107,11 @@ class BlockPool:
         for block in blocks:
             self._forget(block)
 
+    def clear(self) -> None:
+        """No contents are what was noted; blocks in use stay so."""
+        self._empty |= self._kept
+        self._kept, self._known, self._names, self._contents = {}, {}, {}, {}
+
     def _forget(self, block: int) -> None:
         if block in self._names:
             del self._known[self._names.pop(block)], self._contents[block]

@@ -28,6 +28,7 @@ from polytask.inference.sequence import Completion, Finish, Group, Request, Sequ
 from polytask.inference.speculative import Draft, DraftModel, Speculator, proposer
 from polytask.inference.steps import Steps, kinds_of
 from polytask.models.transformer import Transformer
+from polytask.nn.made import Made
 from polytask.tokenizers.text import TextTokenizer
 
 
@@ -63,7 +64,8 @@ class Engine:
     tokens of a step; None adapts them to the speed of the network, so that a long prompt does not hold up the answers
     of others. draft: what guesses several tokens ahead, "ngram" or a smaller network with its tokenizer (see
     `speculative`). capture: what records steps of decoding; None records them as CUDA graphs on a GPU (see `graphs`),
-    and has our library make them on a CPU (`native`).
+    and has our library make them on a CPU (`native`). The network may be changed (trained, adapted, quantised) while
+    nothing runs; how that is seen, `nn.made` says.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class Engine:
         self.scheduler = Scheduler(self.pool, max_requests, chunk)
         self.runner = Runner(network, self.cache, self._steps(never, capture))
         self.speculator = Speculator(proposer(draft, tokenizer, self.sampler, max_requests, self.length))
+        self._made = Made(network)
         self._lock, self._submitted = threading.RLock(), deque[Group]()
         self._arrivals, self._numbers = itertools.count(), itertools.count()
 
@@ -182,6 +185,8 @@ class Engine:
         """
         with self._lock:
             self._receive()
+            if self.scheduler.waiting and not self.scheduler.running and self._made.changed():
+                self.pool.clear()
             admitted, plan, events = self.scheduler.admit(), {}, list[Event]()
             try:
                 for group in admitted:

@@ -20,7 +20,8 @@ from polytask.nn.block import Block
 from polytask.nn.feedforward import GatedMLPLayer, MLPLayer
 from polytask.nn.kernels.library import LOADER
 from polytask.nn.kernels.products import inferring
-from polytask.nn.kernels.step import Made, Plan, Program, Unfit
+from polytask.nn.kernels.step import Plan, Program, Unfit
+from polytask.nn.made import Made
 from polytask.nn.paged import KVCache
 from polytask.nn.position import Learned, Rotary, Sinusoidal, TextAndGrid, Unpositioned
 from polytask.nn.sparse import Pattern

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import increment_version
 
 from polytask.errors import CheckpointError
 from polytask.nn.matrices import matrices
@@ -31,6 +32,7 @@ class Optimizer:
             for group in part.param_groups:
                 group["lr"] = lr
             part.step()
+        increment_version(list(self._names))  # fused kernels count no write, by which others know what has changed
 
     def zero_grad(self) -> None:
         for part in self.parts:

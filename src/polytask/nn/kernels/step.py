@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from polytask.nn.kernels.attention import WIDTHS, AttentionCall
 from polytask.nn.kernels.library import ACTIVATIONS, KINDS, WEIGHTS, Library, NormCall, ProductCall, fields, pointer
 from polytask.nn.kernels.products import PLAIN, alike, fused
+from polytask.nn.made import version
 from polytask.nn.position import Grid, GridEmbedding, Rotary
 from polytask.nn.quant import QuantizedLinear
 
@@ -53,31 +54,6 @@ CALLS = (  # in the order of step.cpp
 
 class Unfit(Exception):
     """A step of this network is not for the library."""
-
-
-def version(tensor: Tensor) -> int:
-    """How often it was written to; 0 where nobody counts."""
-    return 0 if tensor.is_inference() else tensor._version
-
-
-class Made:
-    """Of what modules, parameters and buffers a network is made."""
-
-    def __init__(self, network: nn.Module):
-        modules = list(network.modules())
-        holders = [held for m in modules for held in (m._modules, m._parameters, m._buffers)]
-        self._parts = [(held, name, part) for held in holders for name, part in held.items()]
-        self._hooks = [hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
-
-    @property
-    def holds(self) -> bool:
-        """Whether it still is."""
-        return all(held.get(name) is part for held, name, part in self._parts)
-
-    @property
-    def hooked(self) -> bool:
-        """Whether anything is to be called on the way through it."""
-        return any(self._hooks)
 
 
 class Plan:
