@@ -14,6 +14,7 @@ from polytask.nn.attention import Attention
 from polytask.nn.kernels.library import LOADER
 from polytask.nn.norm import RMSNorm
 from polytask.nn.position import Alibi, Rotary
+from polytask.training import adapters
 from tests.inference.networks import END, TOKENIZER, greedy, network, prompts
 
 WHERE = [
@@ -156,6 +157,62 @@ def test_a_step_that_cannot_be_recorded_leaves_the_old_way():
     with pytest.warns(Notice, match="without CUDA graphs"):
         answers = made.run(asked(3))
     assert [answer.ids for (answer,) in answers] == [greedy(built, request.ids, 24) for request in asked(3)]
+
+
+def adapt(built):
+    adapters.apply(built, adapters.LoRA())
+    with torch.no_grad():
+        for layer in adapters.adapted(built).values():
+            layer.lora_B.weight.fill_(0.3)
+
+
+def replace(built):
+    built.norm.weight = torch.nn.Parameter(-built.norm.weight.detach())
+
+
+def move(built):
+    built.norm.weight.data = -built.norm.weight.detach()
+
+
+@torch.no_grad()
+def write(built):
+    built.norm.weight *= -1
+
+
+@pytest.mark.parametrize("device", ["cpu", WHERE[2]])
+@pytest.mark.parametrize("change", [adapt, replace, move, write])
+def test_steps_of_a_network_that_was_changed_are_recorded_anew(change, device):
+    """Where the change is not seen by what was recorded, which reads what was written in place."""
+    built = network("gpt3")
+    made = engine(built, device)
+    made.run(asked())
+    recorded = dict(made.runner.steps.recorded)
+    change(built)
+    answers = [answer.ids for (answer,) in made.run(asked())]
+    assert answers == [answer.ids for (answer,) in plain(built).run(asked())]
+    same = [made.runner.steps.recorded[size] is step for size, step in recorded.items()]
+    assert same == [change is write] * len(recorded)
+
+
+@pytest.mark.parametrize("device", ["cpu", WHERE[2]])
+def test_hooks_are_called_and_not_recorded(device):
+    built, calls = network("gpt3"), []
+    made = engine(built, device)
+    steps, request, before = made.runner.steps, asked(1, tokens=20, min_tokens=20), 0
+
+    def runs():
+        return steps.capture.runs if device == "cpu" else 0
+
+    for layer in built.blocks:
+        hook = layer.register_forward_hook(lambda *_: calls.append(1))
+        made.run(request)
+        assert len(calls) == 20
+        assert runs() == before
+        hook.remove()
+        made.run(request)
+        assert steps.recorded
+        calls.clear()
+        before = runs()
 
 
 def test_an_end_within_the_steps_ends_the_answer():

@@ -187,6 +187,7 @@ class Engine:
             self._receive()
             if self.scheduler.waiting and not self.scheduler.running and self._made.changed():
                 self.pool.clear()
+                self.runner.renew()
             admitted, plan, events = self.scheduler.admit(), {}, list[Event]()
             try:
                 for group in admitted:

@@ -18,6 +18,7 @@ from polytask.models.transformer import Transformer
 from polytask.nn.cache import Context
 from polytask.nn.fixed import FixedView
 from polytask.nn.kernels import gpu
+from polytask.nn.made import Made
 from polytask.nn.paged import KVCache
 
 SIZES = (1, 2, 4, 8, 16, 32, ROWS)  # rows that a step is recorded for; a batch is filled up to the next one
@@ -51,10 +52,18 @@ class Graphs(Steps):
     def __init__(self, network: Transformer, cache: KVCache, kinds: Tensor, length: int, capture: Capture):
         super().__init__(network, cache, kinds, length)
         self.capture, self.recorded, self.broken = capture, dict[int, Step](), False
+        self._made = Made(network)
 
     @property
     def able(self) -> bool:
-        return not self.broken
+        return not (self.broken or self._made.hooked)  # a recorded step calls no hooks
+
+    def renew(self) -> None:
+        if self._made.stays:  # what was written there is read
+            return
+        self.recorded, self._made = {}, Made(self.network)
+        if isinstance(self.capture, CudaCapture):  # memory of graphs that are no more takes no other ones
+            self.capture = CudaCapture()
 
     def _go(self, sequences: List[Sequence], count: int, chooses: bool) -> Tensor | None:
         """Rows that fill the state up repeat the first, and do again what that does."""

@@ -46,6 +46,11 @@ class Runner:
         rows = [Row((), 0, 0, 0, g.memory.blocks, len(source)) for g, source in zip(groups, sources)]
         self.network.remember(self.cache.view(rows), memory.states[real])
 
+    def renew(self) -> None:
+        """The network has become another one."""
+        if self.steps is not None:
+            self.steps.renew()
+
     def foresee(self, groups: Listing[Group], free: int) -> None:
         """Gives sequences that decode alone room for the steps that they may take at once, as drafts to be written.
         free: blocks of the cache."""

@@ -42,6 +42,10 @@ class Steps(ABC):
     def able(self) -> bool:
         """Whether steps can be made as things are."""
 
+    def renew(self) -> None:
+        """The network has become another one; who looks at it in each step needs no word of that."""
+        return None
+
     def most(self, rows: int) -> int:
         """How many steps of so many rows are worth asking for at once."""
         return STEPS
