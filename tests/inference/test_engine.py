@@ -75,8 +75,17 @@ def _tell(built):
     increment_version(built.parameters())
 
 
+def _there_and_back(built):
+    """New memory may lie where the first one lay."""
+    parameter, places = built.blocks[0].attention.qkv.weight, set()
+    while parameter.data_ptr() not in places:
+        places.add(parameter.data_ptr())
+        parameter.data = parameter.data * -1.1
+
+
 CHANGES = {
-    "in place": _scale, "elsewhere": _elsewhere, "trained": _train, "adapted": _adapt, "hooked": _hook,
+    "in place": _scale, "elsewhere": _elsewhere, "there and back": _there_and_back, "trained": _train,
+    "adapted": _adapt, "hooked": _hook,
     "loaded": lambda built: built.load_state_dict({name: -tensor for name, tensor in built.state_dict().items()}),
     "quantised": lambda built: quantize(built, 4),
     "told": _tell,
