@@ -1,6 +1,7 @@
 """A CLIP's folder classifies pictures by labels that are named when asked; transformers' CLIPModel says the same."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -71,6 +72,20 @@ def test_probabilities_are_those_of_transformers(theirs):
         torch.testing.assert_close(ours.embed([image]), said.image_embeds, atol=1e-5, rtol=0)
     torch.testing.assert_close(ours.embed(LABELS), said.text_embeds, atol=1e-5, rtol=0)
     assert ours.embed("zebra").shape == ours.embed(image).shape == (1, 16)
+
+
+def test_texts_of_folders_that_name_2_as_their_end_are_told_apart(theirs, tmp_path):
+    """As published CLIPs do, though 2 is a word and the tokenizer has an end of its own."""
+    import transformers
+
+    folder = shutil.copytree(theirs[1], tmp_path / "published")
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["eos_token_id"] = 2
+    (folder / "config.json").write_text(json.dumps(config))
+    model = transformers.CLIPModel.from_pretrained(folder).eval()
+    said = given_to((model, folder, theirs[2]), LABELS, picture(0, SIDE))
+    torch.testing.assert_close(polytask.load(folder).embed(LABELS), said.text_embeds, atol=1e-5, rtol=0)
+    assert not torch.allclose(said.text_embeds[0], said.text_embeds[1])
 
 
 def test_templates_are_averaged_as_embeddings(theirs):

@@ -52,7 +52,8 @@ def read(folder: Path, tokenizer: Tokenizer) -> Conventions:
         return [] if i is None else [i]
 
     closing = by_name("eos_token")
-    ends = sorted(by_id("eos_token_id") or closing, key=lambda i: i not in closing)
+    own = closing if config.get("model_type") == "clip" else []  # its first folders name 2, a plain sign there
+    ends = sorted(own or by_id("eos_token_id") or closing, key=lambda i: i not in closing)
     pad = by_name("pad_token") or by_id("pad_token_id")
     start = by_id("decoder_start_token_id")
     return Conventions(
