@@ -3,6 +3,8 @@
 Their Llama takes its norms and angles in float32, so numbers agree to 1e-5 alone.
 """
 
+import json
+
 import pytest
 import torch
 
@@ -167,6 +169,21 @@ def test_weights_go_out_and_come_back(pair):
     assert hf.read_config(folder / "ours") == ours.config == hf.read_config(folder / "theirs")
     back = hf.load_network(folder / "ours", torch.float64)
     assert all(torch.equal(a, b) for a, b in zip(back.parameters(), ours.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral"])
+def test_what_a_decoder_has_anyway_may_be_left_out(family, tmp_path):
+    """As in llava-hf/llava-1.5-7b-hf, whose text_config names the length, a size and little else."""
+    import transformers
+
+    said = {"model_type": family, "max_position_embeddings": 4096, "vocab_size": 32_064, "rms_norm_eps": 1e-5}
+    words = {"model_type": "llava", "image_token_index": 32_000, "vision_config": {"model_type": "clip_vision_model"}}
+    (tmp_path / "config.json").write_text(json.dumps({**words, "text_config": said}))
+    whole = transformers.LlavaConfig.from_pretrained(tmp_path).to_dict()
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "whole" / "config.json").write_text(json.dumps(whole))
+    assert "hidden_size" in whole["text_config"]
+    assert hf.read_config(tmp_path) == hf.read_config(tmp_path / "whole")
 
 
 def test_as_many_pictures_as_the_text_speaks_of(pair):

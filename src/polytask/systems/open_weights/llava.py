@@ -14,18 +14,24 @@ from polytask.systems.open_weights.words import Words, activation, number, only,
 
 TOWER = "vision_tower.vision_model."
 _NEW = "vision_tower."  # how transformers 5 writes it
+# Older folders leave out of text_config what their decoder has anyway.
+_LLAMA = {"vocab_size": 32_000, "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32}
+_LEFT_OUT = {
+    "llama": _LLAMA | {"intermediate_size": 11_008},
+    "mistral": _LLAMA | {"intermediate_size": 14_336, "num_key_value_heads": 8},
+}
 
 
 def _read(words: Words) -> VisionLanguageConfig:
     text, vision = words["text_config"], words["vision_config"]
     only(vision, "model_type", "clip_vision_model")
-    layer = words.get("vision_feature_layer", -2)
+    layer, family = words.get("vision_feature_layer", -2), _decoder(text)
     tower = read_vision(vision)
     if not isinstance(layer, int) or not -tower.layers - 1 <= layer <= tower.layers:
         raise ConfigError(f"vision_feature_layer={layer!r} asks for what polytask does not have; it reads one layer.")
     return VisionLanguageConfig(
         vision=tower,
-        text=_decoder(text).read(text),
+        text=family.read({**_LEFT_OUT.get(family.model_type, {}), **text}),
         placeholder=number(
             words, "image_token_index" if "image_token_index" in words else "image_token_id", whole=True, zero=True
         ),
