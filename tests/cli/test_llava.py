@@ -1,6 +1,8 @@
 """A folder of LLaVA's as Hugging Face has them is a checkpoint like any other: ids, answers and chat beside
 transformers' processor and generate."""
 
+import shutil
+
 import PIL.Image
 import pytest
 import torch
@@ -21,7 +23,7 @@ TEMPLATE = (
 @pytest.fixture(scope="module")
 def theirs(tmp_path_factory):
     """(network, processor, folder) with shaken weights, in float32."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import (
         CLIPImageProcessor,
         CLIPVisionConfig,
@@ -37,6 +39,7 @@ def theirs(tmp_path_factory):
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     alphabet, special = pre_tokenizers.ByteLevel.alphabet(), ["<s>", "</s>", "<image>"]
     tokenizer.train_from_iterator([], trainers.BpeTrainer(special_tokens=special, initial_alphabet=alphabet))
+    tokenizer.post_processor = processors.TemplateProcessing("<s> $A", None, [("<s>", 0)])
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>",
         extra_special_tokens={"image_token": "<image>"},
@@ -103,6 +106,22 @@ def test_conversations_are_laid_out_and_answered_as_by_transformers(theirs):
     (answer,) = model.produce([plain], Sampling(max_tokens=12))[0]
     ends = [*wanted.tolist(), 1].index(1)
     assert answer.ids == wanted.tolist()[:ends]
+
+
+def test_a_conversation_begins_once_whether_or_not_its_template_says_so(theirs, tmp_path):
+    from transformers import LlavaProcessor
+
+    folder = shutil.copytree(theirs[2], tmp_path / "begun")
+    (folder / "chat_template.jinja").write_text("{{ bos_token }}" + TEMPLATE)
+    turn = {"role": "user", "content": [{"type": "image", "image": pictures(1)[0]}, {"type": "text", "text": "Hm?"}]}
+    said = [Image(png(pictures(1)[0]), role="user"), Text("Hm?", role="user")]
+    for place in (theirs[2], folder):
+        laid = LlavaProcessor.from_pretrained(place).apply_chat_template(
+            [turn], add_generation_prompt=True, tokenize=True, return_dict=True
+        )
+        ids = pt.load(place).request(said, Sampling()).ids
+        assert ids == laid["input_ids"][0]
+        assert ids.count(0) == 1
 
 
 def test_tasks_about_pictures_are_among_its_own(theirs, polytask, tmp_path):

@@ -27,12 +27,16 @@ _BORDER = "\U0010ffff"  # a noncharacter, which stands for each special token wh
 
 class ChatTemplate:
     """A template (Jinja) over one tokenizer. tokens: texts of tokens by their part, as `Conventions.tokens`. sight: of
-    a model that looks at pictures, whose template takes a turn as a list of texts and pictures."""
+    a model that looks at pictures, whose template takes a turn as a list of texts and pictures; it may leave `begin`,
+    which stands in front of every text, to the tokenizer."""
 
-    def __init__(self, source: str, tokenizer: Tokenizer, tokens: Mapping[str, str], sight: "Sight | None" = None):
+    def __init__(
+        self, source: str, tokenizer: Tokenizer, tokens: Mapping[str, str], sight: "Sight | None" = None,
+        begin: Sequence[int] = (),
+    ):  # fmt: skip
         from polytask.tokenizers.jinja import literals
 
-        self._source, self._tokens, self._sight = source, dict(tokens), sight
+        self._source, self._tokens, self._sight, self._begin = source, dict(tokens), sight, begin
         special = [token for token in tokenizer.get_added_tokens_decoder().values() if token.special]
         special = sorted(special, key=lambda token: -len(token.content))
         self._texts = [token.content for token in special]
@@ -89,7 +93,9 @@ class ChatTemplate:
         last = _told(turns[-1].get("content")).strip()
         if begun and last in text:
             text = text[: text.rindex(last) + len(last)]
-        return self._encoded(text, {ord(new): old for old, new in veil.items()})
+        ids, opener = self._encoded(text, {ord(new): old for old, new in veil.items()}), self._tokens.get("bos_token")
+        opened = self._sight is None or (opener is not None and text.startswith(opener))  # as their processors see it
+        return ids if opened else [*self._begin, *ids]
 
     def _veil(self, said: str) -> dict[str, str]:
         """A character that nobody wrote for each that a special token begins or ends with. Raises TokenizerError."""

@@ -244,7 +244,9 @@ class TextTokenizer:
         Raises TokenizerError where its template is broken.
         """
         source = None if "<|answer|>" in self.special else self.conventions.template
-        return ChatTemplate(source, self._tokenizer, self.conventions.tokens, self.sight) if source else None
+        if not source:
+            return None
+        return ChatTemplate(source, self._tokenizer, self.conventions.tokens, self.sight, self.begin)
 
     @cached_property
     def fingerprint(self) -> str:
