@@ -208,8 +208,23 @@ def test_t5_tied_but_unscaled_as_transformers_5_saves_it(tmp_path):
     assert hf.read_config(tmp_path / "out") == ours.config
 
 
+@torch.no_grad()
+def test_t5_with_two_matrices_as_transformers_5_saves_it(tmp_path):
+    """It calls them tied, keeps both and goes on with both."""
+    published = transformers.T5ForConditionalGeneration.from_pretrained(case("t5 1.1")[1], dtype=torch.float64)
+    published.save_pretrained(tmp_path / "t5")
+    said = json.loads((tmp_path / "t5" / "config.json").read_text())
+    assert said["tie_word_embeddings"]
+    assert said["scale_decoder_outputs"] is False
+    theirs = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path / "t5", dtype=torch.float64).eval()
+    ours, source, target = hf.load_network(tmp_path / "t5", torch.float64), ids_of(2, 14), ids_of(2, 11)
+    assert ours.config == network("t5 1.1").config
+    expected = theirs(input_ids=source, decoder_input_ids=target).logits
+    assert (logits(ours, source, target) - expected).abs().max() < 1e-4  # their norms compute in float32
+
+
 def test_t5_tied_by_name_with_two_different_matrices_is_refused(tmp_path):
-    folder = changed(case("t5 1.1")[1], tmp_path / "t5", tie_word_embeddings=True, scale_decoder_outputs=False)
+    folder = changed(case("t5 1.1")[1], tmp_path / "t5", tie_word_embeddings=None, scale_decoder_outputs=None)
     with pytest.raises(CheckpointError, match="tie_word_embeddings"):
         hf.load_network(folder)
 

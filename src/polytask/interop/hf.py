@@ -74,7 +74,8 @@ class Family:
     names, theirs as they stand below `prefix` or with it. copies: tensors that may be written once more under another
     name, theirs to theirs. spellings: beginnings of names that some folders write otherwise, theirs to the table's.
     ignored: patterns of buffers that old checkpoints carry and that are computed here. other_rows: a table by which
-    some folders are kept and none is written. config: the kind of configuration that `read` gives.
+    some folders are kept and none is written. config: the kind of configuration that `read` gives. settled: what
+    config.json says, with what it leaves to the tensors of its folder.
     """
 
     model_type: str
@@ -89,6 +90,7 @@ class Family:
     ignored: tuple[str, ...] = ()
     other_rows: Callable[[Any], list[Row]] | None = None
     config: type[Part] = TransformerConfig
+    settled: Callable[[Mapping[str, Any], Path], Mapping[str, Any]] | None = None
 
     def rows_of(self, config: Part, names: Collection[str]) -> list[Row]:
         """The table that tensors of these names follow."""
@@ -319,7 +321,7 @@ def _read(family: Family, words: Mapping[str, Any], folder: Path) -> Transformer
             f"{where}: is_causal={words['is_causal']!r} asks for tokens that see later ones; polytask has none."
         )
     try:
-        return family.read(words)
+        return family.read(words if family.settled is None else family.settled(words, folder))
     except KeyError as error:
         raise CheckpointError(f"{where} lacks {error}, which {family.model_type} needs.") from None
     except ConfigError as error:

@@ -59,6 +59,12 @@ class Stored:
             self._bytes_into(part, start * self.dtype.itemsize)
             yield start, part
 
+    def equals(self, other: "Stored") -> bool:
+        """Whether both hold the same numbers in the same precision."""
+        if (self.shape, self.kind) != (other.shape, other.kind):
+            return False
+        return all(torch.equal(one, two) for (_, one), (_, two) in zip(self.parts(), other.parts(), strict=True))
+
     def read(self) -> Tensor:
         whole = torch.empty(self.shape, dtype=self.dtype)
         self.read_into(whole)

@@ -3,15 +3,17 @@
 T5 adds a learned number for each bucket of distances to the scores, one table for all layers of a stack, and does not
 divide scores by anything. T5 1.0 has ReLU and multiplies what the last norm gives by 1/sqrt(dim) before the embedding,
 its output matrix too; T5 1.1 and Flan-T5 have a gated GELU and an output matrix of their own, without that factor.
-transformers 5 always ties the two matrices and says by `scale_decoder_outputs` which of both a network is.
+transformers 5 calls the two matrices tied and says by `scale_decoder_outputs` which of both a network is.
 
 Marian is the Transformer of Vaswani et al. (2017) with all sines before all cosines, biases everywhere, and one learned
 number for each logit. Both start their decoders from padding.
 """
 
+from pathlib import Path
 from typing import Any
 
 from polytask.errors import ConfigError
+from polytask.interop import shards
 from polytask.interop.hf import Family
 from polytask.interop.rows import At, Entry, Row, spread, stacked
 from polytask.models.config import TransformerConfig
@@ -47,6 +49,15 @@ def _read_t5(words: Words) -> TransformerConfig:
         tied=tied,
         logit_scale=dim**-0.5 if scaled else 1.0,
     )
+
+
+def _settled(words: Words, folder: Path) -> Words:
+    """Without the factor, whether the matrices are tied is for the stored ones to say."""
+    if words.get("scale_decoder_outputs") is not False or words.get("tie_word_embeddings") is False:
+        return words
+    tensors = shards.stored(folder)
+    one, other = tensors.get("shared.weight"), tensors.get("lm_head.weight")
+    return words if one is None or other is None or one.equals(other) else {**words, "tie_word_embeddings": False}
 
 
 def _encoder(words: Words, key: str) -> int:
@@ -125,6 +136,7 @@ T5 = Family(
         "lm_head.weight": "shared.weight",
     },
     ignored=(r"EncDecAttention\.relative_attention_bias",),
+    settled=_settled,
 )  # fmt: skip
 
 
