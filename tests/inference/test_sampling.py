@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polytask.errors import ConfigError
+from polytask.inference import sampling
 from polytask.inference.engine import Engine
 from polytask.inference.sampling import Sampling
 from polytask.inference.sequence import Request
@@ -90,6 +91,19 @@ DIALS = st.fixed_dictionaries(
         "logprobs": st.integers(0, 3),
     },
 )
+
+
+def test_a_large_top_k_keeps_as_many_beside_a_request_without(decoder, monkeypatch):
+    """More tokens than are ranked at first where another request takes all."""
+    monkeypatch.setattr(sampling, "RANKED", 4)
+    asked = [Request(p, Sampling(30, temperature=2.0, top_k=k, seed=3)) for p, k in zip(prompts(2, 26), (60, 0))]
+
+    def first(requests):
+        engine = Engine(decoder, TOKENIZER)
+        engine.runner.steps = None  # the library's own steps rank otherwise
+        return engine.run(requests)[0][0].ids
+
+    assert first(asked) == first(asked[:1])
 
 
 @settings(max_examples=20, deadline=None)

@@ -140,8 +140,8 @@ def threshold(logits: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
     """
     size = logits.shape[1]
     limit = torch.where(top_k > 0, top_k, size).clamp(max=size)[:, None]  # (B, 1)
-    unlimited = bool((limit == size).any())
-    count = min(size, RANKED) if unlimited else int(limit.max())
+    unlimited, largest = bool((limit == size).any()), int(limit.masked_fill(limit == size, 0).max())
+    count = min(size, max(RANKED, largest)) if unlimited else largest
     total = logits.logsumexp(-1, keepdim=True)
     while True:
         ranked = logits.topk(count, dim=-1).values  # (B, count)
