@@ -75,6 +75,7 @@ def test_choices_are_words_even_where_yaml_sees_booleans():
     assert [choice[0].text for choice in task.choices({})] == ["yes", "no"]
 
 
+OPTIONS = "name: x\nbase: {}\noptions:\n  {}"
 GOOD = "name: x\nprompt: '{a}'\ntarget: '{b}'\n"
 
 
@@ -95,6 +96,16 @@ GOOD = "name: x\nprompt: '{a}'\ntarget: '{b}'\n"
         ("name: x\nbase: transltion", "f.yaml:2: base 'transltion' is unknown: did you mean 'translation'"),
         ("name: x\nbase: chat", "f.yaml:2: base 'chat' is unknown"),
         ("name: x\nbase: translation\noptions: {lang: de}", "f.yaml:3: .*no option 'lang'"),
+        (
+            OPTIONS.format("translation", "source_lang: en\n  target_lang: no"),
+            "f.yaml:5: .*target_lang must be a text, not False",
+        ),
+        (OPTIONS.format("infilling", "rate: '15%'"), "f.yaml:4: .*rate must be a number, not '15%'"),
+        (OPTIONS.format("code", "k: 10"), "f.yaml:4: .*k must be a list, each a whole number, not 10"),
+        (OPTIONS.format("code", "unsafe: 1"), "f.yaml:4: .*unsafe must be true or false, not 1"),
+        (OPTIONS.format("classification", "labels: [a, no]"), "f.yaml:4: .*labels must be a list, each a text"),
+        (OPTIONS.format("classification", "labels: a"), "f.yaml:4: .*labels must be a list, each a text, not 'a'"),
+        ("name: x\nbase: translation\noptions: de", "f.yaml:3: options is written as"),
         ("name: x\nprompt: 'a {b'\ntarget: c", "f.yaml:2: prompt: .*for braces"),
         ("name: x\nprompt: '{a.__class__}'\ntarget: c", "f.yaml:2: prompt: .*not a field's name alone"),
         ("name: x\nprompt: '{}'\ntarget: c", "f.yaml:2: prompt: .*not a field's name alone"),

@@ -6,7 +6,8 @@ task.segments({"source": "A dog runs.", "target": "Ein Hund rennt.", "target_lan
 
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin
 
 from polytask.errors import TaskError
 from polytask.registry import Registry
@@ -33,6 +34,8 @@ TASKS = Registry(
     TaskError,
 )
 
+KINDS = {str: "a text", bool: "true or false", int: "a whole number", float: "a number"}  # of options
+
 
 def get_task(name: str | Path, **options: object) -> Task:
     """The builtin task of that name, with its options (`labels=[...]` for classification), or the one of a YAML file.
@@ -48,8 +51,25 @@ def get_task(name: str | Path, **options: object) -> Task:
     made: Any = TASKS.get(str(name))
     if not isinstance(made, type):
         return made  # an object that a user has added
-    known = list(signature(made).parameters)
-    for option in options:
+    known = signature(made).parameters
+    for option, value in options.items():
         if option not in known:
             raise TaskError(f"Task '{name}' has no option '{option}'; it has: {', '.join(known) or 'none'}.")
+        if wanted := _unlike(value, known[option].annotation):
+            raise TaskError(f"Task '{name}': {option} must be {wanted}, not {value!r}.")
     return made(**options)
+
+
+def _unlike(value: Any, kind: Any) -> str | None:
+    """What an option of this kind must be, where its value is not; of kinds that no builtin task has, nothing."""
+    if isinstance(kind, UnionType):
+        if value is None:
+            return None
+        kind = get_args(kind)[0]
+    if get_origin(kind) is tuple:
+        (each, *_), several = get_args(kind), isinstance(value, list | tuple)
+        wrong = not several or any(_unlike(one, each) for one in value)
+        return f"a list, each {KINDS[each]}" if each in KINDS and wrong else None
+    types = (int, float) if kind is float else kind
+    fits = kind not in KINDS or (isinstance(value, types) and (kind is bool or not isinstance(value, bool)))
+    return None if fits else KINDS[kind]

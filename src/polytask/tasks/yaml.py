@@ -16,6 +16,7 @@ asked. `base: classification` takes all that is not written here from a builtin 
 Every mistake is a ConfigError with its line and the nearest name.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -210,13 +211,12 @@ class _Reader:
             return None
         fitting = [name for name in TASKS if name not in ("text", "chat")]  # those have no prompt and target
         name = self.one_of(top["base"], "base", fitting)
-        options = yaml.SafeLoader("").construct_document(top["options"]) if "options" in top else {}
-        if not isinstance(options, dict):
-            self.fail(top["options"], "options are names with values")
+        nodes = self.mapping(top["options"], None, "options") if "options" in top else {}
         try:
-            return get_task(name, **{str(key): value for key, value in options.items()})
+            return get_task(name, **{key: yaml.SafeLoader("").construct_document(nodes[key]) for key in nodes})
         except TaskError as error:
-            self.fail(top.get("options", top["base"]), str(error))
+            spoken_of = [nodes[word] for word in re.findall(r"\w+", str(error)) if word in nodes]
+            self.fail((spoken_of or [top.get("options", top["base"])])[0], str(error))
 
     def fields(self, top: dict[str, Any], templates: dict[str, str], base: Any) -> dict[str, Field]:
         """The fields the file lists, after the base's; without either, those that the templates name."""
