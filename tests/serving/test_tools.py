@@ -7,7 +7,7 @@ import httpx
 import openai
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from polytask.errors import TokenizerError
 from polytask.inference.constrained import Guide
@@ -15,7 +15,7 @@ from polytask.inference.sampling import Sampling
 from polytask.inference.sequence import Request
 from polytask.model import Model
 from polytask.serving.calls import ToolText, joined
-from polytask.serving.tools import FORMS, calls_only
+from polytask.serving.tools import FORMS, calls_only, form_of
 from polytask.tokenizers.conventions import Conventions
 from polytask.tokenizers.text import TextTokenizer
 from tests.inference.networks import network
@@ -63,6 +63,26 @@ def test_tools_are_laid_out_as_transformers_does_it():
     theirs = PreTrainedTokenizerFast(tokenizer_object=TOKENIZER._tokenizer, chat_template=TEMPLATE)
     wanted = theirs.apply_chat_template(plain, tools=TOOLS, add_generation_prompt=True, return_dict=False)
     assert TOKENIZER.template.conversation(plain, TOOLS) == wanted
+
+
+def test_a_template_of_its_own_for_tools_is_taken_where_there_are_any(tmp_path):
+    """As older folders list it; it is kept where transformers looks for it."""
+    plain = "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"
+    TOKENIZER._tokenizer.save(str(tmp_path / "tokenizer.json"))
+    said = {"eos_token": "<|im_end|>", "tokenizer_class": "PreTrainedTokenizerFast"}
+    said["chat_template"] = [{"name": "default", "template": plain}, {"name": "tool_use", "template": TEMPLATE}]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(said))
+    (tmp_path / "saved").mkdir()
+    TextTokenizer.load(tmp_path).save(tmp_path / "saved")
+    asked = [{"role": "user", "content": "How is it in Rome?"}]
+    for folder in (tmp_path, tmp_path / "saved"):
+        ours, theirs = TextTokenizer.load(folder), AutoTokenizer.from_pretrained(folder)
+        assert form_of(ours) is form_of(TOKENIZER)
+        for tools in ([], TOOLS):
+            wanted = theirs.apply_chat_template(
+                asked, tools=tools or None, add_generation_prompt=True, return_dict=False
+            )
+            assert ours.template.conversation(asked, tools) == wanted
 
 
 def test_marks_that_users_and_tools_spell_stay_texts():

@@ -74,7 +74,8 @@ FORMS = (
 
 def form_of(tokenizer: TextTokenizer) -> Form | None:
     """The form in which this tokenizer's model calls tools, None where its template knows none."""
-    source = tokenizer.conventions.template if tokenizer.template is not None else None
+    own = tokenizer.conventions
+    source = own.tool_template or own.template if tokenizer.template is not None else None
     if source is None or not re.search(r"\btools\b", source):
         return None
     return next((form for form in FORMS if form.hint.search(source)), None)

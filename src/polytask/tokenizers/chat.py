@@ -28,21 +28,24 @@ _BORDER = "\U0010ffff"  # a noncharacter, which stands for each special token wh
 class ChatTemplate:
     """A template (Jinja) over one tokenizer. tokens: texts of tokens by their part, as `Conventions.tokens`. sight: of
     a model that looks at pictures, whose template takes a turn as a list of texts and pictures; it may leave `begin`,
-    which stands in front of every text, to the tokenizer."""
+    which stands in front of every text, to the tokenizer. tool_source: the template where tools are given, if that is
+    another one."""
 
     def __init__(
         self, source: str, tokenizer: Tokenizer, tokens: Mapping[str, str], sight: "Sight | None" = None,
-        begin: Sequence[int] = (),
+        begin: Sequence[int] = (), tool_source: str | None = None,
     ):  # fmt: skip
         from polytask.tokenizers.jinja import literals
 
-        self._source, self._tokens, self._sight, self._begin = source, dict(tokens), sight, begin
+        self._source, self._tool_source = source, tool_source or source
+        self._tokens, self._sight, self._begin = dict(tokens), sight, begin
         special = [token for token in tokenizer.get_added_tokens_decoder().values() if token.special]
         special = sorted(special, key=lambda token: -len(token.content))
         self._texts = [token.content for token in special]
         self._ids = {text: i for text in self._texts if (i := tokenizer.token_to_id(text)) is not None}
         self._marks = re.compile("|".join(map(_pattern, special)) or "(?!)")
-        kept = [text for text in literals(source) if not any(_touch(text, token) for token in self._texts)]
+        looked_for = literals(source) | literals(self._tool_source)
+        kept = [text for text in looked_for if not any(_touch(text, token) for token in self._texts)]
         self._kept = sorted(kept, key=len, reverse=True)
         self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
         self._tokenizer.encode_special_tokens = True
@@ -89,7 +92,7 @@ class ChatTemplate:
             "documents": None,
             **self._tokens,
         }
-        text = render(self._source, len(said), words)
+        text = render(self._tool_source if tools else self._source, len(said), words)
         last = _told(turns[-1].get("content")).strip()
         if begun and last in text:
             text = text[: text.rindex(last) + len(last)]

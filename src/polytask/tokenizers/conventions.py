@@ -3,6 +3,7 @@
     generation_config.json, config.json                by ids: the ends, padding, where a decoder starts
     tokenizer_config.json, special_tokens_map.json     by texts: the tokens that have a part to play
     chat_template.jinja, or in tokenizer_config.json   how a conversation is laid out
+    additional_chat_templates/tool_use.jinja           the same where tools are given, if that is another template
 
 `write` leaves files of the same names, so that a checkpoint of ours says it where other tools look for it.
 """
@@ -17,6 +18,7 @@ from tokenizers import Tokenizer
 
 from polytask.errors import TokenizerError
 
+TEMPLATES = {"default": "chat_template.jinja", "tool_use": "additional_chat_templates/tool_use.jinja"}
 NAMES = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
 
 
@@ -24,7 +26,8 @@ NAMES = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_t
 class Conventions:
     """ends: ids any of which closes an answer; the first one closes what the model reads or learns. pad: the id that
     fills rows. start: the id from which the decoder of an encoder-decoder goes on. tokens: texts of tokens by their
-    part, {"bos_token": "<s>", ...}. template: how a conversation is laid out, in Jinja.
+    part, {"bos_token": "<s>", ...}. template: how a conversation is laid out, in Jinja; tool_template: the same
+    with tools, where that is another one.
     """
 
     ends: tuple[int, ...] = ()
@@ -32,6 +35,7 @@ class Conventions:
     start: int | None = None
     tokens: Mapping[str, str] = field(default_factory=dict)
     template: str | None = None
+    tool_template: str | None = None
 
 
 def read(folder: Path, tokenizer: Tokenizer) -> Conventions:
@@ -55,10 +59,11 @@ def read(folder: Path, tokenizer: Tokenizer) -> Conventions:
     own = closing if config.get("model_type") == "clip" else []  # its first folders name 2, a plain sign there
     ends = sorted(own or by_id("eos_token_id") or closing, key=lambda i: i not in closing)
     pad = by_name("pad_token") or by_id("pad_token_id")
-    start = by_id("decoder_start_token_id")
+    start, templates = by_id("decoder_start_token_id"), _templates(folder, said)
     return Conventions(
-        tuple(ends), pad[0] if pad else None, start[0] if start else None, tokens, _template(folder, said)
-    )
+        tuple(ends), pad[0] if pad else None, start[0] if start else None, tokens,
+        templates.get("default"), templates.get("tool_use"),
+    )  # fmt: skip
 
 
 def generation(conventions: Conventions, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -79,8 +84,10 @@ def write(folder: Path, conventions: Conventions, tokenizer: Tokenizer) -> None:
     ids = generation(conventions, tokenizer)
     for name, content in (("tokenizer_config.json", said), ("generation_config.json", ids)):
         (folder / name).write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
-    if conventions.template is not None:
-        (folder / "chat_template.jinja").write_text(conventions.template, encoding="utf-8")
+    for place, template in zip(TEMPLATES.values(), (conventions.template, conventions.tool_template), strict=True):
+        if template is not None:
+            (folder / place).parent.mkdir(exist_ok=True)
+            (folder / place).write_text(template, encoding="utf-8")
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -107,13 +114,12 @@ def _given(source: Mapping[str, Any], key: str) -> bool:
     return source.get(key) is not None
 
 
-def _template(folder: Path, said: Mapping[str, Any]) -> str | None:
-    """The template; of several with names the one called default."""
-    file = folder / "chat_template.jinja"
-    if file.is_file():
-        return file.read_text(encoding="utf-8")
-    template = read_json(folder / "chat_template.json").get("chat_template") or said.get("chat_template")
-    if isinstance(template, list):
-        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
-        template = named.get("default")
-    return template if isinstance(template, str) else None
+def _templates(folder: Path, said: Mapping[str, Any]) -> dict[str, str]:
+    """The templates by their names; one that has none is called default."""
+    found = {name: folder / place for name, place in TEMPLATES.items() if (folder / place).is_file()}
+    if found:
+        return {name: file.read_text(encoding="utf-8") for name, file in found.items()}
+    given = read_json(folder / "chat_template.json").get("chat_template") or said.get("chat_template")
+    rows = given if isinstance(given, list) else [{"name": "default", "template": given}]
+    named = {str(row.get("name")): row.get("template") for row in rows if isinstance(row, dict)}
+    return {name: template for name, template in named.items() if isinstance(template, str)}

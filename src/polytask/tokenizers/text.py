@@ -7,6 +7,7 @@ ids come first and mark structure; text that a user wrote can never produce them
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
@@ -222,7 +223,7 @@ class TextTokenizer:
             pad, own = self.special["<|pad|>"], self.conventions
             parts = {"eos_token": self.special["<|end|>"], "pad_token": pad}
             tokens = {name: self._tokenizer.id_to_token(i) or "" for name, i in parts.items()}
-            said = Conventions(self.ends, pad, own.start, {**tokens, **own.tokens}, own.template)
+            said = replace(own, ends=self.ends, pad=pad, tokens={**tokens, **own.tokens})
             return TextTokenizer(self._tokenizer, said, self._target)
         tokenizer = Tokenizer.from_str(self.to_json())
         opener = "<|text|>"
@@ -246,7 +247,8 @@ class TextTokenizer:
         source = None if "<|answer|>" in self.special else self.conventions.template
         if not source:
             return None
-        return ChatTemplate(source, self._tokenizer, self.conventions.tokens, self.sight, self.begin)
+        own = self.conventions
+        return ChatTemplate(source, self._tokenizer, own.tokens, self.sight, self.begin, own.tool_template)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -254,6 +256,7 @@ class TextTokenizer:
         said = self.to_json()
         if self.conventions != Conventions():
             said += repr((self.ends, self.special, self.start, self.conventions.template))
+            said += self.conventions.tool_template or ""
         if self._target is not None:
             said += self.writing.to_json()
         if self.pictures is not None:
