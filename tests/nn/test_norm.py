@@ -49,6 +49,19 @@ def test_lower_precision_is_as_exact_as_torch(dtype):
         assert (mine - true).abs().max() <= 2 * (other - true).abs().max() + 1e-6 * true.abs().max()
 
 
+@pytest.mark.parametrize("grad", [True, False])
+def test_what_is_added_to_1_is_rounded_once(grad):
+    """As transformers does it for Gemma: in bfloat16 itself 1 + w keeps two digits of a small w or less."""
+    from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
+
+    (x, _), ours, theirs = both(torch.bfloat16), RMSNorm(offset=1.0).build(16).bfloat16(), GemmaRMSNorm(16).bfloat16()
+    torch.nn.init.normal_(ours.weight, std=0.1)
+    theirs.load_state_dict(ours.state_dict())
+    with torch.set_grad_enabled(grad):
+        same = (ours(x) == theirs(x)).float().mean()
+    assert same > 0.99  # a sum in another order may round to the other side
+
+
 def test_parameters_keep_their_precision():
     x, grad = both(torch.bfloat16)
     norm = RMSNorm().build(16)

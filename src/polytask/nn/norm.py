@@ -52,7 +52,10 @@ class RootMeanSquare(nn.RMSNorm):
         nn.init.constant_(self.weight, 1.0 - self.offset)
 
     def forward(self, x: Tensor) -> Tensor:
-        scale = (self.weight + self.offset if self.offset else self.weight).to(x.dtype)
+        if self.offset and x.dtype in (torch.bfloat16, torch.float16):
+            return self.forward(x.float()).to(x.dtype)  # 1 + w has no place for a small w in lower precision
+        scale = self.weight.to(x.dtype)
+        scale = scale + self.offset if self.offset else scale
         if x.device.type == "cpu" and not torch.compiler.is_compiling():
             if not torch.is_grad_enabled():  # a function of autograd takes as long again for one token
                 return _rounded_once(x, scale, self.eps)
