@@ -52,6 +52,17 @@ def test_logits_loss_and_gradients(name):
     assert covered == set(rows)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["gemma", "gemma 2"])
+def test_embeddings_in_bfloat16(family):
+    """Their factor is rounded to it as well."""
+    import transformers
+
+    folder, ids = case(family).folder, torch.arange(VOCABULARY)[None]
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).get_input_embeddings()
+    assert torch.equal(hf.load_network(folder, torch.bfloat16).embed(ids, places(ids)), theirs(ids))
+
+
 def test_left_padding(name):
     theirs, ours, ids = case(name), network(name), ids_of(2, 12)
     real = torch.ones(2, 12, dtype=torch.long)

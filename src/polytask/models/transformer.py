@@ -1,6 +1,7 @@
 """The decoder and the encoder-decoder (Vaswani et al. 2017), wired once from the parts of a TransformerConfig."""
 
 import math
+from functools import cache
 from typing import cast
 
 import torch
@@ -31,7 +32,6 @@ class Transformer(nn.Module):
     def __init__(self, config: TransformerConfig):
         super().__init__()
         self.config = config
-        self.scale = math.sqrt(config.dim) if config.scale_embedding else 1.0
         # torch's own drawing, which is drawn over anyway, takes seconds: on the meta device it imports a compiler.
         self.embedding = nn.Embedding.from_pretrained(torch.empty(config.vocab_size, config.dim), freeze=False)
         self.embedding_norm = config.embedding_norm.build(config.dim) if config.embedding_norm else None  # type: ignore[attr-defined]
@@ -81,6 +81,14 @@ class Transformer(nn.Module):
         return self
 
     @property
+    def scale(self) -> float:
+        """What embeddings are multiplied by; a decoder's is of their precision, as Gemma has it and Marian has not."""
+        if not self.config.scale_embedding:
+            return 1.0
+        whole = math.sqrt(self.config.dim)
+        return whole if self.config.encoder_layers else _rounded(whole, self.embedding.weight.dtype)
+
+    @property
     def output_weight(self) -> Tensor:
         """The matrix of the last product, (V, D)."""
         return self.embedding.weight if self.output is None else self.output.weight
@@ -95,8 +103,8 @@ class Transformer(nn.Module):
         self, ids: Tensor, positions: Tensor, given: tuple[Tensor, Tensor] | None = None, grid: Tensor | None = None
     ) -> Tensor:
         x = self.embedding(ids)  # (B, T, D)
-        if self.scale != 1.0:
-            x = x * self.scale
+        if (scale := self.scale) != 1.0:
+            x = x * scale
         if given is not None:
             x = x.masked_scatter(given[0][..., None], given[1].to(x.dtype))
         if self.position is not None:
@@ -159,3 +167,8 @@ class Transformer(nn.Module):
         """Puts the encoder's output (M, D), row after row, into the cache."""
         for layer, block in enumerate(self.blocks):
             view.write_memory(layer, *cast(CrossAttention, block.cross).keys_and_values(states[None]))
+
+
+@cache
+def _rounded(number: float, dtype: torch.dtype) -> float:
+    return torch.tensor(number, dtype=dtype, device="cpu").item()
