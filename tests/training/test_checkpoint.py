@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from polytask.errors import CheckpointError, TrainingError
 from polytask.interop.atomic import atomic_folder, verify, write_checksums
 from polytask.training import checkpoint as module
-from polytask.training.checkpoint import checkpoints, mean_weights, newest_state, prune, read_state, sweep
+from polytask.training.checkpoint import checkpoints, mean_weights, newest_state, prune, publish, read_state, sweep
 from polytask.training.config import TrainingConfig
 from tests.training.toy import losses, network, trainer
 
@@ -60,6 +60,22 @@ def test_where_all_are_damaged_no_fresh_run_begins(run):
         os.truncate(path / "state" / "weights.safetensors", 10)
     with pytest.raises(CheckpointError, match=r"step-000006.*step-000002"):
         trainer(run, CONFIG).run(resume=True)
+
+
+def test_a_run_that_ended_between_its_last_checkpoint_and_its_model_has_both_after_going_on(tmp_path, monkeypatch):
+    def killed(path, out):
+        if path.name == "step-000006":
+            raise KeyboardInterrupt
+        return publish(path, out)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("polytask.training.trainer.publish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            trainer(tmp_path, CONFIG).run()
+    trainer(tmp_path, CONFIG).run(resume=True)
+    kept = load_file(tmp_path / "model" / "model.safetensors")
+    trained = read_state(checkpoints(tmp_path)[-1]).weights
+    assert all(torch.equal(kept[name], tensor) for name, tensor in trained.items())
 
 
 def test_missing_files_are_named(run):

@@ -180,6 +180,8 @@ class Trainer:
         if self.average is not None:
             copy_into(self.average.shadow, state.ema)
         self.state = state.run
+        if self.world.first:
+            self._publish(path)  # what wrote the checkpoint may have ended before it did
 
     def _refuse(self, path: Path, what: str) -> NoReturn:
         raise CheckpointError(
@@ -349,12 +351,15 @@ class Trainer:
         model = state.weights | gather(self._frozen(), keep) | ema
         if self.world.first:
             path = write_checkpoint(self.out, state, lambda folder: self.save(folder, model, self.state.made()))
-            if not config.keep_best or self.state.best is None:
-                publish(path, self.out)
+            self._publish(path)
             prune(self.out, max(config.keep, config.average_last))
             self._tell("on_save", self.state.step, path)
         self.world.wait()
         self._mark.time += time.monotonic() - start
+
+    def _publish(self, path: Path) -> None:
+        if not self.config.keep_best or self.state.best is None:
+            publish(path, self.out)
 
     def _finish(self, stopped: bool, early: bool) -> Result:
         config, state, model = self.config, self.state, self.out / "model"
