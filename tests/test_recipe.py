@@ -198,6 +198,16 @@ def test_dump_reads_back_to_an_equal_recipe(path, tmp_path):
         ("from: pairs.jsonl, columns", "form: pairs.jsonl, columns", 13, "data.sources.1.from is missing"),
         ("  held_out: 0.1", "  held_out: 1.5", 7, "less than 1"),
         ("  depth: 2", "  depth: [2", 6, "not YAML"),
+        ("  depth: 2", "  depth: 2  # \x07", 5, "the character 0x7 cannot be in YAML"),
+        ("seed: 7", "name: {{ something }}", 2, "cannot be a key; quote"),
+        ("  warmup: 0.1", "  warmup: .inf", 19, "inf will not do: it must be a finite number."),
+        ("  warmup: 0.1", "  decay: .inf", 19, "inf will not do: it must be a finite number."),
+        (
+            "  held_out: 0.1",
+            "  mixture: {by: stages, stages: [{until: .inf, weights: {pairs: 1}}]}",
+            7,
+            "finite number.",
+        ),
         ("  depth: 2", "  depth: 2\ntokenizer: {segmentations: 3}", 6, "`segmentations` are of `dropout`"),
         ("  held_out: 0.1", "  mixture: {by: stages, stages: [{until: 0.5, weights: {piars: 1}}]}", 7, "'pairs'"),
     ],
@@ -207,6 +217,7 @@ def test_errors_name_file_line_key_and_what_is_near(path, old, new, line, words)
         load_recipe(changed(path, old, new))
     assert f"mine.yaml line {line}" in str(error.value)
     assert words in str(error.value)
+    assert str(error.value).count("will not do") <= 1, "one sentence for one mistake"
 
 
 def test_errors_about_drawing_name_file_and_line(tmp_path):

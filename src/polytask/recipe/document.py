@@ -54,19 +54,26 @@ class Document:
         self.name = name
         self.lines: dict[Key, int] = {}
         self.overridden: dict[Key, str] = {}
-        loader = _Loader(text)
+        loader = None
         try:
+            loader = _Loader(text)
             node = loader.get_single_node()
             if node is not None:
                 self._walk(node, ())
             self.data: Any = {} if node is None else loader.construct_document(node)
+        except yaml.reader.ReaderError as error:
+            line = text.count("\n", 0, error.position) + 1
+            raise ConfigError(
+                f"{name} line {line}: the character {error.character:#x} cannot be in YAML; remove it."
+            ) from error
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             line = f" line {mark.line + 1}" if mark else ""
             problem = getattr(error, "problem", None) or str(error).split("\n", 1)[0]
             raise ConfigError(f"{name}{line}: not YAML ({problem}); check indentation, colons and quotes.") from error
         finally:
-            loader.dispose()
+            if loader is not None:
+                loader.dispose()
         if not isinstance(self.data, dict):
             raise ConfigError(f"{name}: a recipe is a mapping of keys (model, data, training, ...) to values.")
 
@@ -75,6 +82,11 @@ class Document:
         if isinstance(node, yaml.MappingNode):
             seen: set[str] = set()
             for key, value in node.value:
+                if not isinstance(key, yaml.ScalarNode):
+                    raise ConfigError(
+                        f"{self.name} line {key.start_mark.line + 1}: a mapping or a list cannot be a key; quote "
+                        "what is in braces or brackets where it is text."
+                    )
                 if key.value in seen:
                     raise ConfigError(
                         f"{self.name} line {key.start_mark.line + 1}: '{key.value}' is here twice; keep one."

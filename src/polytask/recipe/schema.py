@@ -3,7 +3,7 @@
 import re
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 ObjectiveName = Literal["next_token", "prefix", "span_corruption", "seq2seq"]
 
@@ -125,7 +125,7 @@ class Source(Section):
 class Stage(Section):
     """Until a step, or a share of the run (0.8), the sources have these weights by name; the last goes on."""
 
-    until: float | int = Field(default=1.0, gt=0)
+    until: FiniteFloat | int = Field(default=1.0, gt=0)
     weights: dict[str, float]
 
 
@@ -182,8 +182,8 @@ class Training(Section):
     momentum: float = Field(default=0.95, ge=0, lt=1)
     weight_decay: float = Field(default=0.1, ge=0)
     schedule: Literal["cosine", "inverse_sqrt", "wsd", "constant"] = "cosine"
-    warmup: float | int = Field(default=0.02, ge=0)
-    decay: float | int = Field(default=0.2, ge=0)
+    warmup: FiniteFloat | int = Field(default=0.02, ge=0)
+    decay: FiniteFloat | int = Field(default=0.2, ge=0)
     clip: float = Field(default=1.0, ge=0)
     accumulate: int = Field(default=1, ge=1)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -12,9 +12,14 @@ from polytask.registry import nearest
 def sentences(whole: type[BaseModel], document: Document, error: ValidationError) -> str:
     """One line for each thing that is wrong with a document of the model `whole`, at most five."""
     found: dict[str, None] = {}
+    endless = set()
     for item in error.errors():
         # Unions add their branches' names to the path; keep what is in the document.
         path = _real(document.data, item["loc"], item["type"])
+        if item["type"] == "finite_number":
+            endless.add(path)
+        elif path in endless:
+            continue  # a number without end is not the whole number of the union either, which says no more
         found[f"{document.where(path)}: {_sentence(whole, path, item)}"] = None
     lines = list(found)
     return "\n".join([*lines[:5], *([f"... and {len(lines) - 5} more."] if len(lines) > 5 else [])])
