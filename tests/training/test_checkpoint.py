@@ -55,6 +55,18 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(run, victim):
     verify(run / "checkpoints" / "step-000006")
 
 
+def test_a_newest_checkpoint_that_never_was_whole_blocks_nothing_and_costs_no_good_one(run):
+    (run / "checkpoints" / "step-000006" / "checksums.json").unlink()
+    shutil.copytree(run / "checkpoints" / "step-000006", run / "checkpoints" / "step-000009")
+    with pytest.warns(UserWarning, match=r"step-000006 has no checksums.*step-000004"):
+        trainer(run, CONFIG).run(resume=True)
+    assert [path.name for path in checkpoints(run)] == ["step-000002", "step-000004", "step-000006"]
+    for path in checkpoints(run):
+        verify(path)
+    sweep(run)
+    assert not list(run.rglob(".*"))
+
+
 def test_where_all_are_damaged_no_fresh_run_begins(run):
     for path in checkpoints(run):
         os.truncate(path / "state" / "weights.safetensors", 10)

@@ -164,9 +164,20 @@ def newest_state(out: Path) -> tuple[Path, State] | None:
 def prune(out: Path, keep: int) -> None:
     """Removes all but the newest `keep` checkpoints."""
     for path in checkpoints(out)[:-keep]:
-        doomed = path.with_name(f".{path.name}.new-{os.getpid()}")
-        path.rename(doomed)  # under a name that `sweep` removes, so that a crash leaves none that looks whole
-        shutil.rmtree(doomed, ignore_errors=True)
+        shutil.rmtree(_aside(path), ignore_errors=True)
+
+
+def put_newer_aside(out: Path, step: int) -> None:
+    """Takes checkpoints after `step` out of the way of the run that goes on from there: they are damaged, so that
+    `prune` must not keep them in place of good ones, and those that were never whole could not be written over."""
+    for path in checkpoints(out):
+        if int(path.name[5:]) > step:
+            _aside(path)
+
+
+def _aside(path: Path) -> Path:
+    """Renames a checkpoint to what `sweep` removes, so that a crash leaves none that looks whole."""
+    return path.rename(path.with_name(f".{path.name}.new-{os.getpid()}"))
 
 
 def sweep(out: Path) -> None:

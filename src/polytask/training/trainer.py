@@ -27,6 +27,7 @@ from polytask.training.checkpoint import (
     newest_state,
     prune,
     publish,
+    put_newer_aside,
     save_weights,
     sweep,
     write_checkpoint,
@@ -160,6 +161,7 @@ class Trainer:
                 "Go on with it by --resume, or choose another --out."
             )
         found = newest_state(self.out) if resume else None
+        self.world.wait()  # all have read what the first now moves
         if found is not None:
             self._restore(*found)
         elif resume and self.world.first:
@@ -181,6 +183,7 @@ class Trainer:
             copy_into(self.average.shadow, state.ema)
         self.state = state.run
         if self.world.first:
+            put_newer_aside(self.out, self.state.step)
             self._publish(path)  # what wrote the checkpoint may have ended before it did
 
     def _refuse(self, path: Path, what: str) -> NoReturn:
