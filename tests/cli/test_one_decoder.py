@@ -1,6 +1,7 @@
 """One decoder over texts and pictures: recipes, training, verbs and reports."""
 
 import json
+import shutil
 
 import PIL.Image
 import pytest
@@ -259,6 +260,19 @@ def test_recipes_that_do_not_fit_are_refused(polytask, codes, made, tmp_path):
         result = polytask("train", made[0].parent / "recipe.yaml", "--set", *change, "--out", tmp_path / "run")
         assert result.exit_code == 2
         assert words in result.stderr
+
+
+def test_who_goes_on_from_a_model_and_resumes_still_draws(polytask, made, tmp_path):
+    (tmp_path / "mine.yaml").write_text(
+        f"model: {{from: {made[0]}}}\ndata: {{sources: [{{task: drawing, from: blocksworld, limit: 30}}]}}\n"
+        "training: {steps: 2, batch_rows: 4, context_length: 384, save_every: 1}\nevaluation: {every: 0}\n"
+    )
+    words = ("train", tmp_path / "mine.yaml", "--out", tmp_path / "run")
+    assert polytask(*words).exit_code == 0
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-000002")
+    resumed = polytask(*words, "--resume")
+    assert resumed.exit_code == 0, resumed.stderr
+    assert pt.load(tmp_path / "run").draw("a small red circle")[0].size == (32, 32)
 
 
 @pytest.mark.parametrize("task", ["drawing", "captioning", "editing"])

@@ -54,7 +54,8 @@ def train_recipe(
     runtime.prepare()
     with joined(str(runtime.pick_device(device_name))) as world:
         device = _own_device(device_name, world)
-        tokenizer = _kept_tokenizer(out) if resume else None
+        # A model that goes on from a checkpoint has its tokenizer there, with what makes codes of pictures.
+        tokenizer = _kept_tokenizer(out) if resume and recipe.model.from_ is None else None
         with Preparing(world.first) as progress:
             assembly = assemble_any(recipe, tokenizer=tokenizer, progress=progress)
         if world.size == 1:
