@@ -5,7 +5,8 @@ import pytest
 import yaml
 
 from polytask.blocksworld import TASKS
-from polytask.data.sources import SourceSpec, read
+from polytask.data.prepare import share_of
+from polytask.data.sources import GENERATORS, SourceSpec, read
 from polytask.errors import ConfigError
 from polytask.models.cost import parameters
 from polytask.recipe import RECIPES, Recipe, load_recipe, names
@@ -289,6 +290,19 @@ def test_shipped_recipes_are_sound(name):
         assert recipe.picture_network(vocab_size=recipe.tokenizer.size).build
     else:
         assert recipe.network(recipe.tokenizer.size).decoder.vocab_size == recipe.tokenizer.size
+
+
+@pytest.mark.parametrize("name", names())
+def test_no_shipped_recipe_trains_on_rows_that_it_holds_out(name):
+    """Sources of one file hold out the same rows of it, which they do by a row's content, or none."""
+    recipe = load_recipe(name)
+    held = {}
+    for spec in recipe.sources():
+        if spec.from_ not in GENERATORS:
+            share = share_of(spec, recipe.data.held_out)
+            held.setdefault(spec.from_, []).append((share, spec.columns, spec.fields) if share else None)
+    for file, said in held.items():
+        assert all(one == said[0] for one in said), file
 
 
 def test_shipped_recipes_have_the_sizes_that_they_state():
