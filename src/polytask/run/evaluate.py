@@ -245,10 +245,9 @@ def scoring(
     watched = list(_watched(recipe, tokenizer))
 
     def score(step: int) -> dict[str, float]:
-        from polytask.model import Model
+        from polytask.run.watched import model_in_training
 
-        # One long row must not end a run of hours.
-        model = Model(network, tokenizer, truncate="right")
+        model = model_in_training(network, tokenizer)
         metrics: dict[str, float] = {}
         for one in list(watched):
             try:

@@ -35,9 +35,9 @@ def speaker(recipe: "Recipe", network: "Transformer", tokenizer: "TextTokenizer"
         asked.append((task, list(islice(read(spec), ROWS))))
 
     def samples(step: int) -> list[str]:
-        from polytask.model import Model
+        from polytask.run.watched import model_in_training
 
-        model = Model(network, tokenizer, truncate="right")
+        model = model_in_training(network, tokenizer)
         words: dict[str, Any] = {"max_tokens": TOKENS, "seed": step}
         if not asked:
             if "text" not in model.able:

@@ -228,8 +228,7 @@ class Trainer:
         self.optimizer.step(learning_rate(state.step - 1, config))
         if self.average is not None:
             self.average.update(state.step)
-        meter = Figures(state.interval)
-        meter.add(figures)
+        Figures(state.interval).add(figures)
         return figures
 
     def _seed(self) -> None:
