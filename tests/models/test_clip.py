@@ -119,6 +119,13 @@ def test_states_of_the_second_last_layer_are_those_of_transformers(pair):
     torch.testing.assert_close(ours.vision(pixels), states[-1], rtol=0, atol=1e-10)
 
 
+def test_a_process_may_have_no_pair_of_a_last_batch(pair):
+    pixels, ids, mask = inputs()
+    nothing = SimpleNamespace(pixels=pixels[:1], ids=ids[:1], mask=mask[:1], sources=torch.tensor([-1]))
+    loss = Contrastive().loss(pair[1].eval(), nothing)
+    assert [value.item() for value in (loss.sum, loss.weight, *loss.log.values())] == [0.0, 0.0, 0.0, 0.0]
+
+
 def test_the_scale_begins_at_its_published_value_and_stays_below_100(pair):
     ours = CLIP(pair[1].config).initialize(3)
     assert abs(ours.scale.item() - 1 / 0.07) < 1e-2  # transformers rounds its logarithm to 2.6592

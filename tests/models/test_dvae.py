@@ -1,6 +1,7 @@
 """The discrete autoencoder: counts, likelihood, relaxation, codes both ways, and that it learns."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -171,6 +172,13 @@ def test_a_normal_likelihood_is_that_of_torch():
     torch.testing.assert_close(loss.sum / loss.weight, expected)
     with pytest.raises(ConfigError, match="above 0"):
         Autoencoding(spread=0.0)
+
+
+@pytest.mark.parametrize("quantizer", [Categorical(20), FiniteScalar((4, 5))], ids=["categorical", "finite scalar"])
+def test_a_process_may_have_no_picture_of_a_last_batch(quantizer):
+    network = Autoencoder(replace(SMALL, quantizer=quantizer)).initialize(0).eval()
+    loss = Autoencoding().loss(network, SimpleNamespace(pixels=pictures(2), sources=torch.tensor([-1, -1])))
+    assert [value.item() for value in (loss.sum, loss.weight, *loss.log.values())] == [0.0] * (2 + len(loss.log))
 
 
 def test_the_divergence_is_weighed_as_published():

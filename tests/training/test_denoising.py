@@ -155,6 +155,22 @@ def test_what_is_random_depends_on_seed_and_step_alone(tmp_path):
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
+def test_all_processes_make_as_many_passes():
+    """Whether the network sees its own first estimate is of the step alone: each process has a generator of its own."""
+    network, calls = filled(DiffusionConfig(unet(self_conditioning=True))).train(), []
+    network.unet.register_forward_hook(lambda *given: calls.append(0))
+    objective, passes = Denoising(), []
+    for step in range(8):
+        objective.begin(step)
+        for rank in range(2):
+            torch.manual_seed(1000 * rank + step)
+            calls.clear()
+            objective.loss(network, pictures())
+            passes.append(len(calls))
+    assert passes[::2] == passes[1::2]
+    assert set(passes) == {1, 2}
+
+
 def test_frozen_text_stays_and_trained_text_moves():
     for frozen in (True, False):
         network = filled(DiffusionConfig(unet(text=16), text=TEXT, frozen_text=frozen)).train()

@@ -29,6 +29,7 @@ class Contrastive:
         total = (
             F.cross_entropy(logits, right, reduction="sum") + F.cross_entropy(logits.mT, right, reduction="sum")
         ) / 2
-        found = (logits.argmax(1) == right).sum() + (logits.argmax(0) == right).sum()
+        # Nothing has no largest: a process may have no pair of the last batch of a validation.
+        found = (logits.argmax(1) == right).sum() + (logits.argmax(0) == right).sum() if len(right) else right.sum()
         log = {"accuracy": found / 2, "scale": model.scale.detach() * len(logits)}
         return Loss(total, total.new_tensor(len(logits)), log=log)

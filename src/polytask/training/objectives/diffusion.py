@@ -1,6 +1,6 @@
 """Predicting noise: pictures with some of it, and what is said of them (Ho et al. 2020; Nichol and Dhariwal 2021)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -29,7 +29,7 @@ class Seen(NamedTuple):
     guess: Tensor | None = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Denoising:
     """The mean squared error of what the network predicts, a picture, with weights.
 
@@ -44,8 +44,9 @@ class Denoising:
     picture alone and both are left out of `drop` each (Brooks et al. 2023, "InstructPix2Pix", section 3.2.1). crop: it
     learns from random parts of that side, of which it sees the same part at low_pixels (both papers' larger networks).
 
-    Steps are spread evenly over a batch (Kingma et al. 2021, "Variational diffusion models", appendix I.1). All that is
-    random is of torch's generator, which the trainer seeds by seed and step; in evaluation it is the same every time.
+    Steps are spread evenly over a batch (Kingma et al. 2021, "Variational diffusion models", appendix I.1). All else
+    that is random is of torch's generator, which the trainer seeds by seed, step and process; in evaluation it is the
+    same every time.
     """
 
     min_snr: float | None = 5.0
@@ -56,6 +57,7 @@ class Denoising:
     blur: float = 0.0
     bsr: bool = False
     crop: int | None = None
+    step: int = field(default=0, init=False)  # the trainer says it by `begin`
 
     def __post_init__(self) -> None:
         if self.bsr and self.blur:
@@ -63,6 +65,9 @@ class Denoising:
         for name in ("drop", "drop_pooled"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"training.dials: {name}={getattr(self, name)} must be a share from 0 to 1.")
+
+    def begin(self, step: int) -> None:
+        self.step = step
 
     def loss(self, model: Diffusion, batch: "PictureBatch") -> Loss:
         generator = None if model.training else Generator(batch.pixels.device).manual_seed(0)
@@ -136,7 +141,9 @@ class Denoising:
             level = _uniform(pixels, generator)
             low = augmented(low, level, _normal(low, generator))
         seen = Seen(x, t, condition, low, level)
-        if config.unet.self_conditioning and float(torch.rand((), generator=_on_cpu(generator))) < 0.5:
+        # Decided by the step alone: processes that share a network must make the same passes.
+        coin = torch.rand((), generator=Generator().manual_seed(self.step if generator is None else 0))
+        if config.unet.self_conditioning and float(coin) < 0.5:
             with torch.no_grad():
                 first = model(*seen)[:, :3].float()
             guess = process.clean(config.prediction, first, x, model.schedule.at(t)).clamp(-1, 1)

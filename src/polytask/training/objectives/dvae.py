@@ -62,7 +62,7 @@ class Autoencoding:
     def loss(self, model: Autoencoder, batch: "PictureBatch") -> Loss:
         pixels = batch.pixels[batch.sources >= 0]
         relaxed = model(pixels, self.temperature.at(self.step))
-        colours = pixels[0].numel()
+        colours = pixels.shape[1:].numel()
         likelihood = self._likelihood(pixels, relaxed.statistics).sum() / colours
         divergence = relaxed.divergence.sum() / colours
         total = self.weight.at(self.step) * divergence - likelihood
@@ -81,6 +81,6 @@ class Autoencoding:
 
 def _use(codes: Tensor, codebook: int) -> dict[str, Tensor]:
     """Of the codes of a batch (B, h, w), times B."""
-    shares = torch.bincount(codes.flatten(), minlength=codebook) / codes.numel()
+    shares = torch.bincount(codes.flatten(), minlength=codebook) / max(1, codes.numel())
     used = (shares > 0).sum() / codebook
     return {"codes_used": used * len(codes), "code_perplexity": torch.special.entr(shares).sum().exp() * len(codes)}
