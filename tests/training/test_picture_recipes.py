@@ -52,6 +52,15 @@ def test_they_are_planned(name):
     assert made.memory["activations"] > made.memory["weights"]
 
 
+def test_plans_count_on_recomputation_and_lower_precision():
+    def activations(*changes):
+        return plan_recipe("dvae-blocks", changes, measure=False).memory["activations"]
+
+    whole = activations("training.precision=float32")
+    assert activations("training.precision=float32", "training.checkpointing=true") < 0.8 * whole
+    assert activations("training.precision=bfloat16") < 0.7 * whole
+
+
 def test_plans_count_what_is_trained(runs):
     recipe = small("unclip-blocks", runs)
     from polytask.run.pictures import Frozen, picture_config

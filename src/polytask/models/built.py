@@ -1,11 +1,13 @@
 """Costs of networks that no formula covers, read off the network itself, built where nothing is allocated."""
 
 from collections import Counter
+from collections.abc import Callable
 from functools import cache
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 
 @runtime_checkable
@@ -39,21 +41,44 @@ def flops(config: Any, **given: Tensor) -> int:
     return int(counter.get_total_flops())
 
 
-def activation_bytes(config: Any, **given: Tensor) -> int:
-    """Bytes that a pass over those inputs keeps for the way back, in float32; parameters are not counted."""
-    network = _outline(config).train()
-    own = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
-    kept: dict[int, Any] = {}
+def activation_bytes(
+    config: Any, *, lower: bool = False, again: Callable[[nn.Module], list[nn.Module]] | None = None, **given: Tensor
+) -> int:
+    """Bytes that a pass over those inputs keeps for the way back, parameters not counted.
+
+    lower: products are in bfloat16. again: the network's blocks of which the input alone is kept, since the way back
+    computes one after the other again.
+    """
+    parts: list[dict[int, Any]] = [{}]  # storages that are kept all the time, then those of each such block
+    open_ = [0]  # which of them is filled, and what is filled again after it
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage._cdata not in own:
-            kept[storage._cdata] = storage  # held, so that no other takes its place
+        if storage._cdata not in own and storage._cdata not in parts[0]:
+            parts[open_[-1]][storage._cdata] = storage  # held, so that no other takes its place
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        network(**{name: value.to("meta") for name, value in given.items()})
-    return sum(storage.nbytes() for storage in kept.values())
+    def enter(block: nn.Module, args: tuple[Any, ...], words: dict[str, Any]) -> None:
+        for value in (*args, *words.values()):
+            if isinstance(value, Tensor):
+                keep(value)
+        open_.append(len(parts))
+        parts.append({})
+
+    def leave(*_: Any) -> None:
+        open_.pop()
+
+    with FakeTensorMode():  # nothing is allocated, as on "meta", where autocast would leave all in float32
+        network = config.build().train()
+        own = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
+        for block in [] if again is None else again(network):
+            block.register_forward_pre_hook(enter, with_kwargs=True)
+            block.register_forward_hook(leave)
+        hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+        with hooks, torch.autocast("cpu", torch.bfloat16, enabled=lower):
+            network(**{name: torch.zeros(value.shape, dtype=value.dtype) for name, value in given.items()})
+        always, *each = (sum(storage.nbytes() for storage in part.values()) for part in parts)
+    return always + max(each, default=0)
 
 
 def _outline(config: Any) -> nn.Module:

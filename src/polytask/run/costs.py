@@ -11,6 +11,7 @@ from polytask.models.clip import CLIPConfig
 from polytask.models.diffusion import DiffusionConfig
 from polytask.models.dvae import AutoencoderConfig
 from polytask.models.networks import Picturing
+from polytask.training.parallel.blocks import blocks_of
 
 if TYPE_CHECKING:
     from polytask.models.prior import PriorConfig
@@ -65,15 +66,17 @@ def flops_of(config: Picturing, text_length: int, crop: int | None = None) -> fl
 
 
 def memory_of(
-    config: Picturing, rows: int, text_length: int, state: float, average: bool, crop: int | None = None
-) -> dict[str, int]:
+    config: Picturing, rows: int, text_length: int, state: float, average: bool, crop: int | None = None, *,
+    precision: str = "float32", checkpointing: bool = False,
+) -> dict[str, int]:  # fmt: skip
     """Peak bytes of a training step by what they hold. state: bytes of the optimizer for a learned number."""
     network, given = inputs(config, rows, text_length, crop)
     count = built.parameters(config)
     memory = {"weights": 4 * count, "gradients": 4 * count, "optimizer": int(state * count)}
-    memory["activations"] = built.activation_bytes(network, **given)
+    again = blocks_of if checkpointing else None
+    memory["activations"] = built.activation_bytes(network, lower=precision == "bfloat16", again=again, **given)
     if isinstance(config, DiffusionConfig) and config.text is not None and not config.frozen_text:
-        memory["activations"] += cost.activation_bytes(config.text, rows, text_length)
+        memory["activations"] += cost.activation_bytes(config.text, rows, text_length, precision, checkpointing)
     return memory | ({"average": 4 * count} if average else {})
 
 

@@ -93,11 +93,15 @@ def planned_pictures(
     training = recipe.training
     rows, length = max(1, recipe.batch_rows // training.accumulate), frozen.text_length
     crop = checked_dials(recipe, config).get("crop")
+    memory = memory_of(
+        config, rows, length, state_bytes(training.optimizer), training.ema > 0, crop,
+        precision=runtime.pick_products(training.precision, device), checkpointing=training.checkpointing,
+    )  # fmt: skip
     made = Plan(
         built.parameters_by_part(config),
         flops_of(config, length, crop),
         recipe.steps * recipe.batch_rows,
-        memory_of(config, rows, length, state_bytes(training.optimizer), training.ema > 0, crop),
+        memory,
         unit="pictures",
         **words,
     )
