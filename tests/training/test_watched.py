@@ -29,6 +29,7 @@ def ask(rank, folder):
     shard(module, blocks_of(net), World(rank, 2))
     with torch.no_grad(), unsharded(module):
         model = model_in_training(net, TOKENIZER)
+        assert model.engine.runner.steps is None
         requests = [Request(ids, Sampling(max_tokens=5)) for ids in prompts(24, least=40, most=60)]
         answers = [answer.text for (answer,) in model.engine.run(requests)]
     said = [None, None]

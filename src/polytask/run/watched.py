@@ -32,4 +32,5 @@ def model_in_training(network: "Transformer | VisionLanguage", tokenizer: "TextT
     model = Model(network, tokenizer, truncate="right", max_requests=REQUESTS, room=room)
     scheduler = model.engine.scheduler
     scheduler.pace, scheduler.clock = Pace(FIRST), lambda: 0.0
+    model.engine.runner.steps = None  # what one process fails to record, or builds later, it would run in another way
     return model
