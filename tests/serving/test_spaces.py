@@ -30,3 +30,8 @@ def test_what_goes_on_with_a_text_keeps_its_first_space(tmp_path):
                 events = [line[6:] for line in reply.text.splitlines() if line.startswith("data: {")]
                 found = [json.loads(event) for event in events] if stream else [reply.json()]
                 assert "".join(one["choices"][0]["text"] for one in found) == said
+        for prompt, offsets in (("the lazy", [0, 6]), ("", [0, 5])):
+            for echo in (False, True):
+                reply = client.post("/completions", json=asked | {"prompt": prompt, "logprobs": 1, "echo": echo}).json()
+                found = reply["choices"][0]["logprobs"]["text_offset"][-2:]
+                assert found == [one + len(prompt) * echo for one in offsets]

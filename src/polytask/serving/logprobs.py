@@ -26,11 +26,12 @@ def chat_logprobs(tokenizer: TextTokenizer, tokens: Iterable[Token], top: int) -
 class Offsets:
     """Where the tokens of a text begin in it, as they come, in characters; those that share a character begin at it.
 
-    begin: where the text itself does. special: whether the names of special ids stand in it.
+    begin: where the text itself does. special: whether the names of special ids stand in it. within: it goes on with
+    another one.
     """
 
-    def __init__(self, tokenizer: TextTokenizer, begin: int = 0, special: bool = False):
-        self._next, self._stream = begin, tokenizer.stream(special)
+    def __init__(self, tokenizer: TextTokenizer, begin: int = 0, special: bool = False, within: bool = False):
+        self._next, self._stream = begin, tokenizer.stream(special, within)
         self._spelled = None if tokenizer.piece(0) is None else tokenizer.spelling
         self._hidden = frozenset() if self._spelled is None or special else self._spelled.special
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")

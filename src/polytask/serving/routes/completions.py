@@ -81,7 +81,10 @@ async def _answered(
         served.worker.release(job)
     total = usage(job.requests, written)
     note(http, **total)
-    choices = [_choice(served, body, index, echoes[index // dials.n], one) for index, one in enumerate(written)]
+    asked = [(before, request.within) for before, request in zip(echoes, job.requests) for _ in range(dials.n)]
+    choices = [
+        _choice(served, body, i, before, one, within) for i, (one, (before, within)) in enumerate(zip(written, asked))
+    ]
     return Json({**frame, "choices": choices, "usage": total})
 
 
@@ -113,11 +116,11 @@ async def _echoes(
 
 
 def _choice(
-    served: Served, body: CompletionBody, index: int, before: Echo | None, one: Completion | None
+    served: Served, body: CompletionBody, index: int, before: Echo | None, one: Completion | None, within: bool = False
 ) -> dict[str, Any]:  # fmt: skip
     text, tokens = (before.text, before.tokens) if before else ("", [])
     if one:
-        offsets = Offsets(served.model.tokenizer.writing, len(text))
+        offsets = Offsets(served.model.tokenizer.writing, len(text), within=within)
         text, tokens = text + one.text, [*tokens, *offsets.of(zip(one.ids, one.logprobs or []))]
     return {
         "index": index, "text": text, "logprobs": _logprobs(served, body, tokens),
@@ -144,8 +147,9 @@ async def _events(
     completions = dict[int, Completion]()
     async for piece in job:
         if piece.index not in offsets:  # only now: a request that still waits has not begun
-            before = echoes[piece.index // n]
-            offsets[piece.index] = Offsets(served.model.tokenizer.writing, len(before.text) if before else 0)
+            before, within = echoes[piece.index // n], job.requests[piece.index // n].within
+            begin = len(before.text) if before else 0
+            offsets[piece.index] = Offsets(served.model.tokenizer.writing, begin, within=within)
             if before:
                 yield chunk(piece.index, before.text, None, _logprobs(served, body, before.tokens))
         if piece.text or piece.tokens:
