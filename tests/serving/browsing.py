@@ -85,7 +85,7 @@ def dial(page, name, value):
 
 
 def settled(page):
-    page.locator("[aria-busy]").wait_for(state="detached")
+    page.wait_for_function("() => !document.querySelector('[aria-busy]')")  # tasks may be on their way, too
 
 
 def say(page, text):
