@@ -10,6 +10,7 @@ import torch
 import polytask as pt
 from polytask.data.convert import prefix
 from polytask.errors import CheckpointError, ConfigError, TaskError
+from polytask.inference.room import Room
 from polytask.inference.sampling import Sampling
 from polytask.inference.shortening import TruncationWarning
 from polytask.nn.cache import Context
@@ -124,6 +125,12 @@ def test_a_long_text_is_refused_or_cut_as_asked(model, side):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         short.summarize("short", max_tokens=4)
+
+
+def test_a_text_is_cut_to_what_the_cache_holds_where_that_is_less(decoder):
+    model = pt.Model(decoder.network, decoder.tokenizer, truncate="right", room=Room(tokens=64))
+    with pytest.warns(TruncationWarning, match="of its 120 tokens"):
+        assert model.generate("a" * 120, max_tokens=9)
 
 
 def test_long_conversations_and_many_examples_lose_the_earliest(decoder):

@@ -262,7 +262,7 @@ class Model:
         pictures = self.tokenizer.drawing if to_draw(segments) else None
         if pictures is not None:
             room = pictures.vocabulary.tokens
-        least, context = 1 if room is None else room, self.config.context_length
+        least, context = 1 if room is None else room, self.engine.reads
         if max(len(ids) + least, len(encoder_ids or [])) > context:
             if self.truncate is None:
                 what = "picture" if pictures is not None else "answer"
@@ -281,8 +281,8 @@ class Model:
         given = None
         if self.tokenizer.sight is not None and isinstance(self.network, VisionLanguage):
             given = look(self.network, self.tokenizer.sight, segments, ids)
-        within = bool(segments) and segments[-1].target and encoder_ids is None
-        return Request(ids, sampling, encoder_ids, prefix=prefix, given=given, within=within)
+        continues = bool(segments) and segments[-1].target and encoder_ids is None
+        return Request(ids, sampling, encoder_ids, prefix=prefix, given=given, continues=continues)
 
     def _ids(self, segments: list[Segment]) -> tuple[list[int], list[int] | None]:
         if self.config.encoder_layers:
@@ -295,7 +295,7 @@ class Model:
 
         def over(segments: list[Segment]) -> int:
             ids, encoder_ids = self._ids(segments)
-            return (len(ids) + answer if encoder_ids is None else len(encoder_ids)) - self.config.context_length
+            return (len(ids) + answer if encoder_ids is None else len(encoder_ids)) - self.engine.reads
 
         assert self.truncate is not None
         return shortened(segments, self.tokenizer, self.truncate, over)

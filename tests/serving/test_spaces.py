@@ -35,3 +35,8 @@ def test_what_goes_on_with_a_text_keeps_its_first_space(tmp_path):
                 reply = client.post("/completions", json=asked | {"prompt": prompt, "logprobs": 1, "echo": echo}).json()
                 found = reply["choices"][0]["logprobs"]["text_offset"][-2:]
                 assert found == [one + len(prompt) * echo for one in offsets]
+        form = {"type": "regex", "pattern": "quick( quick)*"}  # has its first space beside the pattern
+        told = client.post("/completions", json=asked | {"prompt": "the lazy", "logprobs": 1, "response_format": form})
+        (choice,) = told.json()["choices"]
+        assert choice["text"] == "quick quick"
+        assert choice["logprobs"]["text_offset"] == [0, 5]

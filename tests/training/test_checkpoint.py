@@ -1,5 +1,6 @@
 import errno
 import os
+import re
 import shutil
 import subprocess
 import warnings
@@ -58,13 +59,16 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(run, victim):
 def test_a_newest_checkpoint_that_never_was_whole_blocks_nothing_and_costs_no_good_one(run):
     (run / "checkpoints" / "step-000006" / "checksums.json").unlink()
     shutil.copytree(run / "checkpoints" / "step-000006", run / "checkpoints" / "step-000009")
-    with pytest.warns(UserWarning, match=r"step-000006 has no checksums.*step-000004"):
+    with pytest.warns(UserWarning, match="is kept as") as told:
         trainer(run, CONFIG).run(resume=True)
+    said = " ".join(str(one.message) for one in told)
+    assert re.search(r"step-000006 has no checksums.*step-000004.*step-000009 is kept as .*unread-step-000009", said)
     assert [path.name for path in checkpoints(run)] == ["step-000002", "step-000004", "step-000006"]
     for path in checkpoints(run):
         verify(path)
     sweep(run)
     assert not list(run.rglob(".*"))
+    assert len(list((run / "checkpoints").glob("unread-step-*"))) == 2  # another program may still read them
 
 
 def test_where_all_are_damaged_no_fresh_run_begins(run):

@@ -28,7 +28,7 @@ from polytask.inference.sequence import Completion, Finish, Group, Request, Sequ
 from polytask.inference.speculative import Draft, DraftModel, Speculator, proposer
 from polytask.inference.steps import Steps, kinds_of
 from polytask.models.transformer import Transformer
-from polytask.nn.made import Made
+from polytask.nn.composition import Composition
 from polytask.tokenizers.text import TextTokenizer
 
 
@@ -65,7 +65,7 @@ class Engine:
     of others. draft: what guesses several tokens ahead, "ngram" or a smaller network with its tokenizer (see
     `speculative`). capture: what records steps of decoding; None records them as CUDA graphs on a GPU (see `graphs`),
     and has our library make them on a CPU (`native`). The network may be changed (trained, adapted, quantised) while
-    nothing runs; how that is seen, `nn.made` says.
+    nothing runs; how that is seen, `nn.composition` says.
     """
 
     def __init__(
@@ -90,6 +90,7 @@ class Engine:
         self.grammars = Grammars(tokenizer, vocabulary, device)
         self.cache = network.new_cache((room or Room()).blocks(network, max_requests, self.length))
         self.length = min(self.length, self.cache.blocks * BLOCK)
+        self.reads = context if network.config.encoder_layers else self.length  # tokens of the longest text
         self.sampler = Sampler(
             max_requests, vocabulary, self.length, sorted(self.ends), sorted(never), device, self.grammars
         )
@@ -97,7 +98,7 @@ class Engine:
         self.scheduler = Scheduler(self.pool, max_requests, chunk)
         self.runner = Runner(network, self.cache, self._steps(never, capture))
         self.speculator = Speculator(proposer(draft, tokenizer, self.sampler, max_requests, self.length))
-        self._made = Made(network)
+        self._composition = Composition(network)
         self._lock, self._submitted = threading.RLock(), deque[Group]()
         self._arrivals, self._numbers = itertools.count(), itertools.count()
 
@@ -185,7 +186,7 @@ class Engine:
         """
         with self._lock:
             self._receive()
-            if self.scheduler.waiting and not self.scheduler.running and self._made.changed():
+            if self.scheduler.waiting and not self.scheduler.running and self._composition.changed():
                 self.pool.clear()
                 self.runner.renew()
             admitted, plan, events = self.scheduler.admit(), {}, list[Event]()

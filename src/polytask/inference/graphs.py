@@ -16,9 +16,9 @@ from polytask.inference.sequence import Sequence
 from polytask.inference.steps import ID, POSITION, ROWS, TABLE, Steps, choose
 from polytask.models.transformer import Transformer
 from polytask.nn.cache import Context
+from polytask.nn.composition import Composition
 from polytask.nn.fixed import FixedView
 from polytask.nn.kernels import gpu
-from polytask.nn.made import Made
 from polytask.nn.paged import KVCache
 
 SIZES = (1, 2, 4, 8, 16, 32, ROWS)  # rows that a step is recorded for; a batch is filled up to the next one
@@ -52,16 +52,16 @@ class Graphs(Steps):
     def __init__(self, network: Transformer, cache: KVCache, kinds: Tensor, length: int, capture: Capture):
         super().__init__(network, cache, kinds, length)
         self.capture, self.recorded, self.broken = capture, dict[int, Step](), False
-        self._made = Made(network)
+        self._composition = Composition(network)
 
     @property
     def able(self) -> bool:
-        return not (self.broken or self._made.hooked)  # a recorded step calls no hooks
+        return not (self.broken or self._composition.hooked)  # a recorded step calls no hooks
 
     def renew(self) -> None:
-        if self._made.stays:  # what was written there is read
+        if self._composition.stays:  # what was written there is read
             return
-        self.recorded, self._made = {}, Made(self.network)
+        self.recorded, self._composition = {}, Composition(self.network)
         if isinstance(self.capture, CudaCapture):  # memory of graphs that are no more takes no other ones
             self.capture = CudaCapture()
 

@@ -17,11 +17,11 @@ from polytask.inference.steps import ROWS, STEPS, Steps, plain
 from polytask.models.transformer import Transformer
 from polytask.nn.attention import SelfAttention
 from polytask.nn.block import Block
+from polytask.nn.composition import Composition
 from polytask.nn.feedforward import GatedMLPLayer, MLPLayer
 from polytask.nn.kernels.library import LOADER
 from polytask.nn.kernels.products import inferring
 from polytask.nn.kernels.step import Plan, Program, Unfit
-from polytask.nn.made import Made
 from polytask.nn.paged import KVCache
 from polytask.nn.position import Learned, Rotary, Sinusoidal, TextAndGrid, Unpositioned
 from polytask.nn.sparse import Pattern
@@ -36,7 +36,7 @@ class Native(Steps):
         super().__init__(network, cache, kinds, length)
         self.sampler, self.dials = sampler, torch.zeros(ROWS, 4 + STEPS, dtype=torch.float64)
         self.program: Program | None = None
-        self._made: Made | None = None  # what the program is of
+        self._composition: Composition | None = None  # what the program is of
         self._last = 1, BURST  # rows and seconds of the last step
 
     @property
@@ -45,11 +45,11 @@ class Native(Steps):
         on them."""
         if LOADER.get() is None or not inferring(self.cache.keys):
             return False
-        if self._made is None or not self._made.holds or not (self.program is None or self.program.valid):
-            self._made, self.program = Made(self.network), None
+        if self._composition is None or not self._composition.holds or not (self.program is None or self.program.valid):
+            self._composition, self.program = Composition(self.network), None
             with suppress(Unfit):
                 self.program = program(self)
-        return self.program is not None and not self._made.hooked
+        return self.program is not None and not self._composition.hooked
 
     def most(self, rows: int) -> int:
         before, seconds = self._last

@@ -59,7 +59,7 @@ class Request:
 
     prefix: how many of the first ids all see each other (prefix language models). priority: lower ones run first,
     those of one priority as they come. drawing: what is written is a picture, which ends by its length alone.
-    given: pictures in the prompt. within: the answer goes on with the prompt's last text. continuations: nothing is
+    given: pictures in the prompt. continues: the answer goes on with the prompt's last text. continuations: nothing is
     written, and instead it is weighed how likely each of these is behind the prompt; see `scoring`.
     """
 
@@ -71,7 +71,7 @@ class Request:
     priority: int = 0
     drawing: Drawing | None = None
     given: Given | None = None
-    within: bool = False
+    continues: bool = False
     continuations: tuple[list[int], ...] = ()
 
     @classmethod
@@ -84,6 +84,11 @@ class Request:
     def read(self) -> int:
         """Tokens that are read: the prompt's, and those that are scored."""
         return len(self.ids) + len(self.encoder_ids or []) + sum(map(len, self.continuations))
+
+    @property
+    def spaced(self) -> bool:
+        """Whether a space before the first word of the answer is one of its own. A guide has it beside its grammar."""
+        return self.continues and self.sampling.guide is None
 
     def limit(self, length: int) -> int:
         """How many tokens an answer has at most, where a sequence has at most `length`."""
@@ -137,8 +142,7 @@ class TextOutput:
     """Ids become text that may be shown: what could be the beginning of a stop text waits until it is clear."""
 
     def __init__(self, tokenizer: TextTokenizer, request: Request):
-        # What a guide holds has its first space beside the grammar.
-        self._stream = tokenizer.stream(within=request.within and request.sampling.guide is None)
+        self._stream = tokenizer.stream(within=request.spaced)
         self._stop = request.sampling.stop
         self._held = ""
 

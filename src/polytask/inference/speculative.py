@@ -21,7 +21,7 @@ from polytask.inference.sampling import Place, Sampler, draw
 from polytask.inference.sequence import Group, Sequence
 from polytask.models.transformer import Transformer
 from polytask.nn.cache import Context
-from polytask.nn.made import Made
+from polytask.nn.composition import Composition
 from polytask.nn.paged import Row
 from polytask.tokenizers.text import TextTokenizer
 
@@ -116,12 +116,12 @@ class DraftModel:
         self.cache = network.new_cache(Room(SHARE).blocks(network, slots, self.length))
         self.pool = BlockPool(self.cache.blocks)
         self._readers: dict[Sequence, Reader] = {}
-        self._made = Made(network)
+        self._composition = Composition(network)
 
     def propose(self, wanted: Mapping[Sequence, int]) -> None:
         for sequence in [s for s in self._readers if s not in wanted]:
             self._readers.pop(sequence).table.release()
-        if wanted and not self._readers and self._made.changed():
+        if wanted and not self._readers and self._composition.changed():
             self.pool.clear()
         active, left = [], CHUNK
         for sequence, count in wanted.items():

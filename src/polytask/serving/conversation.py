@@ -198,7 +198,7 @@ def chat_request(
                           param="tools", code="unsupported_value")  # fmt: skip
         shown = any(isinstance(turn["content"], list) for turn in said)
         expect(not shown, "'tools': a conversation with pictures calls no tools here; leave one of them out.", "tools")
-        return Request(template.conversation(said, tools), sampling, within=said[-1]["role"] == "assistant")
+        return Request(template.conversation(said, tools), sampling, continues=said[-1]["role"] == "assistant")
     chat = served.model.task("chat")
     plain = [{"role": turn["role"], "content": turn["content"]} for turn in said]
     return served.model.request(chat.segments(check(chat, {"messages": plain})), sampling)

@@ -40,7 +40,7 @@ def prompt_request(served: Served, prompt: str | list[int], sampling: Sampling) 
     expect_ids(served, prompt, "prompt")
     expect(not served.model.config.encoder_layers, "'prompt': an encoder-decoder is asked by texts, not by ids.",
            "prompt")  # fmt: skip
-    return Request(prompt, sampling, within=served.model.tokenizer.open_ended(prompt))
+    return Request(prompt, sampling, continues=served.model.tokenizer.open_ended(prompt))
 
 
 def expect_ids(served: Served, ids: Sequence[int], param: str) -> None:

@@ -54,7 +54,7 @@ class Job:
     """
 
     def __init__(self, requests: Sequence[Request], seconds: float, until: float | None = None):
-        self.requests, self.seconds, self.within = list(requests), seconds, until is not None
+        self.requests, self.seconds, self.nested = list(requests), seconds, until is not None
         self.loop = asyncio.get_running_loop()
         self.until = self.loop.time() + seconds if until is None else until
         self.room = 0  # that it takes of the worker's queue
@@ -129,7 +129,7 @@ class Worker:
         until: when the time of a client ends who holds room already; these take none, and he is counted elsewhere.
         """
         job = Job(requests, self.seconds, until)
-        if not job.within:  # more samples than the engine writes at once come after each other
+        if not job.nested:  # more samples than the engine writes at once come after each other
             job.room = self._let_in(sum(min(one.sampling.samples, self.engine.max_requests) for one in requests))
         self._inbox.put(lambda: self._admit(job))
         try:
@@ -216,7 +216,7 @@ class Worker:
             _tell(job.loop, _settle, job.accepted, None, error)
             return
         self._jobs |= dict.fromkeys(job.handles, job)
-        if not job.within:
+        if not job.nested:
             self.meter.read(sum(request.read for request in job.requests))
         _tell(job.loop, _settle, job.accepted, None, None)
 
@@ -242,7 +242,7 @@ class Worker:
             elif job and event.handle.error is not None:
                 self._fail(job, event.handle.error)
         for job, pieces in told.items():
-            if not job.within:
+            if not job.nested:
                 self._measure(job, pieces)
         for loop in {job.loop for job in told}:
             _tell(loop, _deliver, [(job, pieces) for job, pieces in told.items() if job.loop is loop])

@@ -168,11 +168,13 @@ def prune(out: Path, keep: int) -> None:
 
 
 def put_newer_aside(out: Path, step: int) -> None:
-    """Takes checkpoints after `step` out of the way of the run that goes on from there: they are damaged, so that
-    `prune` must not keep them in place of good ones, and those that were never whole could not be written over."""
+    """Takes checkpoints after `step` out of the way of the run that goes on from there, with a warning: they could not
+    be read, so that `prune` must not keep them in place of good ones, and those that were never whole could not be
+    written over. Another program may still read them, so they stay."""
     for path in checkpoints(out):
         if int(path.name[5:]) > step:
-            _aside(path)
+            aside = path.rename(path.with_name(f"unread-{path.name}-{os.getpid()}"))
+            warnings.warn(f"{path.name} is kept as {aside}; remove it where nobody wants it.", Notice, stacklevel=2)
 
 
 def _aside(path: Path) -> Path:

@@ -25,7 +25,8 @@ FLAGS = (
     "-shared",
 )  # fmt: skip
 PATIENCE = 300  # seconds for a compiler on a busy machine; it takes some 4
-PASSING = ("signal", "Killed", "No space left", "memory", "quota")  # said of what may be otherwise the next time
+# Said of what may be otherwise the next time.
+PASSING = ("Killed signal", "out of memory", "memory exhausted", "Cannot allocate", "No space left", "quota")
 
 
 class Unbuilt(Exception):

@@ -8,10 +8,10 @@ import ctypes
 import torch
 from torch import Tensor, nn
 
+from polytask.nn.composition import version
 from polytask.nn.kernels.attention import WIDTHS, AttentionCall
 from polytask.nn.kernels.library import ACTIVATIONS, KINDS, WEIGHTS, Library, NormCall, ProductCall, fields, pointer
 from polytask.nn.kernels.products import PLAIN, alike, fused
-from polytask.nn.made import version
 from polytask.nn.position import Grid, GridEmbedding, Rotary
 from polytask.nn.quant import QuantizedLinear
 

@@ -81,7 +81,7 @@ async def _answered(
         served.worker.release(job)
     total = usage(job.requests, written)
     note(http, **total)
-    asked = [(before, request.within) for before, request in zip(echoes, job.requests) for _ in range(dials.n)]
+    asked = [(before, request.spaced) for before, request in zip(echoes, job.requests) for _ in range(dials.n)]
     choices = [
         _choice(served, body, i, before, one, within) for i, (one, (before, within)) in enumerate(zip(written, asked))
     ]
@@ -147,7 +147,7 @@ async def _events(
     completions = dict[int, Completion]()
     async for piece in job:
         if piece.index not in offsets:  # only now: a request that still waits has not begun
-            before, within = echoes[piece.index // n], job.requests[piece.index // n].within
+            before, within = echoes[piece.index // n], job.requests[piece.index // n].spaced
             begin = len(before.text) if before else 0
             offsets[piece.index] = Offsets(served.model.tokenizer.writing, begin, within=within)
             if before:

@@ -57,25 +57,17 @@ export function chatPanel(model, sees) {
   );
   if (sees) panel.addEventListener("pictures", ({ detail }) => attached.add(detail));
 
-  function messages() {
-    const told = turns.filter(({ role, content }) => role === "user" || content); // some templates refuse no text
-    const all = told.map((turn) => turn.message);
-    return system.value.trim() ? [{ role: "system", content: system.value.trim() }, ...all] : all;
-  }
-
   /** What is asked now; as code, what was asked last, or what stands in the field. */
   function request(asCode = false) {
-    const pictures = turns.flatMap((turn) => turn.pictures);
-    const asked = messages();
+    let all = turns;
     if (asCode) {
-      while (asked.at(-1)?.role === "assistant") asked.pop();
-      if (written() || asked.at(-1)?.role !== "user") {
-        const given = turns.length ? messages() : asked;
-        const next = new Turn("user", draft.value.trim() || "Hello!", {}, attached.all);
-        return chatRequest(model(), [...given, next.message], [...pictures, ...attached.all], held.format());
-      }
+      while (all.at(-1)?.role === "assistant") all = all.slice(0, -1);
+      if (written() || !all.length) all = [...turns, new Turn("user", draft.value.trim() || "Hello!", {}, attached.all)];
     }
-    return chatRequest(model(), asked, pictures, held.format());
+    all = told(all);
+    const messages = all.map((turn) => turn.message);
+    if (system.value.trim()) messages.unshift({ role: "system", content: system.value.trim() });
+    return chatRequest(model(), messages, all.flatMap((turn) => turn.pictures), held.format());
   }
 
   function add(role, content, pictures) {
@@ -193,4 +185,11 @@ export function chatPanel(model, sees) {
 
   mark();
   return panel;
+}
+
+/** Turns without answers that failed or are empty, and without what they were to answer: templates may refuse a turn
+ * that says nothing, and two of one side in a row. */
+function told(turns) {
+  const empty = (turn) => turn?.role === "assistant" && !turn.content;
+  return turns.filter((turn, i) => !empty(turn) && !(empty(turns[i + 1]) && i + 2 < turns.length));
 }

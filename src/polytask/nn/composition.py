@@ -5,7 +5,7 @@ import weakref
 from torch import Tensor, nn
 
 
-class Made:
+class Composition:
     """Of what modules, parameters and buffers a network is made, what was written to them and which hooks it has.
 
     Unseen is what nobody counts: writes to `tensor.data`, steps of torch's fused optimizers (ours are counted), writes
