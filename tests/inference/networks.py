@@ -8,6 +8,7 @@ from polytask.models.config import TransformerConfig
 from polytask.models.transformer import Transformer
 from polytask.nn.cache import Context
 from polytask.tokenizers.text import TextTokenizer
+from polytask.training import adapters
 
 TOKENIZER = TextTokenizer.bytes()
 END = TOKENIZER.special["<|end|>"]
@@ -68,3 +69,11 @@ def greedy(
             break
         written.append(best)
     return written
+
+
+def adapt(built: Transformer) -> None:
+    """Gives a network adapters that change its answers."""
+    adapters.apply(built, adapters.LoRA())
+    with torch.no_grad():
+        for layer in adapters.adapted(built).values():
+            layer.lora_B.weight.fill_(0.3)

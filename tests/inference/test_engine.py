@@ -19,10 +19,9 @@ from polytask.inference.sequence import Request
 from polytask.nn.cache import Context
 from polytask.nn.position import Grid
 from polytask.nn.quant import quantize
-from polytask.training import adapters
 from polytask.training.config import TrainingConfig
 from polytask.training.optimizers import build_optimizer
-from tests.inference.networks import END, TOKENIZER, allowed, greedy, network, next_logits, prompts
+from tests.inference.networks import END, TOKENIZER, adapt, allowed, greedy, network, next_logits, prompts
 
 
 def ids(engine, requests):
@@ -58,13 +57,6 @@ def _train(built):
     optimizer.step(0.5)
 
 
-def _adapt(built):
-    adapters.apply(built, adapters.LoRA())
-    with torch.no_grad():
-        for layer in adapters.adapted(built).values():
-            layer.lora_B.weight.fill_(0.3)
-
-
 def _hook(built):
     built.blocks[0].register_forward_hook(lambda _, given, y: -y)
 
@@ -85,7 +77,7 @@ def _there_and_back(built):
 
 CHANGES = {
     "in place": _scale, "elsewhere": _elsewhere, "there and back": _there_and_back, "trained": _train,
-    "adapted": _adapt, "hooked": _hook,
+    "adapted": adapt, "hooked": _hook,
     "loaded": lambda built: built.load_state_dict({name: -tensor for name, tensor in built.state_dict().items()}),
     "quantised": lambda built: quantize(built, 4),
     "told": _tell,

@@ -14,8 +14,7 @@ from polytask.nn.attention import Attention
 from polytask.nn.kernels.library import LOADER
 from polytask.nn.norm import RMSNorm
 from polytask.nn.position import Alibi, Rotary
-from polytask.training import adapters
-from tests.inference.networks import END, TOKENIZER, greedy, network, prompts
+from tests.inference.networks import END, TOKENIZER, adapt, greedy, network, prompts
 
 WHERE = [
     "cpu",
@@ -157,13 +156,6 @@ def test_a_step_that_cannot_be_recorded_leaves_the_old_way():
     with pytest.warns(Notice, match="without CUDA graphs"):
         answers = made.run(asked(3))
     assert [answer.ids for (answer,) in answers] == [greedy(built, request.ids, 24) for request in asked(3)]
-
-
-def adapt(built):
-    adapters.apply(built, adapters.LoRA())
-    with torch.no_grad():
-        for layer in adapters.adapted(built).values():
-            layer.lora_B.weight.fill_(0.3)
 
 
 def replace(built):
